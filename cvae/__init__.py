@@ -1,0 +1,12 @@
+"""cvae: a configurable experiment framework for convolutional variational autoencoders."""
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name):
+    """`cvae.load`, imported when it is first used, so that `import cvae` stays instant."""
+    if name == "load":
+        from cvae.experiment import load
+
+        return load
+    raise AttributeError(f"module 'cvae' has no attribute {name!r}")

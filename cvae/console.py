@@ -1,0 +1,16 @@
+"""The one place where the terminal is written to, so that log lines and the progress bar do not tear each other apart."""
+
+import logging
+
+from rich.console import Console
+
+console = Console()
+errors = Console(stderr=True)
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints log lines above a live progress bar; long lines are left to the terminal, so that a pipe gets them whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        out = errors if record.levelno >= logging.ERROR else console
+        out.print(self.format(record), soft_wrap=True, markup=False, highlight=False)

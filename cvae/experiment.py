@@ -1,0 +1,123 @@
+"""From a config to objects, from objects to a run directory, and from a run directory back to a model."""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from cvae.errors import ConfigError, is_int, positive_int, positive_number
+from cvae.files import save
+from cvae.vae import VAE
+
+log = logging.getLogger(__name__)
+
+
+def make(cfg: DictConfig, group: str, **arguments):
+    """The object that `cfg[group]` describes. Raises ConfigError, its key named from the root, if a value does not fit."""
+    try:
+        return instantiate(cfg[group], **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ConfigError):
+            raise cause.inside(group) from error
+        if isinstance(cause, (TypeError, ValueError)):  # of a class that is not ours
+            raise ConfigError(group, OmegaConf.to_container(cfg[group]), f"what {cfg[group]._target_} takes: {cause}") from error
+        raise cause or error
+
+
+def build_vae(cfg: DictConfig) -> VAE:
+    """The model of a config, untrained. Raises ConfigError if choices do not fit each other or a value is not allowed."""
+    image_shape, latent_dim = tuple(cfg.data.image_shape), positive_int("model.latent_dim", cfg.model.latent_dim)
+    posterior = make(cfg, "posterior", latent_dim=latent_dim)
+    prior = make(cfg, "prior", latent_dim=latent_dim)
+    likelihood = make(cfg, "likelihood", image_shape=image_shape)
+    encoder, decoder = make(
+        cfg, "model", image_shape=image_shape, num_features=posterior.num_features, num_params=likelihood.num_params
+    )
+    vae = VAE(encoder, posterior, prior, decoder, likelihood)
+    return vae.to(memory_format=torch.channels_last)  # transposed convolutions are faster so, on CPU and GPU
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ConfigError for values that go to libraries, whose own errors would not name the key."""
+    if not is_int(cfg.seed) or not 0 <= cfg.seed < 2**32:
+        raise ConfigError("seed", cfg.seed, "an integer from 0 to 4294967295")
+    positive_number("optimizer.lr", cfg.optimizer.lr)
+    positive_int("trainer.max_epochs", cfg.trainer.max_epochs)
+    available = {"cpu": True, "auto": True, "gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    accelerator = cfg.trainer.accelerator
+    if not available.get(accelerator):
+        usable = ", ".join(name for name, there in available.items() if there)
+        raise ConfigError("trainer.accelerator", accelerator, f"one that is in this machine: {usable} (try trainer=cpu)")
+
+
+def load(run: str | Path, checkpoint: str = "last.ckpt", device: str = "cpu") -> VAE:
+    """The trained model of a run directory, in eval mode: from the config and the weights that are saved in it.
+
+    Raises:
+        FileNotFoundError: `run` has no .hydra/config.yaml or no such checkpoint.
+    """
+    vae = build_vae(OmegaConf.load(Path(run) / ".hydra" / "config.yaml"))
+    weights = torch.load(Path(run) / "checkpoints" / checkpoint, map_location=device, weights_only=True)["state_dict"]
+    vae.load_state_dict({name.removeprefix("vae."): value for name, value in weights.items()})
+    return vae.to(device).eval()
+
+
+def train(cfg: DictConfig) -> float:
+    """Train and test as configured, into the run directory; returns the figure that a sweeper maximizes.
+
+    That is the ELBO (nats an image) on the validation split, or on the test set where there is no split.
+    """
+    import pytorch_lightning as L
+
+    from cvae.callbacks import EpochLines
+    from cvae.module import VAEModule
+
+    quiet_libraries()
+    check(cfg)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    vae = build_vae(cfg)
+    data = make(cfg, "data")
+    if data.kind not in vae.likelihood.describes:
+        raise ConfigError("likelihood", cfg.likelihood._target_, f"one for the {data.kind} images of data.binarization")
+    module = VAEModule(vae, make(cfg, "objective"), make(cfg, "optimizer"), cfg.seed)
+    callbacks, loggers = list(make(cfg, "callbacks").values()), list(make(cfg, "logger").values())
+    trainer = make(cfg, "trainer", logger=loggers, callbacks=callbacks)
+    data.prepare_data()
+    data.setup()
+
+    parameters = sum(p.numel() for p in vae.parameters())
+    sizes = ", ".join(f"{len(split):,} {name}" for name in ("train", "validation", "test") if (split := getattr(data, name)))
+    log.info("%s parameters; images: %s; on %s; into %s", f"{parameters:,}", sizes, trainer.strategy.root_device, cfg.run_dir)
+    trainer.fit(module, datamodule=data)
+
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    selection = metrics.pop("selection/elbo")
+    metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
+    for logger in loggers:
+        logger.log_hyperparams(hyperparameters(cfg), metrics, trainer.global_step)
+    seconds = [callback.seconds for callback in callbacks if isinstance(callback, EpochLines)]
+    metrics |= {"train/seconds_per_epoch": sum(seconds, []), "epochs": trainer.current_epoch, "steps": trainer.global_step}
+    if trainer.is_global_zero:
+        save(Path(cfg.run_dir) / "metrics.json", json.dumps(metrics | {"parameters": parameters}, indent=2).encode())
+    log.info("Test ELBO %.2f nats an image. The run is in %s", metrics["test/elbo"], cfg.run_dir)
+    return selection
+
+
+def hyperparameters(cfg: DictConfig) -> dict:
+    """What can differ between two runs, for the HPARAMS tab: the config without paths, callbacks and loggers."""
+    shown = OmegaConf.to_container(cfg, resolve=True)
+    return {group: shown[group] for group in shown if group not in ("callbacks", "logger", "run_dir")}
+
+
+def quiet_libraries() -> None:
+    """Lightning's hints on devices, workers and other products stay out of the terminal; its warnings of faults stay in."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (".*does not have many workers.*", ".*GPU available but not used.*"):
+        warnings.filterwarnings("ignore", text)

@@ -1,0 +1,136 @@
+"""The LightningModule: steps, figures and optimizer. It owns no maths."""
+
+from contextlib import contextmanager
+
+import pytorch_lightning as L
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cvae.errors import NotFinite
+from cvae.objectives import Bound
+from cvae.vae import VAE
+
+FIGURES = ("elbo", "rate", "distortion", "loss")  # the fields of Bound
+
+
+class Totals:
+    """Sums over images and their count, kept on the device: a mean is exact whatever the batches and the processes were."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        self.sums, self.count = 0, 0
+
+    def add(self, bound: Bound) -> None:
+        per_image = torch.stack(bound).detach()  # (4, B)
+        precise = torch.float32 if per_image.device.type == "mps" else torch.float64  # MPS has no float64
+        self.sums = self.sums + per_image.sum(1, dtype=precise)
+        self.count += per_image.shape[1]
+
+    def merge(self, other: "Totals") -> None:
+        self.sums, self.count = self.sums + other.sums, self.count + other.count
+
+    def means(self) -> dict[str, float]:
+        """{"elbo": nats an image, …} of this process; waits for the device."""
+        return dict(zip(FIGURES, (self.sums / self.count).tolist(), strict=True))
+
+    def means_of_all_processes(self) -> dict[str, float]:
+        if dist.is_available() and dist.is_initialized():
+            both = torch.cat([self.sums, self.sums.new_tensor([self.count])])
+            dist.all_reduce(both)
+            self.sums, self.count = both[:-1], both[-1].item()
+        return self.means()
+
+
+@contextmanager
+def fixed_noise(seed: int, device: torch.device):
+    """Random numbers from `seed` inside, and outside as if nothing had been drawn."""
+    mps_state = torch.mps.get_rng_state() if device.type == "mps" else None  # fork_rng knows CPU and CUDA
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            if mps_state is not None:
+                torch.mps.set_rng_state(mps_state)
+
+
+class VAEModule(L.LightningModule):
+    """One VAE under one objective.
+
+    Args:
+        vae: the model
+        objective: (vae, x) -> Bound
+        optimizer: parameters -> torch optimizer
+        seed: of the noise at evaluation, so that every epoch is measured with the same draws
+    """
+
+    def __init__(self, vae: VAE, objective, optimizer, seed: int = 0):
+        super().__init__()
+        self.vae, self.objective, self.make_optimizer, self.seed = vae, objective, optimizer, seed
+        self.window, self.epoch, self.evaluation = Totals(), Totals(), Totals()
+        self.recent: dict[str, float] = {}  # the means since the last log, for whoever shows them
+
+    def configure_optimizers(self):
+        return self.make_optimizer(self.parameters())
+
+    def training_step(self, batch, batch_idx: int) -> Tensor:
+        x, _ = batch
+        bound = self.objective(self.vae, x)
+        self.window.add(bound)
+        return bound.loss.mean()
+
+    def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
+        # The device is waited for here, every log_every_n_steps, and nowhere else in an epoch.
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self.close_window()
+
+    def close_window(self) -> None:
+        """Log the means since the last time, add them to the epoch's, and stop the run if they are not finite."""
+        if not self.window.count:
+            return
+        self.recent = self.window.means()
+        self.epoch.merge(self.window)
+        self.window.reset()
+        require_finite(self.recent, f"training, epoch {self.current_epoch + 1}, step {self.global_step}")
+        for logger in self.loggers:
+            logger.log_metrics({f"train/{name}": value for name, value in self.recent.items()}, self.global_step)
+
+    def on_train_epoch_start(self) -> None:
+        self.epoch.reset()
+
+    def on_train_epoch_end(self) -> None:
+        self.close_window()
+        means = self.epoch.means_of_all_processes()
+        self.log_dict({f"train_epoch/{name}": value for name, value in means.items()})
+
+    def on_validation_epoch_start(self) -> None:
+        self.evaluation.reset()
+        # The same noise at every evaluation, and training goes on as if there had been none.
+        self.noise = fixed_noise(self.seed + self.global_rank, self.device)
+        self.noise.__enter__()
+
+    def validation_step(self, batch, batch_idx: int) -> None:
+        x, _ = batch
+        self.evaluation.add(self.objective(self.vae, x))
+
+    def on_validation_epoch_end(self) -> None:
+        self.noise.__exit__(None, None, None)
+        split = "validation" if self.trainer.datamodule.validation and not self.trainer.testing else "test"
+        means = self.evaluation.means_of_all_processes()
+        require_finite(means, f"{split} set, epoch {self.current_epoch + 1}")
+        self.log_dict({f"{split}/{name}": value for name, value in means.items()})
+        if not self.trainer.testing:  # what the best checkpoint and a sweeper are chosen by
+            self.log("selection/elbo", means["elbo"], logger=False)
+
+    # The test set at the end is measured like the one between epochs.
+    on_test_epoch_start, test_step, on_test_epoch_end = on_validation_epoch_start, validation_step, on_validation_epoch_end
+
+
+def require_finite(means: dict[str, float], where: str) -> None:
+    """Raise NotFinite, naming the figures, unless all are finite."""
+    bad = [f"{name} is {value}" for name, value in means.items() if not abs(value) < float("inf")]
+    if bad:
+        raise NotFinite(f"{where}: {', '.join(bad)}. Often a smaller optimizer.lr helps.")

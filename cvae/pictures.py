@@ -1,0 +1,69 @@
+"""Pictures as uint8 arrays (H, W, 3): grids, the latent manifold, the scatter of posterior means, and a GIF of frames."""
+
+import imageio.v3 as imageio
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from cvae.vae import VAE
+
+
+def grid(images: Tensor, columns: int, padding: int = 2, zoom: int = 3) -> np.ndarray:
+    """images (N, C, H, W) in [0, 1] -> (H', W', 3), each pixel drawn as zoom x zoom."""
+    tiled = make_grid(images.detach().float().cpu().clamp(0, 1), columns, padding)  # (3, H', W')
+    pixels = (tiled * 255).round().byte().permute(1, 2, 0).numpy()
+    return pixels.repeat(zoom, 0).repeat(zoom, 1)
+
+
+@torch.no_grad()
+def latent_manifold(vae: VAE, steps: int, device) -> np.ndarray:
+    """Decoded means over the (steps x steps) quantiles 0.05 … 0.95 of the standard normal, for two latent dimensions.
+
+    As in the tutorial: z[0] grows to the right, z[1] downwards.
+    """
+    quantiles = torch.distributions.Normal(0, 1).icdf(torch.linspace(0.05, 0.95, steps)).to(device)
+    down, right = torch.meshgrid(quantiles, quantiles, indexing="ij")
+    images = vae.decode(torch.stack([right, down], -1).reshape(-1, 2)).mean
+    return grid(images, steps, padding=0, zoom=1)
+
+
+def latent_scatter(means: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The first two dimensions of posterior means (N, D), a colour a class, as a picture."""
+    # Not pyplot: it keeps a global list of figures, and this runs inside a training process.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 6), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    colours = "tab10" if labels.max() < 10 else "nipy_spectral"
+    points = axes.scatter(means[:, 0], means[:, 1], c=labels, cmap=colours, s=3, linewidths=0)
+    axes.legend(*points.legend_elements(num=None), title="class", loc="upper right", fontsize="small")
+    axes.set(xlabel="z[0]", ylabel="z[1]", title="posterior means of the test images", aspect="equal")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Two pictures of one height with a white gap between them."""
+    gap = np.full((left.shape[0], 24, 3), 255, np.uint8)
+    return np.concatenate([left, gap, right], 1)
+
+
+def gif(frames: list[np.ndarray], milliseconds: int, last_milliseconds: int) -> bytes:
+    """An animated GIF that loops for ever and holds its last frame."""
+    durations = [milliseconds] * (len(frames) - 1) + [last_milliseconds]
+    return imageio.imwrite("<bytes>", np.stack(frames), extension=".gif", duration=durations, loop=0)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    return imageio.imwrite("<bytes>", pixels, extension=".png")
+
+
+def image_summary(tag: str, content: bytes, height: int, width: int):
+    """A TensorBoard summary of an encoded picture: PNG, or GIF, which TensorBoard shows animated."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+    return Summary(value=[Summary.Value(tag=tag, image=encoded)])

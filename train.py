@@ -1,0 +1,18 @@
+"""Train a VAE: python train.py [GROUP=NAME] [KEY=VALUE] … (python train.py --help lists them)."""
+
+import hydra
+from omegaconf import DictConfig
+
+from cvae.cli import readable_errors
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> float:
+    from cvae.experiment import train  # torch takes seconds to import: not for --help or a misspelt key
+
+    return train(cfg)
+
+
+if __name__ == "__main__":
+    with readable_errors():
+        main()
