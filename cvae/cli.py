@@ -5,8 +5,10 @@ import logging
 import os
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -43,3 +45,25 @@ def message_of(error: Exception) -> str:
         hint = f" Did you mean {near[0]}?" if near else ""
         return f"there is no key {cause.full_key}.{hint} {parent or 'The config'} has: {', '.join(map(str, keys))}"
     return str(error)
+
+
+class NewRunDirectory(Callback):
+    """Refuses, before Hydra writes anything, a run directory that cannot be made or that holds an earlier run."""
+
+    def on_run_start(self, config: DictConfig, **_) -> None:
+        # Lightning starts the other processes of a run with the same command and the run directory of the first.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            require_new_folder("hydra.run.dir", config.hydra.run.dir)
+
+    def on_multirun_start(self, config: DictConfig, **_) -> None:
+        require_new_folder("hydra.sweep.dir", config.hydra.sweep.dir)
+
+
+def require_new_folder(key: str, folder: str) -> None:
+    """Make `folder`, or end the process: Hydra turns an Exception of a callback into a warning and goes on."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        if any(Path(folder).iterdir()):
+            raise SystemExit(f"Error: {key}={folder}: must be a new or empty folder; it holds an earlier run")
+    except OSError as error:
+        raise SystemExit(f"Error: {key}={folder}: must be a folder that can be written: {error}") from error

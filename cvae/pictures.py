@@ -53,8 +53,16 @@ def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def gif(frames: list[np.ndarray], milliseconds: int, last_milliseconds: int) -> bytes:
     """An animated GIF that loops for ever and holds its last frame."""
-    durations = [milliseconds] * (len(frames) - 1) + [last_milliseconds]
-    return imageio.imwrite("<bytes>", np.stack(frames), extension=".gif", duration=durations, loop=0)
+    shown, durations = [], []
+    for frame in frames:
+        if shown and np.array_equal(frame, shown[-1]):
+            durations[-1] += milliseconds  # equal neighbours are one longer frame: the encoder fails on them
+        else:
+            shown.append(frame)
+            durations.append(milliseconds)
+    durations[-1] += last_milliseconds - milliseconds
+    pace = durations if len(shown) > 1 else durations[0]
+    return imageio.imwrite("<bytes>", np.stack(shown), extension=".gif", duration=pace, loop=0)
 
 
 def png(pixels: np.ndarray) -> bytes:

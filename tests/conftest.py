@@ -1,10 +1,61 @@
-"""What every test shares."""
+"""What the tests share: a config, and a small MNIST in the real file format."""
 
+import gzip
+import hashlib
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+
+import cvae.mnist
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     """The same random numbers for each test, whatever ran before it."""
     torch.manual_seed(0)
+
+
+def config(*overrides):
+    """The config that `python train.py OVERRIDES` composes."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+def small_mnist(train=96, test=40):
+    """Blurred bars, their place given by the class: {file name: uint8 array} of MNIST's four files."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", train), ("t10k", test)):
+        labels = np.arange(count) % 10
+        images = rng.integers(0, 60, (count, 28, 28))
+        for image, label in zip(images, labels, strict=True):
+            image[4 + 2 * label : 7 + 2 * label, 6:22] += 180
+        arrays[f"{part}-images-idx3-ubyte"], arrays[f"{part}-labels-idx1-ubyte"] = images.astype(np.uint8), labels.astype(np.uint8)
+    return arrays
+
+
+@pytest.fixture(scope="session")
+def mnist_root(tmp_path_factory):
+    """A data root with the small MNIST as .gz files, as the originals are distributed."""
+    root = tmp_path_factory.mktemp("data")
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name, array in small_mnist().items():
+        cvae.mnist.write_idx(folder / name, array)
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+    return root
+
+
+@pytest.fixture
+def small_md5(mnist_root, monkeypatch):
+    """Let the small MNIST pass for the real one: its hashes in place of those."""
+    for name in cvae.mnist.MD5:
+        content = gzip.decompress((mnist_root / "MNIST" / "raw" / f"{name}.gz").read_bytes())
+        monkeypatch.setitem(cvae.mnist.MD5, name, hashlib.md5(content, usedforsecurity=False).hexdigest())

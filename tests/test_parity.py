@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from conftest import ROOT, config
 
 from cvae.experiment import build_vae, make
 from cvae.mnist import MNIST
 
-ROOT = Path(__file__).parents[1]
 FOLDER = Path(os.environ.get("CVAE_PARITY_DIR", Path(__file__).parent / "fixtures"))
 
 
@@ -23,8 +22,7 @@ def reference():
 
 @pytest.fixture
 def cfg():
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("config", ["experiment=tf_tutorial"])
+    return config("experiment=tf_tutorial")
 
 
 @pytest.fixture
