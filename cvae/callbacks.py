@@ -124,7 +124,7 @@ class ProgressBar(Callback):
     def _draw(self, trainer, module) -> None:
         shown = ("elbo", "rate", "distortion")
         figures = "  ".join(f"{name} {module.recent[name]:.2f}" for name in shown if name in module.recent)
-        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+        epoch = f"{min(trainer.current_epoch + 1, trainer.max_epochs)}/{trainer.max_epochs}"
         self.bar.update(self.task, completed=trainer.global_step, epoch=epoch, figures=figures)
         self.drawn = time.monotonic()
 

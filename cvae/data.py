@@ -119,8 +119,9 @@ class ImageData(LightningDataModule):
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _loader(self, dataset: ImageDataset, batch_size: int, sampler) -> DataLoader:
-        pin = torch.cuda.is_available()
-        return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=as_is, pin_memory=pin)
+        # A generator of its own: each pass over a loader draws a number, which must not move the training's noise.
+        own, pin = torch.Generator(), torch.cuda.is_available()
+        return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=as_is, generator=own, pin_memory=pin)
 
     def on_after_batch_transfer(self, batch, dataloader_idx: int):
         x, y = batch

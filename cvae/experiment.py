@@ -89,6 +89,9 @@ def train(cfg: DictConfig) -> float:
     module = VAEModule(vae, make(cfg, "objective"), make(cfg, "optimizer"), cfg.seed)
     callbacks, loggers = list(make(cfg, "callbacks").values()), list(make(cfg, "logger").values())
     trainer = make(cfg, "trainer", logger=loggers, callbacks=callbacks)
+    if trainer.global_rank:  # the first process speaks for all; each draws its own noise
+        logging.getLogger("cvae").setLevel(logging.WARNING)
+        torch.manual_seed(cfg.seed + trainer.global_rank)
     try:
         data.prepare_data()
         data.setup()
@@ -137,5 +140,11 @@ def quiet_libraries() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")  # its own use of torch
-    for text in (".*does not have many workers.*", ".*GPU available but not used.*"):
+    hints = (
+        ".*does not have many workers.*",  # none are needed: a batch is one indexing operation
+        ".*GPU available but not used.*",
+        ".*sync_dist=True.*",  # our figures are reduced over the processes already
+        ".*smaller than the logging interval.*",  # the rest of an epoch is logged at its end
+    )
+    for text in hints:
         warnings.filterwarnings("ignore", text)

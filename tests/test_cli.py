@@ -1,0 +1,67 @@
+"""The command line itself, in a process of its own: what it prints and its exit code."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+
+def train_py(*arguments, cwd, **environment):
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("HYDRA_", "CVAE_"))} | environment
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=120)
+
+
+def test_help_names_the_groups(tmp_path):
+    done = train_py("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for line in ("data: ", "model: ", "posterior: ", "prior: ", "likelihood: ", "objective: ", "trainer: ", "experiment: "):
+        assert line in done.stdout
+    assert "model.filters=512" in done.stdout and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.filterz=3", "Error: there is no key model.filterz. Did you mean filters? model has: "),
+        ("modle=conv", "Error: there is no key modle. Did you mean model?"),
+        ("model=transformer", "Available options in 'model'"),
+        ("experiment=nothing", "tf_tutorial"),
+        ("trainer=abacus", "cpu"),
+        ("model.filters=[32", "Error: "),
+        ("data.root=${nowhere}", "Error: "),
+    ],
+)
+def test_misspelt_input_ends_with_one_message(tmp_path, override, said):
+    done = train_py(override, cwd=tmp_path)
+    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_bad_value_ends_with_one_message_which_the_log_has_too(tmp_path):
+    done = train_py("model.latent_dim=0", "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "Error: model.latent_dim=0: must be a positive integer" in done.stderr
+    assert "model.latent_dim=0" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_a_stack_trace_for_who_asks(tmp_path):
+    done = train_py("model.filterz=3", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_an_earlier_run_is_not_written_over(tmp_path):
+    config = tmp_path / "run" / ".hydra" / "config.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text("seed: 1")
+    for arguments in (["hydra.run.dir=run"], ["-m", "seed=1,2", "hydra.sweep.dir=run"]):
+        done = train_py(*arguments, cwd=tmp_path)
+        assert done.returncode == 1 and "holds an earlier run" in done.stderr
+    assert config.read_text() == "seed: 1" and [path.name for path in (tmp_path / "run").iterdir()] == [".hydra"]
+
+
+def test_a_run_directory_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = train_py("hydra.run.dir=file/run", cwd=tmp_path)
+    assert done.returncode == 1 and "hydra.run.dir=file/run: must be a folder that can be written" in done.stderr
