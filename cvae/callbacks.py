@@ -1,5 +1,6 @@
 """What a run shows while it goes and leaves behind: pictures, a progress bar, a line an epoch, metrics.json."""
 
+import io
 import logging
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins import TorchCheckpointIO
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cvae import pictures
@@ -161,3 +163,12 @@ class EpochLines(Callback):
     def on_exception(self, trainer, module, exception) -> None:
         if isinstance(exception, KeyboardInterrupt):
             log.info("Interrupted in epoch %d. Checkpoints and pictures of the epochs before are kept.", trainer.current_epoch + 1)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints through `save`: its own way leaves half a file under the name when the disk is full."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        save(Path(path), content.getvalue())
