@@ -54,6 +54,7 @@ class ImageData(LightningDataModule):
         source: root -> an object with download() and load() -> (train Images, test Images)
         root: the folder of the data
         image_shape: [C, H, W], checked against what the source loads
+        num_classes: labels are 0 … num_classes - 1
         batch_size: training images a step and process
         eval_batch_size: images a step of evaluation; changes memory and speed, not the figures
         binarization: see `binarize`
@@ -61,9 +62,11 @@ class ImageData(LightningDataModule):
         seed: of the split and of the order of the training images
     """
 
-    def __init__(self, source, root, image_shape, batch_size, eval_batch_size, binarization, validation_size, seed):
+    def __init__(
+        self, source, root, image_shape, num_classes, batch_size, eval_batch_size, binarization, validation_size, seed
+    ):
         super().__init__()
-        self.source, self.image_shape = source(root), tuple(image_shape)
+        self.source, self.image_shape, self.num_classes = source(root), tuple(image_shape), num_classes
         self.batch_size = positive_int("batch_size", batch_size)
         self.eval_batch_size = positive_int("eval_batch_size", eval_batch_size)
         self.binarization = one_of("binarization", binarization, ("static",))

@@ -1,9 +1,14 @@
-"""Objectives: (vae, x) -> Bound, named per-example tensors (B,) in nats. The mean over the batch is taken by the caller."""
+"""Objectives: (vae, x, y, step) -> Bound, named per-example tensors (B,) in nats.
+
+x (B, C, H, W) images, y (B,) class labels (read only by a conditional VAE), step: how many optimizer steps were made, for
+schedules. The mean over the batch is taken by the caller.
+"""
 
 from typing import NamedTuple
 
 from torch import Tensor
 
+from cvae.distributions import rsample_and_log_prob
 from cvae.errors import positive_int
 from cvae.vae import VAE
 
@@ -26,10 +31,9 @@ class ELBO:
     def __init__(self, samples: int = 1):
         self.samples = positive_int("samples", samples)
 
-    def __call__(self, vae: VAE, x: Tensor) -> Bound:
-        q = vae.encode(x)
-        z = q.rsample((self.samples,))  # (K, B, D)
-        distortion = -vae.decode(z).log_prob(x).mean(0)
-        rate = (q.log_prob(z) - vae.prior().log_prob(z)).mean(0)
+    def __call__(self, vae: VAE, x: Tensor, y: Tensor | None = None, step: int = 0) -> Bound:
+        z, log_q = rsample_and_log_prob(vae.encode(x, y), (self.samples,))  # (K, B, D), (K, B)
+        distortion = -vae.decode(z, y).log_prob(x).mean(0)
+        rate = (log_q - vae.prior().log_prob(z)).mean(0)
         elbo = -distortion - rate
         return Bound(elbo, rate, distortion, loss=-elbo)

@@ -1,4 +1,7 @@
-"""Priors: () -> p(z), a Distribution with event (D,)."""
+"""Priors: () -> p(z), a Distribution with event (D,).
+
+Each is built from latent_dim (D), image_shape (what the encoder reads) and encode, a Module x -> q(z|x); most need D alone.
+"""
 
 import torch
 from torch import nn
@@ -8,7 +11,7 @@ from torch.distributions import Distribution, Independent, Normal
 class StandardNormal(nn.Module):
     """p(z) = N(0, I)."""
 
-    def __init__(self, latent_dim: int):
+    def __init__(self, latent_dim: int, image_shape=None, encode: nn.Module | None = None):
         super().__init__()
         # Not in the checkpoint: they follow from the config. Buffers, so that they move with the model.
         self.register_buffer("mean", torch.zeros(latent_dim), persistent=False)
