@@ -11,7 +11,7 @@ from cvae.errors import ConfigError, positive_int
 
 
 class Linear:
-    """From `start` at step 0 in a straight line to `end` at step `steps`, and `end` from there on (warm-up, Bowman et al. 2016).
+    """From `start` at step 0 straight to `end` at step `steps`, and `end` from there on: warm-up (Bowman et al. 2016).
 
     Raises:
         ConfigError: start or end is not a number of at least 0, or steps no positive integer.
