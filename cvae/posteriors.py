@@ -105,5 +105,5 @@ class Flow(NormalizingFlow):
 
     @property
     def mean(self) -> Tensor:
-        """Where the flow takes the mean of its base (B, D): a centre of the distribution, not E[z], which has no closed form."""
+        """Where the flow takes the base's mean (B, D): a centre of the distribution, not E[z], which has no closed form."""
         return self.transform.inv(self.base.mean)
