@@ -68,7 +68,7 @@ def test_every_layer_counts(name):
         together = part(given)
         torch.testing.assert_close(torch.cat([part(row[None]) for row in given]), together)
         together.square().sum().backward()
-        assert all(p.grad.any() for p in part.parameters())
+        assert all(p.grad is not None and p.grad.any() for p in part.parameters())
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -121,9 +121,7 @@ def test_bad_options_are_named(name, key, value):
 @pytest.mark.parametrize(
     "name, options, parts, parameters",
     [
-        # printed by tensorflow.org/tutorials/generative/cvae and keras.io/examples/generative/vae for 28x28 and 2 latents
-        ("conv", {}, "encoder", 28_036),
-        ("conv_keras_io", {}, "encoder", 69_076),
+        ("conv_keras_io", {}, "encoder", 69_076),  # both as printed by keras.io/examples/generative/vae
         ("conv_keras_io", {}, "decoder", 65_089),
         ("mlp", {"hidden": [64], "activation": "relu"}, "encoder", 784 * 64 + 64 + 64 * 4 + 4),
         ("mlp", {"hidden": []}, "decoder", 2 * 784 + 784),
