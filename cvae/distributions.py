@@ -105,7 +105,7 @@ class ContinuousBernoulli(Distribution):
 
     def __init__(self, logits: Tensor):
         self.logits = logits
-        self._near_0 = logits.abs() < 0.5
+        self._near_0 = logits.abs() < 0.25
         # The branch that torch.where does not take must be finite too: a NaN times 0 is a NaN in the gradient.
         self._a = torch.where(self._near_0, 1.0, logits.abs())
         super().__init__(logits.shape, validate_args=False)
