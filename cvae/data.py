@@ -1,4 +1,4 @@
-"""Images in memory as uint8, a batch by one indexing operation, binarized as a whole batch on the device."""
+"""Images in memory as uint8, binarized once or batch by batch on the device; a batch by one indexing operation."""
 
 from typing import NamedTuple
 
@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from cvae.errors import ConfigError, is_int, one_of, positive_int
+
+BINARIZATIONS = ("static", "stochastic", "fixed", "none")
 
 
 class Images(NamedTuple):
@@ -38,13 +40,21 @@ def as_is(batch):
     return batch
 
 
-def binarize(x: Tensor, how: str) -> Tensor:
-    """uint8 (B, C, H, W) -> float32 in [0, 1].
+def draw(p: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """1 with probability p, else 0: p float (…) in [0, 1] -> float (…), of the global random numbers of p's device.
 
-    static: 1 where the pixel is above one half (x/255 > 0.5), else 0.
+    p = 0 stays 0 and p = 1 stays 1, so images that are binary already are left as they are. TensorFlow Probability's
+    example of probabilistic layers draws `image < uniform` instead, which is `invert` first and then this.
     """
-    x = x.float() / 255
-    return (x > 0.5).float()
+    return (torch.rand(p.shape, generator=generator, device=p.device) < p).to(p.dtype)
+
+
+def drawn_once(images: Images, generator: torch.Generator) -> Images:
+    """Binarized to 0 and 255; the draws are taken image after image, so that each depends on the seed and the index alone."""
+    x = torch.empty_like(images.x)
+    for levels, out in zip(images.x.split(1000), x.split(1000), strict=True):  # the floats of all at once would be large
+        out.copy_(draw(levels.float() / 255, generator) * 255)
+    return Images(x, images.y)
 
 
 class ImageData(LightningDataModule):
@@ -54,28 +64,45 @@ class ImageData(LightningDataModule):
         source: root -> an object with download() and load() -> (train Images, test Images)
         root: the folder of the data
         image_shape: [C, H, W], checked against what the source loads
+        num_classes: labels are 0 … num_classes - 1, checked against those of the source; None: whatever they are
         batch_size: training images a step and process
-        eval_batch_size: images a step of evaluation; changes memory and speed, not the figures
-        binarization: see `binarize`
+        eval_batch_size: images a step of evaluation; changes memory and speed, not the images
+        binarization: static: 1 where level / 255 > 0.5, else 0
+            stochastic: 1 with probability level / 255, drawn anew whenever a training image is used; the validation and
+            test images are drawn once by seed, so that every evaluation sees the same
+            fixed: drawn once by seed, training images too
+            none: x = level / 255
+        invert: 255 - level instead of level, before binarization
+        train_on: train, or all: training and test images, as keras.io's example does; the test set remains as it is
         validation_size: how many of the training images (drawn by seed) are kept for validation; 0: none
-        seed: of the split and of the order of the training images
+        seed: of the split, of the binarization that is drawn once, and of the order of the training images
     """
 
-    def __init__(self, source, root, image_shape, batch_size, eval_batch_size, binarization, validation_size, seed):
+    def __init__(
+        self, source, root, image_shape, num_classes, batch_size, eval_batch_size, binarization, invert, train_on,
+        validation_size, seed,
+    ):  # fmt: skip
         super().__init__()
-        self.source, self.image_shape = source(root), tuple(image_shape)
+        self.image_shape = tuple(image_shape)
+        if len(self.image_shape) != 3 or not all(is_int(size) and size > 0 for size in self.image_shape):
+            raise ConfigError("image_shape", list(image_shape), "three positive integers [channels, height, width]")
+        self.num_classes = None if num_classes is None else positive_int("num_classes", num_classes)
         self.batch_size = positive_int("batch_size", batch_size)
         self.eval_batch_size = positive_int("eval_batch_size", eval_batch_size)
-        self.binarization = one_of("binarization", binarization, ("static",))
+        self.binarization = one_of("binarization", binarization, BINARIZATIONS)
+        self.invert, self.train_on = one_of("invert", invert, (False, True)), one_of("train_on", train_on, ("train", "all"))
         if not is_int(validation_size) or validation_size < 0:
             raise ConfigError("validation_size", validation_size, "an integer of at least 0")
+        if not is_int(seed) or seed < 0:
+            raise ConfigError("seed", seed, "an integer of at least 0")
         self.validation_size, self.seed = validation_size, seed
+        self.source = source(root)
         self.train = self.validation = self.test = None
 
     @property
     def kind(self) -> str:
-        """What a likelihood has to describe: binary images, so far."""
-        return "binary"
+        """What a likelihood has to describe: "binary" images, or "levels" (x = level / 255)."""
+        return "levels" if self.binarization == "none" else "binary"
 
     def prepare_data(self) -> None:
         """Fetch the files if they are not there; Lightning calls this in one process only."""
@@ -85,17 +112,36 @@ class ImageData(LightningDataModule):
         if self.train is not None:
             return
         train, test = self.source.load()
-        for images in (train, test):
-            if images.x.shape[1:] != self.image_shape:
-                raise ConfigError("image_shape", list(self.image_shape), f"{list(images.x.shape[1:])}, as the images are")
+        self._check(train, test)
+        if self.invert:
+            train, test = Images(255 - train.x, train.y), Images(255 - test.x, test.y)
+        how, grey, once = self.binarization, test, torch.Generator().manual_seed(self.seed)
+        if how == "static":
+            train, test = (Images((images.x > 127).to(torch.uint8) * 255, images.y) for images in (train, test))
+        if how in ("fixed", "stochastic"):  # the same test images under both
+            test = drawn_once(test, once)
+        if how == "fixed":
+            train = drawn_once(train, once)
+        if self.train_on == "all":
+            more = grey if how == "stochastic" else test
+            train = Images(torch.cat([train.x, more.x]), torch.cat([train.y, more.y]))
         if self.validation_size >= len(train.x):
-            raise ConfigError("validation_size", self.validation_size, f"below the {len(train.x)} training images")
+            raise ConfigError("data.validation_size", self.validation_size, f"below the {len(train.x)} training images")
         if self.validation_size:
             order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(self.seed))
             kept, held_out = order[self.validation_size :], order[: self.validation_size]
-            self.validation = ImageDataset(Images(train.x[held_out], train.y[held_out]))
+            validation = Images(train.x[held_out], train.y[held_out])
+            self.validation = ImageDataset(drawn_once(validation, once) if how == "stochastic" else validation)
             train = Images(train.x[kept], train.y[kept])
         self.train, self.test = ImageDataset(train), ImageDataset(test)
+
+    def _check(self, *sets: Images) -> None:
+        for images in sets:
+            found, last = images.x.shape[1:], int(images.y.max())
+            if found != self.image_shape:
+                raise ConfigError("data.image_shape", list(self.image_shape), f"{list(found)}, as the images are")
+            if self.num_classes is not None and last >= self.num_classes:
+                raise ConfigError("data.num_classes", self.num_classes, f"at least {last + 1}: the labels are 0 … {last}")
 
     def train_dataloader(self) -> DataLoader:
         # The order is a function of (seed, epoch): Lightning calls the sampler's set_epoch, with one process or many.
@@ -125,4 +171,6 @@ class ImageData(LightningDataModule):
 
     def on_after_batch_transfer(self, batch, dataloader_idx: int):
         x, y = batch
-        return binarize(x, self.binarization), y
+        x = x.float() / 255
+        # Validation and test images are binary by now: to draw them leaves them as they are.
+        return (draw(x) if self.binarization == "stochastic" else x), y

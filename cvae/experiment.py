@@ -11,6 +11,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from cvae.errors import ConfigError, UserError, is_int, positive_int, positive_number
 from cvae.files import save
@@ -26,20 +27,27 @@ def make(cfg: DictConfig, group: str, **arguments):
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, ConfigError):
-            raise cause.inside(group) from error
+            raise cause.inside("data" if cause.key == "image_shape" else group) from error  # where the user sets it
         raise UserError(f"{group}: {cfg[group].get('_target_', group)} does not take its values: {cause}") from error
 
 
 def build_vae(cfg: DictConfig) -> VAE:
     """The model of a config, untrained. Raises ConfigError if choices do not fit each other or a value is not allowed."""
-    image_shape, latent_dim = tuple(cfg.data.image_shape), positive_int("model.latent_dim", cfg.model.latent_dim)
+    (channels, height, width), latent_dim = cfg.data.image_shape, positive_int("model.latent_dim", cfg.model.latent_dim)
+    num_classes = positive_int("data.num_classes", cfg.data.num_classes) if cfg.conditional else 0
     posterior = make(cfg, "posterior", latent_dim=latent_dim)
-    prior = make(cfg, "prior", latent_dim=latent_dim)
-    likelihood = make(cfg, "likelihood", image_shape=image_shape)
+    likelihood = make(cfg, "likelihood", image_shape=(channels, height, width))
+    encoder_input = (channels + num_classes, height, width)
     encoder, decoder = make(
-        cfg, "model", image_shape=image_shape, num_features=posterior.num_features, num_params=likelihood.num_params
+        cfg,
+        "model",
+        image_shape=encoder_input,
+        latent_dim=latent_dim + num_classes,  # what the decoder reads
+        num_features=posterior.num_features,
+        num_params=likelihood.num_params,
     )
-    vae = VAE(encoder, posterior, prior, decoder, likelihood)
+    prior = make(cfg, "prior", latent_dim=latent_dim, image_shape=encoder_input, encode=nn.Sequential(encoder, posterior))
+    vae = VAE(encoder, posterior, prior, decoder, likelihood, num_classes)
     return vae.to(memory_format=torch.channels_last)  # transposed convolutions are faster so, on CPU and GPU
 
 
@@ -92,11 +100,8 @@ def train(cfg: DictConfig) -> float:
     if trainer.global_rank:  # the first process speaks for all; each draws its own noise
         logging.getLogger("cvae").setLevel(logging.WARNING)
         torch.manual_seed(cfg.seed + trainer.global_rank)
-    try:
-        data.prepare_data()
-        data.setup()
-    except ConfigError as error:
-        raise error.inside("data") from error
+    data.prepare_data()
+    data.setup()
 
     parameters = sum(p.numel() for p in vae.parameters())
     sizes = ", ".join(f"{len(split):,} {name}" for name in ("train", "validation", "test") if (split := getattr(data, name)))

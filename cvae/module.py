@@ -62,7 +62,7 @@ class VAEModule(L.LightningModule):
 
     Args:
         vae: the model
-        objective: (vae, x) -> Bound
+        objective: (vae, x, y, step) -> Bound
         optimizer: parameters -> torch optimizer
         seed: of the noise at evaluation, so that every epoch is measured with the same draws
     """
@@ -77,8 +77,7 @@ class VAEModule(L.LightningModule):
         return self.make_optimizer(self.parameters())
 
     def training_step(self, batch, batch_idx: int) -> Tensor:
-        x, _ = batch
-        bound = self.objective(self.vae, x)
+        bound = self.objective(self.vae, *batch, self.global_step)
         self.window.add(bound)
         return bound.loss.mean()
 
@@ -113,8 +112,7 @@ class VAEModule(L.LightningModule):
         self.noise.__enter__()
 
     def validation_step(self, batch, batch_idx: int) -> None:
-        x, _ = batch
-        self.evaluation.add(self.objective(self.vae, x))
+        self.evaluation.add(self.objective(self.vae, *batch, self.global_step))
 
     def on_validation_epoch_end(self) -> None:
         self.noise.__exit__(None, None, None)
