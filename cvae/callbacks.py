@@ -11,8 +11,12 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import TorchCheckpointIO
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from torch.utils.data import DataLoader
+
 from cvae import pictures
 from cvae.console import console
+from cvae.data import as_is
+from cvae.errors import positive_int
 from cvae.files import save
 from cvae.module import fixed_noise
 
@@ -22,26 +26,35 @@ log = logging.getLogger(__name__)
 class Pictures(Callback):
     """Reconstructions of fixed test images and samples from fixed noise, before training and after each epoch.
 
-    At the end: the frames as a GIF and, for two latent dimensions, the manifold and the scatter of posterior means.
+    A model that is conditioned on the class label shows one row a class. At the end: the frames as a GIF and, for two latent
+    dimensions, the manifold (one a class for a conditional model) and the scatter of posterior means.
 
     Args:
         folder: the run directory
-        num: images a grid; a square number makes a square grid
+        num: images a grid; a square number makes a square grid; a conditional model has a row of its root for each class
         seed: of the noise, the same at every epoch
         manifold_steps: the manifold has steps x steps images
         frame_milliseconds, last_frame_milliseconds: the pace of the GIF
     """
 
     def __init__(self, folder, num: int, seed: int, manifold_steps: int, frame_milliseconds: int, last_frame_milliseconds: int):
-        self.folder, self.num, self.seed, self.manifold_steps = Path(folder), num, seed, manifold_steps
-        self.frame_milliseconds, self.last_frame_milliseconds = frame_milliseconds, last_frame_milliseconds
+        self.folder, self.seed = Path(folder), seed
+        self.num, self.manifold_steps = positive_int("pictures.num", num), positive_int("pictures.manifold_steps", manifold_steps)
+        self.frame_milliseconds = positive_int("pictures.frame_milliseconds", frame_milliseconds)
+        self.last_frame_milliseconds = positive_int("pictures.last_frame_milliseconds", last_frame_milliseconds)
+        self.columns = round(num**0.5)
         self.frames = []  # of this run only: nothing is read back from the folder
 
     def on_fit_start(self, trainer, module) -> None:
-        batch = trainer.datamodule.test.__getitems__(list(range(min(self.num, len(trainer.datamodule.test)))))
+        data, classes = trainer.datamodule, module.vae.num_classes
+        if classes:
+            self.labels = torch.arange(classes).repeat_interleave(self.columns)
+            rows = [(data.test.images.y == label).nonzero().flatten()[: self.columns] for label in range(classes)]
+            chosen = torch.cat(rows).tolist()
+        else:
+            self.labels, chosen = None, list(range(min(self.num, len(data.test))))
         with fixed_noise(self.seed, torch.device("cpu")):
-            self.x = trainer.datamodule.on_after_batch_transfer(batch, 0)[0]
-        self.columns = round(self.num**0.5)
+            self.x, self.y = data.on_after_batch_transfer(data.test.__getitems__(chosen), 0)
         self._picture(trainer, "images/original.png", pictures.grid(self.x, self.columns), "original")
 
     def on_train_start(self, trainer, module) -> None:
@@ -57,34 +70,42 @@ class Pictures(Callback):
         content = pictures.gif(self.frames, self.frame_milliseconds, self.last_frame_milliseconds)
         save(self.folder / "cvae.gif", content)
         self._summary(trainer, "training", content, height, width)
+        module.eval()
         self._latent(trainer, module)
+        module.train()
 
     def _epoch(self, trainer, module) -> None:
         """Draw both grids; file names and TensorBoard's steps count epochs, 0 is before training."""
         if not trainer.is_global_zero:
             return
         epoch = trainer.current_epoch + 1 if trainer.global_step else 0
+        vae, device = module.vae, module.device
         module.eval()
-        with fixed_noise(self.seed, module.device):
-            reconstruction = pictures.grid(module.vae.reconstruct(self.x.to(module.device)), self.columns)
-            sample = pictures.grid(module.vae.sample(self.num), self.columns)
+        with fixed_noise(self.seed, device):
+            reconstruction = pictures.grid(vae.reconstruct(self.x.to(device), self.y.to(device)), self.columns)
+            if self.labels is None:
+                sample = pictures.grid(vae.sample(self.num), self.columns)
+            else:
+                sample = pictures.grid(vae.sample(len(self.labels), self.labels.to(device)), self.columns)
         module.train()
         for name, pixels in (("reconstruction", reconstruction), ("sample", sample)):
             self._picture(trainer, f"images/{name}_{epoch:04d}.png", pixels, name, epoch)
         self.frames.append(pictures.side_by_side(reconstruction, sample))
 
     def _latent(self, trainer, module) -> None:
-        data, latent_dim = trainer.datamodule, module.vae.prior().event_shape[0]
+        data, vae, device = trainer.datamodule, module.vae, module.device
+        latent_dim = vae.prior().event_shape[0]
         if latent_dim != 2:
             log.info("No latent manifold and scatter: they need model.latent_dim=2, here it is %d", latent_dim)
             return
-        manifold = pictures.latent_manifold(module.vae, self.manifold_steps, module.device)
-        self._picture(trainer, "latent_manifold.png", manifold, "latent_manifold")
+        for label in range(vae.num_classes) if vae.num_classes else [None]:
+            name = "latent_manifold" if label is None else f"latent_manifold_{label}"
+            self._picture(trainer, f"{name}.png", pictures.latent_manifold(vae, self.manifold_steps, device, label), name)
         means, labels = [], []
         with torch.no_grad():
-            for batch in data.test_dataloader():
-                x, y = data.on_after_batch_transfer([part.to(module.device) for part in batch], 0)
-                means.append(module.vae.encode(x).mean.cpu())
+            for batch in DataLoader(data.test, data.eval_batch_size, collate_fn=as_is):  # all of it, in this process
+                x, y = data.on_after_batch_transfer([part.to(device) for part in batch], 0)
+                means.append(vae.encode(x, y).mean.cpu())
                 labels.append(y.cpu())
         scatter = pictures.latent_scatter(torch.cat(means).numpy(), torch.cat(labels).numpy())
         self._picture(trainer, "latent_scatter.png", scatter, "latent_scatter")

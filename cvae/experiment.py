@@ -84,7 +84,7 @@ def train(cfg: DictConfig) -> float:
     import pytorch_lightning as L
 
     from cvae.callbacks import EpochLines
-    from cvae.module import VAEModule
+    from cvae.module import VAEModule, fixed_noise
 
     quiet_libraries()
     keep_freed_memory()
@@ -93,7 +93,11 @@ def train(cfg: DictConfig) -> float:
     vae = build_vae(cfg)
     data = make(cfg, "data")
     if data.kind not in vae.likelihood.describes:
-        raise ConfigError("likelihood", cfg.likelihood._target_, f"one for the {data.kind} images of data.binarization")
+        describes = " or ".join(vae.likelihood.describes)
+        raise UserError(
+            f"likelihood ({cfg.likelihood._target_}) and data.binarization={cfg.data.binarization} do not fit: this likelihood "
+            f"describes {describes} images, the data are {data.kind}. Choose another likelihood=, or another data.binarization="
+        )
     module = VAEModule(vae, make(cfg, "objective"), make(cfg, "optimizer"), cfg.seed)
     callbacks, loggers = list(make(cfg, "callbacks").values()), list(make(cfg, "logger").values())
     trainer = make(cfg, "trainer", logger=loggers, callbacks=callbacks)
@@ -102,6 +106,8 @@ def train(cfg: DictConfig) -> float:
         torch.manual_seed(cfg.seed + trainer.global_rank)
     data.prepare_data()
     data.setup()
+    with fixed_noise(cfg.seed, torch.device("cpu")), torch.no_grad():  # choices that do not fit each other say so now
+        module.objective(vae, *data.on_after_batch_transfer(data.train.__getitems__([0, 1]), 0))
 
     parameters = sum(p.numel() for p in vae.parameters())
     sizes = ", ".join(f"{len(split):,} {name}" for name in ("train", "validation", "test") if (split := getattr(data, name)))

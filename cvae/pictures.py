@@ -17,14 +17,16 @@ def grid(images: Tensor, columns: int, padding: int = 2, zoom: int = 3) -> np.nd
 
 
 @torch.no_grad()
-def latent_manifold(vae: VAE, steps: int, device) -> np.ndarray:
+def latent_manifold(vae: VAE, steps: int, device, label: int | None = None) -> np.ndarray:
     """Decoded means over the (steps x steps) quantiles 0.05 … 0.95 of the standard normal, for two latent dimensions.
 
-    As in the tutorial: z[0] grows to the right, z[1] downwards.
+    As in the tutorial: z[0] grows to the right, z[1] downwards. label: the class, for a conditional model.
     """
     quantiles = torch.distributions.Normal(0, 1).icdf(torch.linspace(0.05, 0.95, steps)).to(device)
     down, right = torch.meshgrid(quantiles, quantiles, indexing="ij")
-    images = vae.decode(torch.stack([right, down], -1).reshape(-1, 2)).mean
+    z = torch.stack([right, down], -1).reshape(-1, 2)
+    labels = None if label is None else torch.full((len(z),), label, device=device)
+    images = vae.decode(z, labels).mean
     return grid(images, steps, padding=0, zoom=1)
 
 
@@ -46,8 +48,10 @@ def latent_scatter(means: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Two pictures of one height with a white gap between them."""
-    gap = np.full((left.shape[0], 24, 3), 255, np.uint8)
+    """Two pictures with a white gap between them; the lower one ends in white."""
+    height = max(len(left), len(right))
+    gap = np.full((height, 24, 3), 255, np.uint8)
+    left, right = (np.pad(part, ((0, height - len(part)), (0, 0), (0, 0)), constant_values=255) for part in (left, right))
     return np.concatenate([left, gap, right], 1)
 
 

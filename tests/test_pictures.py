@@ -23,7 +23,7 @@ def test_grid_places_images_row_by_row():
 def test_manifold_spans_the_quantiles_right_and_down():
     """A decoder that paints z itself: the first dimension grows to the right, the second downwards."""
     mean = lambda z: torch.stack([z[:, 0], z[:, 1], 0 * z[:, 0]], 1)[:, :, None, None] / 4 + 0.5
-    vae = SimpleNamespace(decode=lambda z: SimpleNamespace(mean=mean(z)))
+    vae = SimpleNamespace(decode=lambda z, y: SimpleNamespace(mean=mean(z)))
     pixels = pictures.latent_manifold(vae, 20, "cpu") / 255 * 4 - 2
     low, high = -1.6449, 1.6449  # the 0.05 and 0.95 quantiles of the standard normal
     assert pixels.shape == (20, 20, 3)

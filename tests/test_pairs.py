@@ -1,0 +1,112 @@
+"""Any choice goes with any other: every member of every group, and every valid pair, makes a training step."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, config
+
+from cvae.errors import UserError
+from cvae.experiment import build_vae, make, train
+
+# Only what makes a choice small and quick, or what it cannot do without.
+SMALL = {
+    "model=conv": ["model.filters=4", "model.base_channels=4"],
+    "model=conv_keras_io": ["model.filters=4"],
+    "model=conv_tfp": ["model.filters=4", "model.bottleneck=8"],
+    "model=mlp": ["model.hidden=[16]"],
+    "model=resnet": ["model.width=8", "model.depth=1"],
+    "prior=vamp": ["prior.components=4"],
+    "posterior=iaf": ["posterior.transforms=2", "posterior.hidden=8", "posterior.context=4"],
+    "prior=flow": ["prior.transforms=2", "prior.hidden=8"],
+    "objective=iwae": ["objective.samples=3"],
+}
+GREY = ["data.binarization=none"]
+LIKELIHOODS = {  # the data that each of them describes
+    "bernoulli": [],
+    "continuous_bernoulli": GREY,
+    "gaussian": GREY,
+    "discretized_logistic": GREY,
+    "mixture_of_logistics": GREY,
+}
+
+
+def members(group):
+    return sorted(path.stem for path in (ROOT / "conf" / group).glob("[!_]*.yaml"))
+
+
+def step(*choices):
+    """One training step on synthetic images: every parameter's gradient and every figure is finite."""
+    small = [option for choice in choices for option in SMALL.get(choice, [])]
+    cfg = config("data=synthetic", "data.source.train_size=6", "model.latent_dim=3", *choices, *small)
+    vae, data, objective = build_vae(cfg), make(cfg, "data"), make(cfg, "objective")
+    data.setup()
+    optimizer = make(cfg, "optimizer")(vae.parameters())
+    bound = objective(vae, *data.on_after_batch_transfer(data.train.__getitems__(list(range(6))), 0), step=1)
+    assert all(part.shape == (6,) and part.isfinite().all() for part in bound)
+    torch.testing.assert_close(bound.elbo, -bound.rate - bound.distortion)
+    bound.loss.mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in vae.parameters())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in vae.encoder.parameters())
+    optimizer.step()
+
+
+def test_the_table_is_complete():
+    assert set(LIKELIHOODS) == set(members("likelihood"))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [f"{group}={name}" for group in ("model", "posterior", "prior", "objective", "optimizer") for name in members(group)],
+)
+def test_every_member_with_the_defaults(choice):
+    step(choice)
+
+
+@pytest.mark.parametrize(("posterior", "prior"), list(itertools.product(members("posterior"), members("prior"))))
+def test_posterior_and_prior(posterior, prior):
+    step(f"posterior={posterior}", f"prior={prior}")
+
+
+@pytest.mark.parametrize(("objective", "likelihood"), list(itertools.product(members("objective"), LIKELIHOODS)))
+def test_objective_and_likelihood(objective, likelihood):
+    step(f"objective={objective}", f"likelihood={likelihood}", *LIKELIHOODS[likelihood])
+
+
+@pytest.mark.parametrize("shape", ["[1,28,28]", "[3,32,32]"])
+@pytest.mark.parametrize(("likelihood", "model"), list(itertools.product(LIKELIHOODS, members("model"))))
+def test_likelihood_model_and_image_shape(likelihood, model, shape):
+    step(f"likelihood={likelihood}", f"model={model}", f"data.image_shape={shape}", *LIKELIHOODS[likelihood])
+
+
+@pytest.mark.parametrize("model", members("model"))
+@pytest.mark.parametrize("prior", ["standard_normal", "vamp"])
+def test_conditioning_on_the_label(model, prior):
+    step(f"model={model}", f"prior={prior}", "conditional=true")
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_a_likelihood_refuses_data_that_it_does_not_describe(likelihood, tmp_path):
+    """Naming both keys."""
+    binarization = "none" if LIKELIHOODS[likelihood] == [] else "static"
+    choices = ["data=synthetic", f"likelihood={likelihood}", f"data.binarization={binarization}", "trainer=cpu"]
+    with pytest.raises(UserError, match=f"likelihood .*data.binarization={binarization} do not fit"):
+        train(config(*choices, f"run_dir={tmp_path}"))
+
+
+@pytest.mark.parametrize("name", members("experiment"))
+def test_every_experiment_takes_a_step(name):
+    """Its own model at its own size, on synthetic images in place of its data."""
+    cfg = config(f"experiment={name}")
+    shape = str(list(cfg.data.image_shape)).replace(" ", "")
+    cfg = config(f"experiment={name}", "data=synthetic", f"data.image_shape={shape}", "data.source.train_size=4")
+    comment = (Path(ROOT) / "conf" / "experiment" / f"{name}.yaml").read_text().splitlines()[1]
+    assert comment.startswith("# ")  # which page or paper it follows
+    if name == "tf_tutorial_512":
+        return  # seconds a step on a CPU; its parts are tf_tutorial's
+    vae, data = build_vae(cfg), make(cfg, "data")
+    data.setup()
+    bound = make(cfg, "objective")(vae, *data.on_after_batch_transfer(data.train.__getitems__([0, 1]), 0))
+    bound.loss.mean().backward()
+    assert bound.loss.isfinite().all()
