@@ -18,7 +18,7 @@ from cvae.console import console
 from cvae.data import as_is
 from cvae.errors import positive_int
 from cvae.files import save
-from cvae.module import fixed_noise
+from cvae.noise import fixed_noise
 
 log = logging.getLogger(__name__)
 

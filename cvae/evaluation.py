@@ -8,7 +8,6 @@ The figures differ with `chunk` by float rounding alone, since a decoder sums in
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from zuko.distributions import NormalizingFlow
 
 from cvae.distributions import rsample_and_log_prob
 from cvae.errors import ConfigError, NotFinite, is_int, positive_int
+from cvae.noise import fixed_noise
 from cvae.vae import VAE
 
 BLOCK_IMAGES, BLOCK_SAMPLES = 100, 50  # the unit of randomness: other numbers are other draws
@@ -230,16 +230,3 @@ def filled(part: Tensor) -> Tensor:
 def noise_seed(seed: int, image_block: int, sample_block: int) -> int:
     """A seed of its own for the noise of every block, by hashing."""
     return int(np.random.SeedSequence([seed, image_block, sample_block]).generate_state(1, np.uint64)[0])
-
-
-@contextmanager
-def fixed_noise(seed: int, device: torch.device):
-    """Random numbers from `seed` inside, and outside as if nothing had been drawn."""
-    mps_state = torch.mps.get_rng_state() if device.type == "mps" else None  # fork_rng knows CPU and CUDA
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            if mps_state is not None:
-                torch.mps.set_rng_state(mps_state)

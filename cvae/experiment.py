@@ -57,6 +57,10 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError("seed", cfg.seed, "an integer from 0 to 4294967295")
     positive_number("optimizer.lr", cfg.optimizer.lr)
     positive_int("trainer.max_epochs", cfg.trainer.max_epochs)
+    if not is_int(cfg.evaluation.samples) or cfg.evaluation.samples < 0:
+        raise ConfigError("evaluation.samples", cfg.evaluation.samples, "an integer of at least 0; 0: no evaluation")
+    positive_int("evaluation.aggregate_images", cfg.evaluation.aggregate_images)
+    positive_int("evaluation.chunk", cfg.evaluation.chunk)
     available = {"cpu": True, "auto": True, "gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     accelerator = cfg.trainer.accelerator
     if not available.get(accelerator):
@@ -84,7 +88,9 @@ def train(cfg: DictConfig) -> float:
     import pytorch_lightning as L
 
     from cvae.callbacks import EpochLines
-    from cvae.module import VAEModule, fixed_noise
+    from cvae.module import VAEModule
+    from cvae.noise import fixed_noise
+    from cvae.report import report, scalars
 
     quiet_libraries()
     keep_freed_memory()
@@ -117,6 +123,9 @@ def train(cfg: DictConfig) -> float:
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     selection = metrics.pop("selection/elbo")
     metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
+    if cfg.evaluation.samples and trainer.is_global_zero:
+        device = trainer.strategy.root_device
+        metrics |= scalars(report(vae.to(device).eval(), data, Path(cfg.run_dir), device, **cfg.evaluation, seed=cfg.seed))
     for logger in loggers:
         logger.log_hyperparams(hyperparameters(cfg), metrics, trainer.global_step)
     seconds = [callback.seconds for callback in callbacks if isinstance(callback, EpochLines)]
@@ -130,7 +139,8 @@ def train(cfg: DictConfig) -> float:
 def hyperparameters(cfg: DictConfig) -> dict:
     """What can differ between two runs, for the HPARAMS tab: the config without paths, callbacks and loggers."""
     shown = OmegaConf.to_container(cfg, resolve=True)
-    return {group: shown[group] for group in shown if group not in ("callbacks", "logger", "run_dir")}
+    del shown["data"]["root"]
+    return {group: shown[group] for group in shown if group not in ("callbacks", "logger", "run_dir", "evaluation")}
 
 
 def keep_freed_memory() -> None:

@@ -1,13 +1,12 @@
 """The LightningModule: steps, figures and optimizer. It owns no maths."""
 
-from contextlib import contextmanager
-
 import pytorch_lightning as L
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from cvae.errors import NotFinite
+from cvae.noise import fixed_noise
 from cvae.objectives import Bound
 from cvae.vae import VAE
 
@@ -42,19 +41,6 @@ class Totals:
             dist.all_reduce(both)
             self.sums, self.count = both[:-1], both[-1].item()
         return self.means()
-
-
-@contextmanager
-def fixed_noise(seed: int, device: torch.device):
-    """Random numbers from `seed` inside, and outside as if nothing had been drawn."""
-    mps_state = torch.mps.get_rng_state() if device.type == "mps" else None  # fork_rng knows CPU and CUDA
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            if mps_state is not None:
-                torch.mps.set_rng_state(mps_state)
 
 
 class VAEModule(L.LightningModule):

@@ -11,7 +11,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import cvae
 from cvae import experiment
-from cvae.errors import ConfigError, NotFinite
+from cvae.errors import ConfigError, NotFinite, UserError
 from cvae.experiment import train
 from cvae.mnist import MNIST
 
@@ -24,6 +24,7 @@ def run(mnist_root, small_md5, tmp_path):
         folder = tmp_path / name
         small = [f"data.root={mnist_root}", f"run_dir={folder}", "trainer=cpu", "trainer.max_epochs=2", "model.filters=4"]
         small += ["data.batch_size=16", "data.eval_batch_size=16", "trainer.log_every_n_steps=2", "callbacks.pictures.manifold_steps=3"]
+        small += ["evaluation.samples=0"]
         cfg = config(*small, *overrides)
         (folder / ".hydra").mkdir(parents=True)  # written by Hydra when it is the command line that starts the run
         experiment.OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
@@ -34,9 +35,10 @@ def run(mnist_root, small_md5, tmp_path):
 
 def test_a_run_leaves_what_the_contract_says(run, mnist_root, caplog):
     caplog.set_level("INFO")
-    folder, result = run("a")
+    folder, result = run("a", "evaluation.samples=3", "evaluation.aggregate_images=20")
     assert {path.name for path in folder.iterdir()} == {
         ".hydra", "checkpoints", "tensorboard", "images", "cvae.gif", "latent_manifold.png", "latent_scatter.png", "metrics.json",
+        "evaluation.json",
     }  # fmt: skip
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
     grids = {f"{name}_{epoch:04d}.png" for name in ("reconstruction", "sample") for epoch in range(3)}
@@ -51,6 +53,7 @@ def test_a_run_leaves_what_the_contract_says(run, mnist_root, caplog):
     assert metrics["test/elbo"] == pytest.approx(-metrics["test/rate"] - metrics["test/distortion"], rel=1e-5)
     assert metrics["test/elbo"] == result and metrics["epochs"] == 2 and metrics["steps"] == 12
     assert len(metrics["train/seconds_per_epoch"]) == 2
+    assert metrics["evaluation/elbo"] < -metrics["evaluation/nll"]  # Jensen
     lines = [record.message for record in caplog.records if record.message.startswith("Epoch 2: test ELBO")]
     assert lines and f"{result:.2f}" in lines[0]
 
@@ -123,7 +126,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         ("data.image_shape=[1,30,30]", r"data.image_shape=\[1, 30, 30\]: must be .* multiples of 4"),
         ("data.batch_size=0", "data.batch_size=0: must be a positive integer"),
         ("data.eval_batch_size=0", "data.eval_batch_size=0: must be"),
-        ("data.binarization=half", "data.binarization=half: must be one of static"),
+        ("data.binarization=half", "data.binarization=half: must be one of static, stochastic, fixed, none"),
         ("data.validation_size=-1", "data.validation_size=-1: must be"),
         ("data.validation_size=96", "data.validation_size=96: must be below the 96 training images"),
         ("data.image_shape=[1,32,32]", r"data.image_shape=\[1, 32, 32\]: must be \[1, 28, 28\], as the images are"),
@@ -133,12 +136,34 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         ("optimizer.lr=nan", "optimizer.lr=nan: must be"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0: must be"),
         ("trainer.accelerator=abacus", "trainer.accelerator=abacus: must be one that is in this machine: cpu"),
+        ("evaluation.samples=-1", "evaluation.samples=-1: must be"),
+        ("evaluation.chunk=0", "evaluation.chunk=0: must be"),
+        ("objective.kl=exact", "objective.kl=exact: must be one of monte_carlo, closed_form"),
         ("seed=-1", "seed=-1: must be"),
     ],
 )
 def test_bad_values_name_key_value_and_what_is_allowed(run, override, message):
     with pytest.raises(ConfigError, match=message):
         run("a", override)
+
+
+def test_choices_that_do_not_fit_are_found_before_training(run, monkeypatch):
+    monkeypatch.setattr("pytorch_lightning.Trainer.fit", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match="objective.kl=closed_form: must be monte_carlo"):
+        run("a", "objective.kl=closed_form", "prior=mixture")
+    with pytest.raises(UserError, match="likelihood .*data.binarization=none"):
+        run("b", "data.binarization=none")
+
+
+def test_a_conditional_model_shows_a_row_a_class(run):
+    folder, _ = run("a", "conditional=true", "callbacks.pictures.num=9", "trainer.max_epochs=1")
+    cell = 3 * (28 + 2)
+    for name in ("sample_0001", "reconstruction_0001", "original"):
+        assert imageio.imread(folder / "images" / f"{name}.png").shape == (10 * cell + 6, 3 * cell + 6, 3)
+    assert len(list(folder.glob("latent_manifold_?.png"))) == 10
+    vae = cvae.load(folder)
+    z = torch.zeros(1, 2)
+    assert not torch.equal(vae.decode(z, torch.tensor([0])).mean, vae.decode(z, torch.tensor([1])).mean)
 
 
 def test_a_gpu_that_is_not_there(run, monkeypatch):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from cvae.errors import NotFinite
-from cvae.module import Totals, fixed_noise, require_finite
+from cvae.module import Totals, require_finite
+from cvae.noise import fixed_noise
 from cvae.objectives import Bound
 
 
