@@ -39,9 +39,9 @@ class Pictures(Callback):
 
     def __init__(self, folder, num: int, seed: int, manifold_steps: int, frame_milliseconds: int, last_frame_milliseconds: int):
         self.folder, self.seed = Path(folder), seed
-        self.num, self.manifold_steps = positive_int("pictures.num", num), positive_int("pictures.manifold_steps", manifold_steps)
-        self.frame_milliseconds = positive_int("pictures.frame_milliseconds", frame_milliseconds)
-        self.last_frame_milliseconds = positive_int("pictures.last_frame_milliseconds", last_frame_milliseconds)
+        self.num, self.manifold_steps = positive_int("num", num), positive_int("manifold_steps", manifold_steps)
+        self.frame_milliseconds = positive_int("frame_milliseconds", frame_milliseconds)
+        self.last_frame_milliseconds = positive_int("last_frame_milliseconds", last_frame_milliseconds)
         self.columns = round(num**0.5)
         self.frames = []  # of this run only: nothing is read back from the folder
 

@@ -4,6 +4,7 @@ import ctypes
 import json
 import logging
 import platform
+import re
 import warnings
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def make(cfg: DictConfig, group: str, **arguments):
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, ConfigError):
-            raise cause.inside("data" if cause.key == "image_shape" else group) from error  # where the user sets it
+            found = re.search(r"full_key: (\S+)", str(error))  # of a nested object, as in objective.beta
+            place = "data" if cause.key == "image_shape" else found[1] if found else group  # where the user sets it
+            raise cause.inside(place) from error
         raise UserError(f"{group}: {cfg[group].get('_target_', group)} does not take its values: {cause}") from error
 
 

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 
 import cvae.mnist
 
+torch.set_num_threads(1)  # the tests run side by side, and their tensors are small
 ROOT = Path(__file__).parents[1]
 
 

@@ -9,9 +9,13 @@ from conftest import ROOT
 
 
 def train_py(*arguments, cwd, **environment):
+    return command(ROOT / "train.py", *arguments, cwd=cwd, **environment)
+
+
+def command(*arguments, cwd, **environment):
     env = {name: value for name, value in os.environ.items() if not name.startswith(("HYDRA_", "CVAE_"))} | environment
-    command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=120)
+    python = [sys.executable, *map(str, arguments)]
+    return subprocess.run(python, capture_output=True, text=True, cwd=cwd, env=env, timeout=300)
 
 
 def test_help_names_the_groups(tmp_path):

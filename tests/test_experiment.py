@@ -136,6 +136,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         ("optimizer.lr=nan", "optimizer.lr=nan: must be"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0: must be"),
         ("trainer.accelerator=abacus", "trainer.accelerator=abacus: must be one that is in this machine: cpu"),
+        ("callbacks.pictures.num=0", "callbacks.pictures.num=0: must be"),
         ("evaluation.samples=-1", "evaluation.samples=-1: must be"),
         ("evaluation.chunk=0", "evaluation.chunk=0: must be"),
         ("objective.kl=exact", "objective.kl=exact: must be one of monte_carlo, closed_form"),
