@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
         default=1000,
         help="decoder rows (an image with a sample) at once: fewer need less memory; the figures stay the same (default: 1000)",
     )
+    evaluate.add_argument("--data-root", metavar="DIR", help="the folder of the data, if it is elsewhere than at the training")
     evaluate.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: cuda if there is one, else cpu")
 
     sample = commands.add_parser(

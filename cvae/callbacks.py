@@ -49,8 +49,9 @@ class Pictures(Callback):
         data, classes = trainer.datamodule, module.vae.num_classes
         if classes:
             self.labels = torch.arange(classes).repeat_interleave(self.columns)
-            rows = [(data.test.images.y == label).nonzero().flatten()[: self.columns] for label in range(classes)]
-            chosen = torch.cat(rows).tolist()
+            rows = [(data.test.images.y == label).nonzero().flatten() for label in range(classes)]
+            full = [row.repeat(self.columns)[: self.columns] for row in rows if len(row)]  # again from the first, if too few
+            chosen = torch.cat(full).tolist()
         else:
             self.labels, chosen = None, list(range(min(self.num, len(data.test))))
         with fixed_noise(self.seed, torch.device("cpu")):

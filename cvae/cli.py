@@ -63,7 +63,8 @@ def require_new_folder(key: str, folder: str) -> None:
     """Make `folder`, or end the process: Hydra turns an Exception of a callback into a warning and goes on."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        if any(Path(folder).iterdir()):
-            raise SystemExit(f"Error: {key}={folder}: must be a new or empty folder; it holds an earlier run")
+        written = ("images", "checkpoints", "metrics.json")  # not by a run that was refused for a bad value
+        if any(path for name in written for path in (*Path(folder).glob(name), *Path(folder).glob(f"*/{name}"))):
+            raise SystemExit(f"Error: {key}={folder}: must be a new folder; it holds an earlier run")
     except OSError as error:
         raise SystemExit(f"Error: {key}={folder}: must be a folder that can be written: {error}") from error

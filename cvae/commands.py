@@ -27,6 +27,8 @@ def evaluate(args: Namespace) -> None:
     if not {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device.type]:
         raise ConfigError("--device", device.type, "one that is in this machine: cpu always is")
     cfg, vae, step = open_run(run, args.checkpoint, device)
+    if args.data_root:
+        cfg.data.root = args.data_root
     data = make(cfg, "data")
     data.prepare_data()
     data.setup()
@@ -53,6 +55,7 @@ def sample(args: Namespace) -> None:
         labels = torch.full((num,), args.label)
     elif vae.num_classes:
         columns = math.ceil(num / vae.num_classes)
+        num = columns * vae.num_classes  # full rows, one a class
         labels = torch.arange(num) // columns
     with fixed_noise(args.seed, device):
         images = vae.sample(num, labels)

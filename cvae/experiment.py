@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from cvae.errors import ConfigError, UserError, is_int, positive_int, positive_number
+from cvae.errors import ConfigError, UserError, is_int, one_of, positive_int, positive_number
 from cvae.files import save
 from cvae.vae import VAE
 
@@ -36,7 +36,8 @@ def make(cfg: DictConfig, group: str, **arguments):
 
 def build_vae(cfg: DictConfig) -> VAE:
     """The model of a config, untrained. Raises ConfigError if choices do not fit each other or a value is not allowed."""
-    (channels, height, width), latent_dim = cfg.data.image_shape, positive_int("model.latent_dim", cfg.model.latent_dim)
+    latent_dim = positive_int("model.latent_dim", cfg.model.latent_dim)
+    channels, height, width = image_shape_of(cfg)
     num_classes = positive_int("data.num_classes", cfg.data.num_classes) if cfg.conditional else 0
     posterior = make(cfg, "posterior", latent_dim=latent_dim)
     likelihood = make(cfg, "likelihood", image_shape=(channels, height, width))
@@ -54,12 +55,26 @@ def build_vae(cfg: DictConfig) -> VAE:
     return vae.to(memory_format=torch.channels_last)  # transposed convolutions are faster so, on CPU and GPU
 
 
+def image_shape_of(cfg: DictConfig) -> tuple[int, int, int]:
+    """(C, H, W), or ConfigError unless data.image_shape is three positive integers."""
+    shape = cfg.data.image_shape
+    if not isinstance(shape, ListConfig) or len(shape) != 3 or not all(is_int(size) and size > 0 for size in shape):
+        raise ConfigError("data.image_shape", shape, "three positive integers, [channels, height, width]")
+    return tuple(shape)
+
+
 def check(cfg: DictConfig) -> None:
     """Raise ConfigError for values that go to libraries, whose own errors would not name the key."""
     if not is_int(cfg.seed) or not 0 <= cfg.seed < 2**32:
         raise ConfigError("seed", cfg.seed, "an integer from 0 to 4294967295")
     positive_number("optimizer.lr", cfg.optimizer.lr)
+    try:
+        make(cfg, "optimizer")([nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:  # of a torch optimizer, for values such as betas=[2,3]
+        raise UserError(f"optimizer: {cfg.optimizer._target_} does not take its values: {error}") from error
+    one_of("conditional", cfg.conditional, (False, True))
     positive_int("trainer.max_epochs", cfg.trainer.max_epochs)
+    positive_int("trainer.log_every_n_steps", cfg.trainer.log_every_n_steps)
     if not is_int(cfg.evaluation.samples) or cfg.evaluation.samples < 0:
         raise ConfigError("evaluation.samples", cfg.evaluation.samples, "an integer of at least 0; 0: no evaluation")
     positive_int("evaluation.aggregate_images", cfg.evaluation.aggregate_images)
@@ -109,14 +124,18 @@ def train(cfg: DictConfig) -> float:
         )
     module = VAEModule(vae, make(cfg, "objective"), make(cfg, "optimizer"), cfg.seed)
     callbacks, loggers = list(make(cfg, "callbacks").values()), list(make(cfg, "logger").values())
-    trainer = make(cfg, "trainer", logger=loggers, callbacks=callbacks)
+    saves = any(isinstance(callback, L.callbacks.Checkpoint) for callback in callbacks)  # else Lightning adds one of its own
+    trainer = make(cfg, "trainer", logger=loggers, callbacks=callbacks, enable_checkpointing=saves)
     if trainer.global_rank:  # the first process speaks for all; each draws its own noise
         logging.getLogger("cvae").setLevel(logging.WARNING)
         torch.manual_seed(cfg.seed + trainer.global_rank)
     data.prepare_data()
     data.setup()
+    if cfg.objective.get("dataset_size", len(data.train)) != len(data.train):
+        allowed = f"{len(data.train)}, the number of training images"
+        raise ConfigError("objective.dataset_size", cfg.objective.dataset_size, allowed)
     with fixed_noise(cfg.seed, torch.device("cpu")), torch.no_grad():  # choices that do not fit each other say so now
-        module.objective(vae, *data.on_after_batch_transfer(data.train.__getitems__([0, 1]), 0))
+        module.objective(vae, *data.on_after_batch_transfer(data.train.__getitems__(list(range(min(2, len(data.train))))), 0))
 
     parameters = sum(p.numel() for p in vae.parameters())
     sizes = ", ".join(f"{len(split):,} {name}" for name in ("train", "validation", "test") if (split := getattr(data, name)))
@@ -124,17 +143,22 @@ def train(cfg: DictConfig) -> float:
     trainer.fit(module, datamodule=data)
 
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    selection = metrics.pop("selection/elbo")
     metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
-    if cfg.evaluation.samples and trainer.is_global_zero:
-        device = trainer.strategy.root_device
-        metrics |= scalars(report(vae.to(device).eval(), data, Path(cfg.run_dir), device, **cfg.evaluation, seed=cfg.seed))
-    for logger in loggers:
-        logger.log_hyperparams(hyperparameters(cfg), metrics, trainer.global_step)
+    selection = metrics.pop("selection/elbo", metrics["test/elbo"])
     seconds = [callback.seconds for callback in callbacks if isinstance(callback, EpochLines)]
     metrics |= {"train/seconds_per_epoch": sum(seconds, []), "epochs": trainer.current_epoch, "steps": trainer.global_step}
+    metrics["parameters"] = parameters
     if trainer.is_global_zero:
-        save(Path(cfg.run_dir) / "metrics.json", json.dumps(metrics | {"parameters": parameters}, indent=2).encode())
+        write = lambda: save(Path(cfg.run_dir) / "metrics.json", json.dumps(metrics, indent=2).encode())
+        write()  # before the evaluation, which can take long
+        if cfg.evaluation.samples:
+            device = trainer.strategy.root_device
+            figures = report(vae.to(device).eval(), data, Path(cfg.run_dir), device, **cfg.evaluation, seed=cfg.seed)
+            metrics |= scalars(figures)
+            write()
+        final = {name: value for name, value in metrics.items() if "/" in name and not isinstance(value, list)}
+        for logger in loggers:
+            logger.log_hyperparams(hyperparameters(cfg), final, trainer.global_step)
     log.info("Test ELBO %.2f nats an image. The run is in %s", metrics["test/elbo"], cfg.run_dir)
     return selection
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ class MNIST:
     """60,000 + 10,000 images of 28x28 in torchvision's layout: `root`/MNIST/raw/train-images-idx3-ubyte[.gz], …"""
 
     def __init__(self, root: str):
-        self.folder = Path(root) / "MNIST" / "raw"
+        self.folder = Path(root).expanduser() / "MNIST" / "raw"
 
     def download(self) -> None:
         """Fetch the files unless the four are there. Raises DataError if one is damaged or no way of fetching works."""
@@ -55,7 +56,7 @@ class MNIST:
                     for name in MD5:  # all four are whole: each appears under its own name in one step
                         os.replace(fetched / name, self.folder / name)
                 return
-            except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+            except (OSError, RuntimeError, HTTPException, zipfile.BadZipFile) as error:
                 failures.append(f"  {way}: " + " ".join(str(error).split()))
         raise DataError(
             f"MNIST is not in {self.folder} and could not be fetched:\n" + "\n".join(failures) + "\n"

@@ -30,7 +30,7 @@ class VAE(nn.Module):
         if self.num_classes:
             planes = self._one_hot(y, x.dtype)[:, :, None, None].expand(-1, -1, *x.shape[2:])  # (B, classes, H, W)
             x = torch.cat([x, planes], 1)
-        return self.posterior(self.encoder(x))
+        return self.posterior(full_precision(self.encoder(x)))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x|z) for z (..., B, D) and labels y (B,): batch (..., B), event (C, H, W).
@@ -41,7 +41,7 @@ class VAE(nn.Module):
         if self.num_classes:
             one_hot = self._one_hot(y, z.dtype)
             z = torch.cat([z, one_hot.expand(*batch, -1)], -1)
-        params = self.decoder(z.reshape(-1, z.shape[-1]))  # (prod(batch), P, H, W)
+        params = full_precision(self.decoder(z.reshape(-1, z.shape[-1])))  # (prod(batch), P, H, W)
         return self.likelihood(params.unflatten(0, batch))
 
     @torch.no_grad()
@@ -58,3 +58,8 @@ class VAE(nn.Module):
         if y is None:
             raise ValueError("this VAE is conditioned on the class label: give y (B,), the labels of the images")
         return F.one_hot(y, self.num_classes).to(dtype)
+
+
+def full_precision(t: Tensor) -> Tensor:
+    """What a network computed under trainer.precision=bf16-mixed or 16-mixed as float32: densities need its digits."""
+    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t

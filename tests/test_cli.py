@@ -59,10 +59,11 @@ def test_an_earlier_run_is_not_written_over(tmp_path):
     config = tmp_path / "run" / ".hydra" / "config.yaml"
     config.parent.mkdir(parents=True)
     config.write_text("seed: 1")
+    (tmp_path / "run" / "checkpoints").mkdir()
     for arguments in (["hydra.run.dir=run"], ["-m", "seed=1,2", "hydra.sweep.dir=run"]):
         done = train_py(*arguments, cwd=tmp_path)
         assert done.returncode == 1 and "holds an earlier run" in done.stderr
-    assert config.read_text() == "seed: 1" and [path.name for path in (tmp_path / "run").iterdir()] == [".hydra"]
+    assert config.read_text() == "seed: 1" and len(list((tmp_path / "run").iterdir())) == 2
 
 
 def test_a_run_directory_that_cannot_be_written(tmp_path):

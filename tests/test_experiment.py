@@ -89,7 +89,7 @@ def test_seed_makes_two_runs_equal_and_load_gives_the_model_back(run):
 
 def test_evaluation_does_not_move_the_training(run):
     often, _ = run("often")
-    once, _ = run("once", "trainer.check_val_every_n_epoch=2", "callbacks.pictures.num=4")
+    once, _ = run("once", "+trainer.check_val_every_n_epoch=2", "callbacks.pictures.num=4")
     assert torch.equal(cvae.load(often).decoder[0].weight, cvae.load(once).decoder[0].weight)
 
 
@@ -98,6 +98,23 @@ def test_the_best_checkpoint_is_chosen_on_the_validation_split(run):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["validation/elbo"] == result != metrics["test/elbo"]
     assert metrics["steps"] == 2 * 5  # 96 - 20 images in batches of 16
+
+
+def test_a_run_that_ends_between_evaluations(run):
+    folder, _ = run("a", "+trainer.check_val_every_n_epoch=5")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert metrics["steps"] == last["global_step"] == 12 and "test/elbo" in metrics
+
+
+def test_without_the_checkpoint_callback_nothing_is_saved(run):
+    folder, _ = run("a", "~callbacks.checkpoint", "trainer.max_epochs=1")
+    assert list(folder.rglob("*.ckpt")) == []
+
+
+def test_an_optimizers_own_checks_are_readable(run):
+    with pytest.raises(UserError, match="optimizer: torch.optim.Adam does not take its values: .*beta"):
+        run("a", "optimizer.betas=[2,3]")
 
 
 def test_other_latent_dimensions_have_no_manifold(run, caplog):
@@ -136,6 +153,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         ("optimizer.lr=nan", "optimizer.lr=nan: must be"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0: must be"),
         ("trainer.accelerator=abacus", "trainer.accelerator=abacus: must be one that is in this machine: cpu"),
+        ("conditional=no-way", "conditional=no-way: must be one of False, True"),
+        ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0: must be"),
+        ("data.image_shape=[28,28]", r"data.image_shape=\[28, 28\]: must be three positive integers"),
+        ("objective=beta_tcvae", "objective.dataset_size=60000: must be 96, the number of training images"),
         ("callbacks.pictures.num=0", "callbacks.pictures.num=0: must be"),
         ("evaluation.samples=-1", "evaluation.samples=-1: must be"),
         ("evaluation.chunk=0", "evaluation.chunk=0: must be"),
