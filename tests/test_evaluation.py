@@ -367,8 +367,8 @@ def test_evaluate_reports_everywhere(run, call):
 
 def test_samples_by_seed_and_class(run, call):
     shape = lambda path: tuple(size // 3 for size in imageio.imread(path).shape[:2])  # of the grid before it is zoomed
-    assert call("sample", run, "--num", 25)[0] == 0  # 10 classes: rows of 3, and 25 images are 9 rows
-    assert shape(run / "samples.png") == (9 * 30 + 2, 3 * 30 + 2)
+    assert call("sample", run, "--num", 25)[0] == 0  # 10 classes: 10 full rows of 3
+    assert shape(run / "samples.png") == (10 * 30 + 2, 3 * 30 + 2)
     files = []
     for arguments in (("--seed", 1), ("--seed", 1), ("--seed", 2), ("--seed", 1, "--class", 3)):
         files.append(run / "pictures" / f"{len(files)}.png")
