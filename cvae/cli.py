@@ -7,6 +7,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -53,9 +54,11 @@ class NewRunDirectory(Callback):
     def on_run_start(self, config: DictConfig, **_) -> None:
         # Lightning starts the other processes of a run with the same command and the run directory of the first.
         if os.environ.get("LOCAL_RANK", "0") == "0":
+            HydraConfig.instance().set_config(config)  # what ${hydra:…} in the folder's name is read from
             require_new_folder("hydra.run.dir", config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
+        HydraConfig.instance().set_config(config)
         require_new_folder("hydra.sweep.dir", config.hydra.sweep.dir)
 
 

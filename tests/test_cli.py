@@ -50,6 +50,13 @@ def test_a_bad_value_ends_with_one_message_which_the_log_has_too(tmp_path):
     assert "model.latent_dim=0" in (tmp_path / "run" / "train.log").read_text()
 
 
+@pytest.mark.parametrize(("arguments", "log"), [([], "outputs/tf_tutorial/*/"), (["-m"], "outputs/tf_tutorial/multirun/*/0/")])
+def test_a_run_has_a_folder_of_its_own(tmp_path, arguments, log):
+    done = train_py(*arguments, "model.latent_dim=0", cwd=tmp_path)
+    assert done.returncode == 1 and "model.latent_dim=0: must be" in done.stderr
+    assert len(list(tmp_path.glob(f"{log}/train.log"))) == len(list(tmp_path.glob(f"{log}/.hydra/config.yaml"))) == 1
+
+
 def test_a_stack_trace_for_who_asks(tmp_path):
     done = train_py("model.filterz=3", cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert done.returncode == 1 and "Traceback" in done.stderr
