@@ -86,7 +86,7 @@ def test_channels_last_changes_no_value(name):
 def test_impossible_sizes_name_sizes_that_work(name, size):
     with pytest.raises(ConfigError) as error:
         small(name, (1, *size))
-    assert error.value.key == "model.image_shape" and str(list((1, *size))) in str(error.value)
+    assert error.value.key == "data.image_shape" and str(list((1, *size))) in str(error.value)
     stride, least, _ = NETWORKS[name]
     assert f"multiples of {stride} and at least {least}" in error.value.allowed
     for example in error.value.allowed.split("such as ")[1].split(" or "):
