@@ -378,11 +378,11 @@ def test_samples_by_seed_and_class(run, call):
     assert call("sample", run, "--num", 25)[0] == 0  # 10 classes: rows of 3, and 25 images are 9 rows
     assert shape(run / "samples.png") == (9 * 30 + 2, 3 * 30 + 2)
     files = []
-    for arguments in (("--seed", 1), ("--seed", 1), ("--seed", 2), ("--seed", 1, "--class", 3)):
+    for arguments in (("--seed", 1), ("--seed", 1), ("--seed", 2), ("--class", 3), ("--class", 4)):
         files.append(run / "pictures" / f"{len(files)}.png")
         assert call("sample", run, "--num", 9, *arguments, "--out", files[-1])[0] == 0
-    first, again, other, third = (file.read_bytes() for file in files)
-    assert first == again and first != other and first != third
+    first, again, other, third, fourth = (file.read_bytes() for file in files)
+    assert first == again and first != other and third != fourth
     assert shape(files[3]) == (3 * 30 + 2, 3 * 30 + 2)
 
 
