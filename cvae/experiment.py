@@ -69,9 +69,14 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError("seed", cfg.seed, "an integer from 0 to 4294967295")
     positive_number("optimizer.lr", cfg.optimizer.lr)
     try:
-        make(cfg, "optimizer")([nn.Parameter(torch.zeros(1))])
+        optimizer = make(cfg, "optimizer")([nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as error:  # of a torch optimizer, for values such as betas=[2,3]
         raise UserError(f"optimizer: {cfg.optimizer._target_} does not take its values: {error}") from error
+    try:
+        scheduler = make(cfg, "scheduler")(optimizer)
+        optimizer.step(), scheduler.step()  # torch looks at some values only here
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"scheduler: {cfg.scheduler._target_} does not take its values: {error}") from error
     one_of("conditional", cfg.conditional, (False, True))
     positive_int("trainer.max_epochs", cfg.trainer.max_epochs)
     positive_int("trainer.log_every_n_steps", cfg.trainer.log_every_n_steps)
@@ -122,7 +127,7 @@ def train(cfg: DictConfig) -> float:
             f"likelihood ({cfg.likelihood._target_}) and data.binarization={cfg.data.binarization} do not fit: this likelihood "
             f"describes {describes} images, the data are {data.kind}. Choose another likelihood=, or another data.binarization="
         )
-    module = VAEModule(vae, make(cfg, "objective"), make(cfg, "optimizer"), cfg.seed)
+    module = VAEModule(vae, make(cfg, "objective"), make(cfg, "optimizer"), make(cfg, "scheduler"), cfg.seed)
     callbacks, loggers = list(make(cfg, "callbacks").values()), list(make(cfg, "logger").values())
     saves = any(isinstance(callback, L.callbacks.Checkpoint) for callback in callbacks)  # else Lightning adds one of its own
     trainer = make(cfg, "trainer", logger=loggers, callbacks=callbacks, enable_checkpointing=saves)

@@ -50,17 +50,20 @@ class VAEModule(L.LightningModule):
         vae: the model
         objective: (vae, x, y, step) -> Bound
         optimizer: parameters -> torch optimizer
+        scheduler: torch optimizer -> torch learning rate scheduler, stepped after each epoch
         seed: of the noise at evaluation, so that every epoch is measured with the same draws
     """
 
-    def __init__(self, vae: VAE, objective, optimizer, seed: int = 0):
+    def __init__(self, vae: VAE, objective, optimizer, scheduler, seed: int = 0):
         super().__init__()
-        self.vae, self.objective, self.make_optimizer, self.seed = vae, objective, optimizer, seed
+        self.vae, self.objective, self.seed = vae, objective, seed
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.window, self.epoch, self.evaluation = Totals(), Totals(), Totals()
         self.recent: dict[str, float] = {}  # the means since the last log, for whoever shows them
 
     def configure_optimizers(self):
-        return self.make_optimizer(self.parameters())
+        optimizer = self.make_optimizer(self.parameters())
+        return [optimizer], [self.make_scheduler(optimizer)]
 
     def training_step(self, batch, batch_idx: int) -> Tensor:
         bound = self.objective(self.vae, *batch, self.global_step)
@@ -85,6 +88,8 @@ class VAEModule(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.epoch.reset()
+        for logger in self.loggers:
+            logger.log_metrics({"train/lr": self.optimizers().param_groups[0]["lr"]}, self.global_step)
 
     def on_train_epoch_end(self) -> None:
         self.close_window()
