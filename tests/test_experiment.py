@@ -117,6 +117,21 @@ def test_an_optimizers_own_checks_are_readable(run):
         run("a", "optimizer.betas=[2,3]")
 
 
+def test_a_schedule_of_the_learning_rate(run):
+    folder, _ = run("a", "scheduler=cosine", "trainer.max_epochs=3", "optimizer.lr=0.04")
+    events = EventAccumulator(str(folder / "tensorboard")).Reload().Scalars("train/lr")
+    assert [event.step for event in events] == [0, 6, 12]  # 96 images in batches of 16
+    assert [event.value for event in events] == pytest.approx([0.04, 0.03, 0.01])  # (1 + cos(pi epoch / 3)) / 2 of it
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("value", ["0", "x"])
+def test_a_scheduler_that_cannot_work_is_readable(run, value):
+    with pytest.raises(UserError, match="scheduler: torch.optim.lr_scheduler.CosineAnnealingLR does not take its values"):
+        run("a", "scheduler=cosine", f"scheduler.T_max={value}")
+
+
 def test_other_latent_dimensions_have_no_manifold(run, caplog):
     caplog.set_level("INFO")
     folder, _ = run("a", "model.latent_dim=3")
