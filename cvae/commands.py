@@ -9,12 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from cvae import pictures
 from cvae.console import console
-from cvae.errors import ConfigError, UserError, is_int, positive_int
+from cvae.errors import ConfigError, UserError, positive_int, seed_number
 from cvae.experiment import load, make
 from cvae.files import save
 from cvae.noise import fixed_noise
 from cvae.report import report, scalars
 from cvae.vae import VAE
+
 
 def evaluate(args: Namespace) -> None:
     """python -m cvae evaluate RUN."""
@@ -22,7 +23,7 @@ def evaluate(args: Namespace) -> None:
         positive_int("--" + key.replace("_", "-"), getattr(args, key))
     if args.images is not None:
         positive_int("--images", args.images)
-    require_seed(args.seed)
+    seed_number("--seed", args.seed)
     run, device = Path(args.run), torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if not {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device.type]:
         raise ConfigError("--device", device.type, "one that is in this machine: cpu always is")
@@ -45,7 +46,7 @@ def evaluate(args: Namespace) -> None:
 def sample(args: Namespace) -> None:
     """python -m cvae sample RUN."""
     num, device = positive_int("--num", args.num), torch.device("cpu")
-    require_seed(args.seed)
+    seed_number("--seed", args.seed)
     _, vae, _ = open_run(Path(args.run), args.checkpoint, device)
     labels, columns = None, round(num**0.5)
     if args.label is not None:
@@ -62,11 +63,6 @@ def sample(args: Namespace) -> None:
     out = Path(args.out or Path(args.run) / "samples.png")
     save(out, pictures.png(pictures.grid(images, columns)))
     console.print(f"{num} samples: {out}", soft_wrap=True, markup=False, highlight=False)
-
-
-def require_seed(seed: int) -> None:
-    if not is_int(seed) or not 0 <= seed < 2**32:
-        raise ConfigError("--seed", seed, "an integer from 0 to 4294967295")
 
 
 def open_run(run: Path, checkpoint: str, device: torch.device) -> tuple[DictConfig, VAE, int]:

@@ -38,6 +38,13 @@ def positive_int(key: str, value) -> int:
     return value
 
 
+def number(key: str, value, least: float = 0) -> float:
+    """Return `value`, or raise ConfigError unless it is a finite number of at least `least`."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value < least:
+        raise ConfigError(key, value, "a finite number" + (f" of at least {least:g}" if least > -math.inf else ""))
+    return value
+
+
 def positive_number(key: str, value) -> float:
     """Return `value`, or raise ConfigError unless it is a finite number above 0."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
@@ -49,4 +56,11 @@ def one_of(key: str, value, allowed) -> object:
     """Return `value`, or raise ConfigError unless it is one of `allowed`."""
     if value not in allowed:
         raise ConfigError(key, value, "one of " + ", ".join(map(str, allowed)))
+    return value
+
+
+def seed_number(key: str, value) -> int:
+    """Return `value`, or raise ConfigError unless it can be a seed, which for numpy's sake has 32 bits."""
+    if not is_int(value) or not 0 <= value < 2**32:
+        raise ConfigError(key, value, "an integer from 0 to 4294967295")
     return value

@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from zuko.distributions import NormalizingFlow
 
 from cvae.distributions import rsample_and_log_prob
-from cvae.errors import ConfigError, NotFinite, is_int, positive_int
+from cvae.errors import NotFinite, positive_int, seed_number
 from cvae.noise import fixed_noise
 from cvae.vae import VAE
 
@@ -86,8 +86,7 @@ def evaluate(
     """
     for key, value in (("samples", samples), ("aggregate_images", aggregate_images), ("chunk", chunk)):
         positive_int(key, value)
-    if not is_int(seed) or not 0 <= seed < 2**32:
-        raise ConfigError("seed", seed, "an integer from 0 to 4294967295")
+    seed_number("seed", seed)
     prior, measured, kept = vae.prior(), [], []
     for index, (x, y) in enumerate(blocks(batches)):
         measured.append(measure(vae, prior, x, y, samples, seed, index, chunk, advance))

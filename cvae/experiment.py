@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from cvae.errors import ConfigError, UserError, is_int, one_of, positive_int, positive_number
+from cvae.errors import ConfigError, UserError, is_int, one_of, positive_int, positive_number, seed_number
 from cvae.files import save
 from cvae.vae import VAE
 
@@ -65,9 +65,11 @@ def image_shape_of(cfg: DictConfig) -> tuple[int, int, int]:
 
 def check(cfg: DictConfig) -> None:
     """Raise ConfigError for values that go to libraries, whose own errors would not name the key."""
-    if not is_int(cfg.seed) or not 0 <= cfg.seed < 2**32:
-        raise ConfigError("seed", cfg.seed, "an integer from 0 to 4294967295")
+    seed_number("seed", cfg.seed)
     positive_number("optimizer.lr", cfg.optimizer.lr)
+    one_of("conditional", cfg.conditional, (False, True))
+    positive_int("trainer.max_epochs", cfg.trainer.max_epochs)
+    positive_int("trainer.log_every_n_steps", cfg.trainer.log_every_n_steps)
     try:
         optimizer = make(cfg, "optimizer")([nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as error:  # of a torch optimizer, for values such as betas=[2,3]
@@ -77,9 +79,6 @@ def check(cfg: DictConfig) -> None:
         optimizer.step(), scheduler.step()  # torch looks at some values only here
     except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"scheduler: {cfg.scheduler._target_} does not take its values: {error}") from error
-    one_of("conditional", cfg.conditional, (False, True))
-    positive_int("trainer.max_epochs", cfg.trainer.max_epochs)
-    positive_int("trainer.log_every_n_steps", cfg.trainer.log_every_n_steps)
     if not is_int(cfg.evaluation.samples) or cfg.evaluation.samples < 0:
         raise ConfigError("evaluation.samples", cfg.evaluation.samples, "an integer of at least 0; 0: no evaluation")
     positive_int("evaluation.aggregate_images", cfg.evaluation.aggregate_images)

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
 from cvae.distributions import rsample_and_log_prob
-from cvae.errors import ConfigError, is_int, one_of, positive_int, positive_number
-from cvae.schedules import at, number, number_or_schedule
+from cvae.errors import ConfigError, is_int, number, one_of, positive_int, positive_number
+from cvae.schedules import at, number_or_schedule
 from cvae.vae import VAE
 
 

@@ -3,11 +3,9 @@
 The step is an integer, or a tensor () of one; the number is then a float, or a tensor () on the same device.
 """
 
-import math
-
 from torch import Tensor
 
-from cvae.errors import ConfigError, positive_int
+from cvae.errors import ConfigError, number, positive_int
 
 
 class Linear:
@@ -46,13 +44,6 @@ class Cyclical:
 
     def __call__(self, step: int | Tensor) -> float | Tensor:
         return self.start + (self.end - self.start) * at_most_one(step % self.period / self.period / self.rise)
-
-
-def number(key: str, value, least: float = 0) -> float:
-    """Return `value`, or raise ConfigError unless it is a finite number of at least `least`."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value < least:
-        raise ConfigError(key, value, "a finite number" + (f" of at least {least:g}" if least > -math.inf else ""))
-    return value
 
 
 def number_or_schedule(key: str, value):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, config
+from omegaconf import OmegaConf
 
 from cvae.errors import UserError
 from cvae.experiment import build_vae, make, train
@@ -62,6 +63,26 @@ def test_the_table_is_complete():
 )
 def test_every_member_with_the_defaults(choice):
     step(choice)
+
+
+GROUPS = {path.parent.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*/*.yaml")}
+GROUPS = sorted(group for group in GROUPS if not group.startswith("hydra"))
+
+
+@pytest.mark.parametrize("choice", [f"{group}={name}" for group in GROUPS for name in members(group)])
+def test_every_member_of_every_group_composes(choice):
+    """Alone with the defaults: what it refers to is there, and nothing is left open but the folder of one's own images."""
+    cfg = config(choice, "run_dir=RUN")
+    OmegaConf.resolve(cfg)
+    assert OmegaConf.missing_keys(cfg) <= ({"data.root"} if choice == "data=image_folder" else set())
+
+
+@pytest.mark.parametrize("name", members("scheduler"))
+def test_every_scheduler_takes_a_step(name):
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    scheduler = make(config(f"scheduler={name}"), "scheduler")(optimizer)
+    optimizer.step(), scheduler.step()
+    assert 0 < optimizer.param_groups[0]["lr"] <= 0.5
 
 
 @pytest.mark.parametrize(("posterior", "prior"), list(itertools.product(members("posterior"), members("prior"))))
