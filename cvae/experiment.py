@@ -105,7 +105,7 @@ def load(run: str | Path, checkpoint: str = "last.ckpt", device: str = "cpu") ->
 def train(cfg: DictConfig) -> float:
     """Train and test as configured, into the run directory; returns the figure that a sweeper maximizes.
 
-    That is the ELBO (nats an image) on the validation split, or on the test set where there is no split.
+    That is the ELBO, or for IWAE its bound (nats an image), on the validation split, or on the test set where there is none.
     """
     import pytorch_lightning as L
 
@@ -148,7 +148,8 @@ def train(cfg: DictConfig) -> float:
 
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
-    selection = metrics.pop("selection/elbo", metrics["test/elbo"])
+    tested = module.bound({name: metrics[f"test/{name}"] for name in ("elbo", "loss")})
+    selection = metrics.pop("selection/bound", tested)
     seconds = [callback.seconds for callback in callbacks if isinstance(callback, EpochLines)]
     metrics |= {"train/seconds_per_epoch": sum(seconds, []), "epochs": trainer.current_epoch, "steps": trainer.global_step}
     metrics["parameters"] = parameters

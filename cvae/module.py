@@ -112,7 +112,11 @@ class VAEModule(L.LightningModule):
         require_finite(means, f"{split} set, epoch {self.current_epoch + 1}")
         self.log_dict({f"{split}/{name}": value for name, value in means.items()})
         if not self.trainer.testing:  # what the best checkpoint and a sweeper are chosen by
-            self.log("selection/elbo", means["elbo"], logger=False)
+            self.log("selection/bound", self.bound(means), logger=False)
+
+    def bound(self, means: dict[str, float]) -> float:
+        """The bound on log p(x), in nats an image, that models are chosen by: the objective's own, else the ELBO."""
+        return -means["loss"] if getattr(self.objective, "is_bound", False) else means["elbo"]
 
     # The test set at the end is measured like the one between epochs.
     on_test_epoch_start, test_step, on_test_epoch_end = on_validation_epoch_start, validation_step, on_validation_epoch_end

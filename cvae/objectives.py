@@ -112,6 +112,8 @@ class IWAE:
         ConfigError: samples is not a positive integer, or gradient none of the three.
     """
 
+    is_bound = True  # -loss is itself a bound on log p(x), and the one to choose a model by
+
     def __init__(self, samples: int = 50, gradient: str = "plain"):
         self.samples = positive_int("samples", samples)
         self.gradient = one_of("gradient", gradient, ("plain", "stl", "dreg"))

@@ -100,6 +100,17 @@ def test_the_best_checkpoint_is_chosen_on_the_validation_split(run):
     assert metrics["steps"] == 2 * 5  # 96 - 20 images in batches of 16
 
 
+@pytest.mark.parametrize("extra", [[], ["+trainer.check_val_every_n_epoch=5"]], ids=["each epoch", "at the end"])
+def test_an_importance_weighted_run_is_chosen_by_its_own_bound(run, extra):
+    folder, result = run("a", "objective=iwae", "objective.samples=20", *extra)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert result == -metrics["test/loss"] > metrics["test/elbo"]
+    if not extra:
+        best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+        (state,) = (state for name, state in best["callbacks"].items() if name.startswith("ModelCheckpoint"))
+        assert state["best_model_score"].item() == pytest.approx(result)
+
+
 def test_a_run_that_ends_between_evaluations(run):
     folder, _ = run("a", "+trainer.check_val_every_n_epoch=5")
     metrics = json.loads((folder / "metrics.json").read_text())
