@@ -146,7 +146,7 @@ class ProgressBar(Callback):
             self._draw(trainer, module)
 
     def _draw(self, trainer, module) -> None:
-        shown = ("elbo", "rate", "distortion")
+        shown = ("elbo", "rate", "distortion") if console.width >= 100 else ("elbo",)  # the time left must have its place
         figures = "  ".join(f"{name} {module.recent[name]:.2f}" for name in shown if name in module.recent)
         epoch = f"{min(trainer.current_epoch + 1, trainer.max_epochs)}/{trainer.max_epochs}"
         self.bar.update(self.task, completed=trainer.global_step, epoch=epoch, figures=figures)

@@ -10,12 +10,14 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvae.errors import UserError
 
 OURS = "CVAE_READABLE_ERRORS"  # in the environment: HYDRA_FULL_ERROR was set by us, not by the user
+
+NULL_CHOICE = "Config group override must be a string"  # how Hydra's plain ValueError for GROUP=null begins
 
 
 @contextmanager
@@ -27,7 +29,9 @@ def readable_errors():
     os.environ |= {"HYDRA_FULL_ERROR": "1", OURS: "1"}  # Hydra hands its errors on instead of printing them itself
     try:
         yield
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+    except (UserError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+        if type(error) is ValueError and NULL_CHOICE not in str(error):
+            raise
         message = f"Error: {message_of(error)}"
         if logging.getLogger().handlers:  # a run has begun: its train.log gets it too
             logging.getLogger(__name__).error(message)
@@ -45,6 +49,10 @@ def message_of(error: Exception) -> str:
         near = difflib.get_close_matches(str(cause.key), map(str, keys), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         return f"there is no key {cause.full_key}.{hint} {parent or 'The config'} has: {', '.join(map(str, keys))}"
+    if NULL_CHOICE in str(error):
+        return "GROUP=null is no choice: name a file of conf/GROUP. Single callbacks and loggers go with ~callbacks.NAME and ~logger.NAME"
+    if "Could not override" in str(error):  # Hydra's word for an experiment that chooses within a choice that was replaced
+        return f"{error} An experiment sets values of its own choices: start from experiment=tf_tutorial to combine others."
     return str(error)
 
 
@@ -55,11 +63,31 @@ class NewRunDirectory(Callback):
         # Lightning starts the other processes of a run with the same command and the run directory of the first.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             HydraConfig.instance().set_config(config)  # what ${hydra:…} in the folder's name is read from
+            require_one_place("hydra.run.dir", config)
+            require_kept_choices(config)
             require_new_folder("hydra.run.dir", config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
         HydraConfig.instance().set_config(config)
+        require_one_place("hydra.sweep.dir", config)
+        require_kept_choices(config)
         require_new_folder("hydra.sweep.dir", config.hydra.sweep.dir)
+
+
+def require_one_place(key: str, config: DictConfig) -> None:
+    """End the process if the run would leave its config in Hydra's folder and all else in another."""
+    folder = OmegaConf.to_container(config)["run_dir"]
+    if folder != "${hydra:runtime.output_dir}":
+        raise SystemExit(f"Error: run_dir={folder}: must be left as it is; set {key} to choose the folder")
+
+
+def require_kept_choices(config: DictConfig) -> None:
+    """End the process if a value replaces what the command line chose within a group, as beta=4 would objective/beta=linear."""
+    for override in config.hydra.overrides.task:
+        choice, _, name = override.lstrip("+").partition("=")
+        key = choice.replace("/", ".")
+        if "/" in choice and name and not isinstance(value := OmegaConf.select(config, key), DictConfig):
+            raise SystemExit(f"Error: {override} has no effect: {key}={value}, from the command line or the experiment, replaces it")
 
 
 def require_new_folder(key: str, folder: str) -> None:

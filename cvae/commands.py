@@ -47,6 +47,9 @@ def sample(args: Namespace) -> None:
     """python -m cvae sample RUN."""
     num, device = positive_int("--num", args.num), torch.device("cpu")
     seed_number("--seed", args.seed)
+    out = Path(args.out or Path(args.run) / "samples.png")
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise ConfigError("--out", out, "the name of a file that ends in .png")
     _, vae, _ = open_run(Path(args.run), args.checkpoint, device)
     labels, columns = None, round(num**0.5)
     if args.label is not None:
@@ -60,7 +63,6 @@ def sample(args: Namespace) -> None:
         labels = torch.arange(num) // columns
     with fixed_noise(args.seed, device):
         images = vae.sample(num, labels)
-    out = Path(args.out or Path(args.run) / "samples.png")
     save(out, pictures.png(pictures.grid(images, columns)))
     console.print(f"{num} samples: {out}", soft_wrap=True, markup=False, highlight=False)
 
@@ -87,7 +89,7 @@ def open_run(run: Path, checkpoint: str, device: torch.device) -> tuple[DictConf
     except UserError:
         raise
     except (KeyError, RuntimeError) as error:
-        raise UserError(f"{file} does not hold the weights of the model in {saved}: {first_line(error)}") from error
+        raise UserError(f"{file} does not hold the weights of the model in {saved}: {error}") from error
     return cfg, vae, step
 
 

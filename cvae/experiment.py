@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from cvae.errors import ConfigError, UserError, is_int, one_of, positive_int, positive_number, seed_number
+from cvae.errors import ConfigError, UserError, is_int, number, one_of, positive_int, positive_number, seed_number
 from cvae.files import save
 from cvae.vae import VAE
 
@@ -38,6 +38,8 @@ def build_vae(cfg: DictConfig) -> VAE:
     """The model of a config, untrained. Raises ConfigError if choices do not fit each other or a value is not allowed."""
     latent_dim = positive_int("model.latent_dim", cfg.model.latent_dim)
     channels, height, width = image_shape_of(cfg)
+    if cfg.conditional and cfg.data.num_classes is None:
+        raise ConfigError("data.num_classes", None, "set to the number of classes with conditional=true")
     num_classes = positive_int("data.num_classes", cfg.data.num_classes) if cfg.conditional else 0
     posterior = make(cfg, "posterior", latent_dim=latent_dim)
     likelihood = make(cfg, "likelihood", image_shape=(channels, height, width))
@@ -56,10 +58,11 @@ def build_vae(cfg: DictConfig) -> VAE:
 
 
 def image_shape_of(cfg: DictConfig) -> tuple[int, int, int]:
-    """(C, H, W), or ConfigError unless data.image_shape is three positive integers."""
-    shape = cfg.data.image_shape
-    if not isinstance(shape, ListConfig) or len(shape) != 3 or not all(is_int(size) and size > 0 for size in shape):
+    """(C, H, W), or ConfigError unless data.image_shape is three positive integers, C 1 or 3."""
+    shape = OmegaConf.to_container(cfg.data, resolve=True)["image_shape"]
+    if not isinstance(shape, list) or len(shape) != 3 or not all(is_int(size) and size > 0 for size in shape):
         raise ConfigError("data.image_shape", shape, "three positive integers, [channels, height, width]")
+    one_of("data.image_shape[0]", shape[0], (1, 3))  # grey or RGB: others have no picture
     return tuple(shape)
 
 
@@ -70,6 +73,14 @@ def check(cfg: DictConfig) -> None:
     one_of("conditional", cfg.conditional, (False, True))
     positive_int("trainer.max_epochs", cfg.trainer.max_epochs)
     positive_int("trainer.log_every_n_steps", cfg.trainer.log_every_n_steps)
+    if cfg.trainer.get("limit_test_batches") == 0:
+        raise ConfigError("trainer.limit_test_batches", 0, "above 0: a run ends with the figures of its test set")
+    betas = cfg.optimizer.get("betas", [0, 0])
+    if not isinstance(betas, ListConfig | list) or len(betas) != 2 or not all(0 <= number("optimizer.betas", b) < 1 for b in betas):
+        raise ConfigError("optimizer.betas", betas, "two numbers, each at least 0 and below 1")
+    if "T_max" in cfg.scheduler:
+        positive_int("scheduler.T_max", cfg.scheduler.T_max)
+    number("scheduler.eta_min", cfg.scheduler.get("eta_min", 0))
     try:
         optimizer = make(cfg, "optimizer")([nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as error:  # of a torch optimizer, for values such as betas=[2,3]

@@ -4,6 +4,8 @@ The step is an integer, or a tensor () of one; the number is then a float, or a 
 """
 
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from cvae.errors import ConfigError, number, positive_int
 
@@ -63,3 +65,8 @@ def at(value, step: int | Tensor) -> float | Tensor:
 
 def at_most_one(part: float | Tensor) -> float | Tensor:
     return part.clamp(max=1) if isinstance(part, Tensor) else min(part, 1.0)  # a tensor's value is never waited for
+
+
+def constant_learning_rate(optimizer: Optimizer) -> LambdaLR:
+    """The learning rate that the optimizer was made with, in every epoch."""
+    return LambdaLR(optimizer, lambda epoch: 1.0)

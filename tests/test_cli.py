@@ -34,13 +34,26 @@ def test_help_names_the_groups(tmp_path):
         ("model=transformer", "Available options in 'model'"),
         ("experiment=nothing", "tf_tutorial"),
         ("trainer=abacus", "cpu"),
+        ("logger=null", "Error: GROUP=null is no choice"),
         ("model.filters=[32", "Error: "),
         ("data.root=${nowhere}", "Error: "),
+        ("run_dir=elsewhere", "run_dir=elsewhere: must be left as it is; set hydra.run.dir"),
     ],
 )
 def test_misspelt_input_ends_with_one_message(tmp_path, override, said):
     done = train_py(override, cwd=tmp_path)
     assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["experiment=beta_vae"], ["objective.beta=4"], ["-m", "objective.beta=4"]])
+def test_a_choice_is_not_dropped_silently(tmp_path, arguments):
+    done = train_py(*arguments, "objective/beta=linear", cwd=tmp_path)
+    assert done.returncode == 1 and "objective/beta=linear has no effect: objective.beta=4" in done.stderr
+
+
+def test_an_experiment_that_chooses_within_a_replaced_choice_says_what_to_do(tmp_path):
+    done = train_py("experiment=vampprior", "objective=iwae", cwd=tmp_path)
+    assert done.returncode == 1 and "start from experiment=tf_tutorial" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_bad_value_ends_with_one_message_which_the_log_has_too(tmp_path):
