@@ -29,8 +29,8 @@ def readable_errors():
     os.environ |= {"HYDRA_FULL_ERROR": "1", OURS: "1"}  # Hydra hands its errors on instead of printing them itself
     try:
         yield
-    except (UserError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-        if type(error) is ValueError and NULL_CHOICE not in str(error):
+    except Exception as error:
+        if not isinstance(error, (UserError, HydraException, OmegaConfBaseException, OSError)) and NULL_CHOICE not in str(error):
             raise
         message = f"Error: {message_of(error)}"
         if logging.getLogger().handlers:  # a run has begun: its train.log gets it too
