@@ -51,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
         description="Draw images from the prior into a PNG: means of p(x|z). A model that is conditioned on the class label "
         "draws one row a class.",
     )
-    sample.add_argument("--num", type=int, default=64, help="how many images (default: 64); conditional: rounded up to full rows")
+    sample.add_argument(
+        "--num", type=int, default=64, help="how many images (default: 64); conditional: rounded up to full rows"
+    )
     sample.add_argument("--class", dest="label", type=int, metavar="K", help="of this class alone, for a conditional model")
     sample.add_argument("--out", metavar="FILE", help="where to, a .png (default: RUN/samples.png)")
     return main

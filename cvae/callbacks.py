@@ -10,7 +10,6 @@ from pytorch_lightning import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import TorchCheckpointIO
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from torch.utils.data import DataLoader
 
 from cvae import pictures
@@ -184,7 +183,9 @@ class EpochLines(Callback):
 
     def on_exception(self, trainer, module, exception) -> None:
         if isinstance(exception, KeyboardInterrupt):
-            log.info("Interrupted in epoch %d. Checkpoints and pictures of the epochs before are kept.", trainer.current_epoch + 1)
+            log.info(
+                "Interrupted in epoch %d. Checkpoints and pictures of the epochs before are kept.", trainer.current_epoch + 1
+            )
 
 
 class WholeCheckpoints(TorchCheckpointIO):

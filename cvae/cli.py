@@ -30,7 +30,8 @@ def readable_errors():
     try:
         yield
     except Exception as error:
-        if not isinstance(error, (UserError, HydraException, OmegaConfBaseException, OSError)) and NULL_CHOICE not in str(error):
+        of_the_user = isinstance(error, (UserError, HydraException, OmegaConfBaseException, OSError))
+        if not of_the_user and NULL_CHOICE not in str(error):
             raise
         message = f"Error: {message_of(error)}"
         if logging.getLogger().handlers:  # a run has begun: its train.log gets it too
@@ -87,7 +88,9 @@ def require_kept_choices(config: DictConfig) -> None:
         choice, _, name = override.lstrip("+").partition("=")
         key = choice.replace("/", ".")
         if "/" in choice and name and not isinstance(value := OmegaConf.select(config, key), DictConfig):
-            raise SystemExit(f"Error: {override} has no effect: {key}={value}, from the command line or the experiment, replaces it")
+            raise SystemExit(
+                f"Error: {override} has no effect: {key}={value} of the command line or the experiment replaces it"
+            )
 
 
 def require_new_folder(key: str, folder: str) -> None:

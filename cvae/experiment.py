@@ -75,8 +75,12 @@ def check(cfg: DictConfig) -> None:
     positive_int("trainer.log_every_n_steps", cfg.trainer.log_every_n_steps)
     if cfg.trainer.get("limit_test_batches") == 0:
         raise ConfigError("trainer.limit_test_batches", 0, "above 0: a run ends with the figures of its test set")
-    betas = cfg.optimizer.get("betas", [0, 0])
-    if not isinstance(betas, ListConfig | list) or len(betas) != 2 or not all(0 <= number("optimizer.betas", b) < 1 for b in betas):
+    betas = cfg.optimizer.get("betas", ListConfig([0, 0]))
+    if (
+        not isinstance(betas, ListConfig)
+        or len(betas) != 2
+        or not all(isinstance(b, (int, float)) and 0 <= b < 1 for b in betas)
+    ):
         raise ConfigError("optimizer.betas", betas, "two numbers, each at least 0 and below 1")
     if "T_max" in cfg.scheduler:
         positive_int("scheduler.T_max", cfg.scheduler.T_max)

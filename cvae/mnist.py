@@ -68,7 +68,10 @@ class MNIST:
     def load(self) -> tuple[Images, Images]:
         """(train, test). Raises DataError if a file is missing, truncated or altered."""
         return tuple(
-            Images(read_idx(self._bytes(f"{part}-images-idx3-ubyte"))[:, None], read_idx(self._bytes(f"{part}-labels-idx1-ubyte")).long())
+            Images(
+                read_idx(self._bytes(f"{part}-images-idx3-ubyte"))[:, None],
+                read_idx(self._bytes(f"{part}-labels-idx1-ubyte")).long(),
+            )
             for part in ("train", "t10k")
         )
 

@@ -65,9 +65,7 @@ def report(
             bar.advance(tasks[what], count)
 
         try:
-            figures = evaluate(
-                vae, test_blocks(data, count, device), samples, seed, aggregate_images, chunk, advance
-            )
+            figures = evaluate(vae, test_blocks(data, count, device), samples, seed, aggregate_images, chunk, advance)
         except torch.OutOfMemoryError as error:
             raise UserError(f"the memory does not suffice for chunk={chunk}: try a smaller one") from error
     settings = {

@@ -254,7 +254,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """A file as uint8 (C, H, W); see `ImageFolder`. Raises whatever Pillow raises."""
     channels, height, width = shape
     with Image.open(path) as image:
-        image.draft(None, (2 * max(height, width),) * 2)  # a JPEG decodes faster at a fraction of its size: twice ours is enough
+        image.draft(None, (2 * max(height, width),) * 2)  # a JPEG decodes faster at a fraction of its size; twice ours will do
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format in ("PNG", "PPM")):
             # 16 bits: Pillow's own conversion cuts off at 255 instead of scaling

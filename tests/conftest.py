@@ -36,7 +36,10 @@ def small_mnist(train=96, test=40):
         images = rng.integers(0, 60, (count, 28, 28))
         for image, label in zip(images, labels, strict=True):
             image[4 + 2 * label : 7 + 2 * label, 6:22] += 180
-        arrays[f"{part}-images-idx3-ubyte"], arrays[f"{part}-labels-idx1-ubyte"] = images.astype(np.uint8), labels.astype(np.uint8)
+        arrays[f"{part}-images-idx3-ubyte"], arrays[f"{part}-labels-idx1-ubyte"] = (
+            images.astype(np.uint8),
+            labels.astype(np.uint8),
+        )
     return arrays
 
 

@@ -85,7 +85,9 @@ def test_invert_comes_before_binarization():
 
 def ramp(repeats):
     """`repeats` images that each have all 256 levels: (repeats, 1, 16, 16)."""
-    return Images(torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(repeats, 1, 1, 1), torch.zeros(repeats).long())
+    return Images(
+        torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(repeats, 1, 1, 1), torch.zeros(repeats).long()
+    )
 
 
 @pytest.mark.parametrize("how", ["stochastic", "fixed"])

@@ -23,7 +23,12 @@ def run(mnist_root, small_md5, tmp_path):
     def run(name, *overrides):
         folder = tmp_path / name
         small = [f"data.root={mnist_root}", f"run_dir={folder}", "trainer=cpu", "trainer.max_epochs=2", "model.filters=4"]
-        small += ["data.batch_size=16", "data.eval_batch_size=16", "trainer.log_every_n_steps=2", "callbacks.pictures.manifold_steps=3"]
+        small += [
+            "data.batch_size=16",
+            "data.eval_batch_size=16",
+            "trainer.log_every_n_steps=2",
+            "callbacks.pictures.manifold_steps=3",
+        ]
         small += ["evaluation.samples=0"]
         cfg = config(*small, *overrides)
         (folder / ".hydra").mkdir(parents=True)  # written by Hydra when it is the command line that starts the run

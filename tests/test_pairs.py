@@ -116,7 +116,9 @@ def test_a_likelihood_refuses_data_that_it_does_not_describe(likelihood, tmp_pat
         train(config(*choices, f"run_dir={tmp_path}"))
 
 
-@pytest.mark.parametrize("name", sorted(set(members("experiment")) - {"tf_tutorial_512"}))  # seconds a step; parts as tf_tutorial
+@pytest.mark.parametrize(
+    "name", sorted(set(members("experiment")) - {"tf_tutorial_512"})
+)  # seconds a step; parts as tf_tutorial
 def test_every_experiment_takes_a_step(name):
     """Its own model at its own size, on synthetic images in place of its data."""
     cfg = config(f"experiment={name}")

@@ -191,7 +191,9 @@ def test_draws_in_chunks_have_the_moments_of_the_density(monkeypatch):
     p = shaken(MixtureOfGaussians(2, components=3))()
     monkeypatch.setattr(Mixture, "floats", 6 * 999)  # 999 draws a chunk, the last is smaller
     chunks, whole = [], MixtureSameFamily.sample
-    monkeypatch.setattr(MixtureSameFamily, "sample", lambda p, shape: chunks.append(torch.Size(shape).numel()) or whole(p, shape))
+    monkeypatch.setattr(
+        MixtureSameFamily, "sample", lambda p, shape: chunks.append(torch.Size(shape).numel()) or whole(p, shape)
+    )
     assert p.sample((2, 1000)).shape == (2, 1000, 2) and chunks == [999, 999, 2]
     assert_moments(p.sample((20_000,)).detach(), p.mean.detach(), integrals(p.log_prob, 2)[2])
 

@@ -18,7 +18,13 @@ SMALL = ["data=synthetic", "data.source.train_size=40", "model.filters=4", "trai
 
 def test_two_processes_are_one_run_and_count_each_image_once(tmp_path):
     """33 test images over 2 processes: a sampler that evens out the shares would count one of them twice."""
-    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.source.test_size=33", "objective.kl=closed_form"]
+    two = [
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+        "data.source.test_size=33",
+        "objective.kl=closed_form",
+    ]
     done = train_py(*SMALL, *two, "hydra.run.dir=run", cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Epoch 1: test ELBO") == 1  # the first process speaks for both

@@ -226,7 +226,9 @@ def test_cifar_archive_in_the_folder_is_unpacked(tmp_path, cifar):
     source = CIFAR10(tmp_path)
     source.download()
     assert_is_cifar(source, arrays)
-    assert below(tmp_path) == sorted(["cifar-10-batches-py", datasets.CIFAR10.filename, *(f"cifar-10-batches-py/{n}" for n in files)])
+    assert below(tmp_path) == sorted(
+        ["cifar-10-batches-py", datasets.CIFAR10.filename, *(f"cifar-10-batches-py/{n}" for n in files)]
+    )
 
 
 def test_cifar_archive_is_fetched(tmp_path, cifar, mirror, monkeypatch):
@@ -499,6 +501,8 @@ def test_synthetic(shape):
 
 def test_synthetic_class_decides_the_place():
     """The nearest class mean of the training images names every test image's class."""
-    train, test = (images._replace(x=images.x.double().flatten(1)) for images in Synthetic(None, (1, 28, 28), 6, 240, 60).load())
+    train, test = (
+        images._replace(x=images.x.double().flatten(1)) for images in Synthetic(None, (1, 28, 28), 6, 240, 60).load()
+    )
     means = torch.stack([train.x[train.y == label].mean(0) for label in range(6)])
     assert torch.equal(torch.cdist(test.x, means).argmin(1), test.y)

@@ -7,7 +7,9 @@ from conftest import config
 from cvae.experiment import build_vae
 
 
-@pytest.mark.parametrize(("shape", "filters", "latent_dim"), [((1, 28, 28), 8, 2), ((3, 32, 32), "[4,6]", 7), ((1, 8, 12), 4, 1)])
+@pytest.mark.parametrize(
+    ("shape", "filters", "latent_dim"), [((1, 28, 28), 8, 2), ((3, 32, 32), "[4,6]", 7), ((1, 8, 12), 4, 1)]
+)
 def test_shapes(shape, filters, latent_dim):
     image_shape = str(list(shape)).replace(" ", "")
     vae = build_vae(config(f"data.image_shape={image_shape}", f"model.filters={filters}", f"model.latent_dim={latent_dim}"))
