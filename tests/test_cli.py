@@ -13,7 +13,9 @@ def train_py(*arguments, cwd, **environment):
 
 
 def command(*arguments, cwd, **environment):
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("HYDRA_", "CVAE_"))} | environment
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("HYDRA_", "CVAE_", "OMP_WAIT", "GOMP"))
+    } | environment
     python = [sys.executable, *map(str, arguments)]
     return subprocess.run(python, capture_output=True, text=True, cwd=cwd, env=env, timeout=300)
 
@@ -68,6 +70,17 @@ def test_a_run_has_a_folder_of_its_own(tmp_path, arguments, log):
     done = train_py(*arguments, "model.latent_dim=0", cwd=tmp_path)
     assert done.returncode == 1 and "model.latent_dim=0: must be" in done.stderr
     assert len(list(tmp_path.glob(f"{log}/train.log"))) == len(list(tmp_path.glob(f"{log}/.hydra/config.yaml"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "then"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
+def test_threads_do_not_wait_long_for_each_other_unless_told_to(tmp_path, given, then):
+    """Set by both commands before torch, which reads it once, is there."""
+    for entry in ("import runpy; runpy.run_path(sys.argv[1])", "import cvae.__main__"):
+        code = f"import os, sys; {entry}; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+        done = command("-c", code, ROOT / "train.py", cwd=tmp_path, **given)
+        assert done.stdout.split() == [then, "False"], done.stderr
 
 
 def test_a_stack_trace_for_who_asks(tmp_path):
