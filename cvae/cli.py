@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cvae.errors import UserError
 
-# Read by GNU's OpenMP when torch is loaded: how often a thread looks for the others before it sleeps. With its own 300,000 times
+# GNU OpenMP reads it when torch is loaded: how often a thread looks for the others before it sleeps. With its own 300,000 times
 # it takes the core from the thread that it waits for, if another program runs: epochs that took 11 s on two cores, one of them
 # busy, take 1.5 s so. With both cores free the two were within a tenth of each other.
 if "OMP_WAIT_POLICY" not in os.environ:
