@@ -59,7 +59,8 @@ def build_vae(cfg: DictConfig) -> VAE:
 
 def image_shape_of(cfg: DictConfig) -> tuple[int, int, int]:
     """(C, H, W), or ConfigError unless data.image_shape is three positive integers, C 1 or 3."""
-    shape = OmegaConf.to_container(cfg.data, resolve=True)["image_shape"]
+    shape = cfg.data.image_shape
+    shape = list(shape) if isinstance(shape, ListConfig) else shape  # list() puts in what it refers to
     if not isinstance(shape, list) or len(shape) != 3 or not all(is_int(size) and size > 0 for size in shape):
         raise ConfigError("data.image_shape", shape, "three positive integers, [channels, height, width]")
     one_of("data.image_shape[0]", shape[0], (1, 3))  # grey or RGB: others have no picture
