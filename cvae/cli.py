@@ -17,7 +17,7 @@ from cvae.errors import UserError
 
 # GNU OpenMP reads it when torch is loaded: how often a thread looks for the others before it sleeps. With its own 300,000 times
 # it takes the core from the thread that it waits for, if another program runs: epochs that took 11 s on two cores, one of them
-# busy, take 1.5 s so. With both cores free the two were within a tenth of each other.
+# busy, take 1.5 s so. With both cores free they are slower by about a tenth.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -64,21 +64,25 @@ def message_of(error: Exception) -> str:
 
 
 class NewRunDirectory(Callback):
-    """Refuses, before Hydra writes anything, a run directory that cannot be made or that holds an earlier run."""
+    """Refuses, before Hydra writes anything, a run directory that cannot be made or that holds an earlier run.
+
+    And, before a run begins, a choice that has no effect.
+    """
 
     def on_run_start(self, config: DictConfig, **_) -> None:
         # Lightning starts the other processes of a run with the same command and the run directory of the first.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             HydraConfig.instance().set_config(config)  # what ${hydra:…} in the folder's name is read from
             require_one_place("hydra.run.dir", config)
-            require_kept_choices(config)
             require_new_folder("hydra.run.dir", config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
         HydraConfig.instance().set_config(config)
         require_one_place("hydra.sweep.dir", config)
-        require_kept_choices(config)
         require_new_folder("hydra.sweep.dir", config.hydra.sweep.dir)
+
+    def on_job_start(self, config: DictConfig, **_) -> None:
+        require_kept_choices(config)  # of each run of a sweep, since the sweep itself has no values for what it varies
 
 
 def require_one_place(key: str, config: DictConfig) -> None:

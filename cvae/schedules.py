@@ -1,6 +1,7 @@
 """Schedules: the optimizer step -> a number. Functions of the step alone, so that a resumed run goes on as it would have.
 
-The step is an integer, or a tensor () of one; the number is then a float, or a tensor () on the same device.
+The step is an integer, or a tensor () of one; the number is then a float, or a tensor () on the same device. Schedules of the
+learning rate are torch's; the constant one, which torch has not without options, is at the end.
 """
 
 from torch import Tensor

@@ -13,9 +13,8 @@ def train_py(*arguments, cwd, **environment):
 
 
 def command(*arguments, cwd, **environment):
-    env = {
-        name: value for name, value in os.environ.items() if not name.startswith(("HYDRA_", "CVAE_", "OMP_WAIT", "GOMP"))
-    } | environment
+    ours = ("HYDRA_", "CVAE_", "OMP_WAIT", "GOMP")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | environment
     python = [sys.executable, *map(str, arguments)]
     return subprocess.run(python, capture_output=True, text=True, cwd=cwd, env=env, timeout=300)
 
@@ -51,6 +50,16 @@ def test_misspelt_input_ends_with_one_message(tmp_path, override, said):
 def test_a_choice_is_not_dropped_silently(tmp_path, arguments):
     done = train_py(*arguments, "objective/beta=linear", cwd=tmp_path)
     assert done.returncode == 1 and "objective/beta=linear has no effect: objective.beta=4" in done.stderr
+
+
+def test_a_sweep_over_choices_within_a_choice(tmp_path):
+    small = ["data=synthetic", "data.source.train_size=8", "data.source.test_size=4", "model.filters=4", "trainer=cpu"]
+    small += ["trainer.max_epochs=1", "evaluation.samples=0", "callbacks.pictures.manifold_steps=2"]
+    done = train_py("-m", "objective/beta=linear,cyclical", *small, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    configs = [(tmp_path / "sweep" / job / ".hydra" / "config.yaml").read_text() for job in "01"]
+    assert ["schedules.Linear" in config for config in configs] == [True, False]
+    assert ["schedules.Cyclical" in config for config in configs] == [False, True]
 
 
 def test_an_experiment_that_chooses_within_a_replaced_choice_says_what_to_do(tmp_path):
