@@ -8,7 +8,7 @@ from cvae.cli import readable_errors
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
-    from cvae.experiment import train  # torch takes seconds to import: not for --help or a misspelt key
+    from cvae.training.train import train  # torch takes seconds to import: not for --help or a misspelt key
 
     return train(cfg)
 

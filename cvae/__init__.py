@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 def __getattr__(name):
     """`cvae.load`, imported when it is first used, so that `import cvae` stays instant."""
     if name == "load":
-        from cvae.experiment import load
+        from cvae.build import load
 
         return load
     raise AttributeError(f"module 'cvae' has no attribute {name!r}")

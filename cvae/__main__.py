@@ -12,7 +12,9 @@ from cvae.errors import UserError
 def parser() -> argparse.ArgumentParser:
     run = argparse.ArgumentParser(add_help=False)
     run.add_argument("run", metavar="RUN", help="a run directory, as train.py writes it")
-    run.add_argument("--checkpoint", metavar="FILE", default="last.ckpt", help="of RUN/checkpoints (default: last.ckpt)")
+    run.add_argument(
+        "--checkpoint", metavar="FILE", default="last.ckpt", help="of RUN/checkpoints (default: last.ckpt)"
+    )
     run.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
 
     main = argparse.ArgumentParser("python -m cvae", description="Evaluate a trained model, or draw samples from it.")
@@ -41,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
         default=1000,
         help="decoder rows (an image with a sample) at once: fewer need less memory; the figures stay the same (default: 1000)",
     )
-    evaluate.add_argument("--data-root", metavar="DIR", help="the folder of the data, if it is elsewhere than at the training")
+    evaluate.add_argument(
+        "--data-root", metavar="DIR", help="the folder of the data, if it is elsewhere than at the training"
+    )
     evaluate.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: cuda if there is one, else cpu")
 
     sample = commands.add_parser(
@@ -54,7 +58,9 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--num", type=int, default=64, help="how many images (default: 64); conditional: rounded up to full rows"
     )
-    sample.add_argument("--class", dest="label", type=int, metavar="K", help="of this class alone, for a conditional model")
+    sample.add_argument(
+        "--class", dest="label", type=int, metavar="K", help="of this class alone, for a conditional model"
+    )
     sample.add_argument("--out", metavar="FILE", help="where to, a .png (default: RUN/samples.png)")
     return main
 

@@ -57,8 +57,12 @@ def message_of(error: Exception) -> str:
         hint = f" Did you mean {near[0]}?" if near else ""
         return f"there is no key {cause.full_key}.{hint} {parent or 'The config'} has: {', '.join(map(str, keys))}"
     if NULL_CHOICE in str(error):
-        return "GROUP=null is no choice: name a file of conf/GROUP; ~callbacks.NAME and ~logger.NAME leave single ones out"
-    if "Could not override" in str(error):  # Hydra's word for an experiment that chooses within a choice that was replaced
+        return (
+            "GROUP=null is no choice: name a file of conf/GROUP; ~callbacks.NAME and ~logger.NAME leave single ones out"
+        )
+    if "Could not override" in str(
+        error
+    ):  # Hydra's word for an experiment that chooses within a choice that was replaced
         return f"{error} An experiment sets values of its own choices: start from experiment=tf_tutorial to combine others."
     return str(error)
 

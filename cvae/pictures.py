@@ -51,7 +51,9 @@ def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Two pictures with a white gap between them; the lower one ends in white."""
     height = max(len(left), len(right))
     gap = np.full((height, 24, 3), 255, np.uint8)
-    left, right = (np.pad(part, ((0, height - len(part)), (0, 0), (0, 0)), constant_values=255) for part in (left, right))
+    left, right = (
+        np.pad(part, ((0, height - len(part)), (0, 0), (0, 0)), constant_values=255) for part in (left, right)
+    )
     return np.concatenate([left, gap, right], 1)
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from cvae.errors import ConfigError, number, positive_int
+from cvae.checks import number, positive_int
+from cvae.errors import ConfigError
 
 
 class Linear:

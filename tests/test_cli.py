@@ -22,7 +22,16 @@ def command(*arguments, cwd, **environment):
 def test_help_names_the_groups(tmp_path):
     done = train_py("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for line in ("data: ", "model: ", "posterior: ", "prior: ", "likelihood: ", "objective: ", "trainer: ", "experiment: "):
+    for line in (
+        "data: ",
+        "model: ",
+        "posterior: ",
+        "prior: ",
+        "likelihood: ",
+        "objective: ",
+        "trainer: ",
+        "experiment: ",
+    ):
         assert line in done.stdout
     assert "model.filters=512" in done.stdout and list(tmp_path.iterdir()) == []
 
@@ -64,7 +73,9 @@ def test_a_sweep_over_choices_within_a_choice(tmp_path):
 
 def test_an_experiment_that_chooses_within_a_replaced_choice_says_what_to_do(tmp_path):
     done = train_py("experiment=vampprior", "objective=iwae", cwd=tmp_path)
-    assert done.returncode == 1 and "start from experiment=tf_tutorial" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 1 and "start from experiment=tf_tutorial" in done.stderr and "Traceback" not in done.stderr
+    )
 
 
 def test_a_bad_value_ends_with_one_message_which_the_log_has_too(tmp_path):
@@ -74,7 +85,9 @@ def test_a_bad_value_ends_with_one_message_which_the_log_has_too(tmp_path):
     assert "model.latent_dim=0" in (tmp_path / "run" / "train.log").read_text()
 
 
-@pytest.mark.parametrize(("arguments", "log"), [([], "outputs/tf_tutorial/*/"), (["-m"], "outputs/tf_tutorial/multirun/*/0/")])
+@pytest.mark.parametrize(
+    ("arguments", "log"), [([], "outputs/tf_tutorial/*/"), (["-m"], "outputs/tf_tutorial/multirun/*/0/")]
+)
 def test_a_run_has_a_folder_of_its_own(tmp_path, arguments, log):
     done = train_py(*arguments, "model.latent_dim=0", cwd=tmp_path)
     assert done.returncode == 1 and "model.latent_dim=0: must be" in done.stderr

@@ -9,8 +9,9 @@ import torch
 from conftest import ROOT, config
 from omegaconf import OmegaConf
 
+from cvae.build import build_vae, make
 from cvae.errors import UserError
-from cvae.experiment import build_vae, make, train
+from cvae.training.train import train
 
 # Only what makes a choice small and quick, or what it cannot do without.
 SMALL = {
@@ -60,7 +61,11 @@ def test_the_table_is_complete():
 
 @pytest.mark.parametrize(
     "choice",
-    [f"{group}={name}" for group in ("model", "posterior", "prior", "objective", "optimizer") for name in members(group)],
+    [
+        f"{group}={name}"
+        for group in ("model", "posterior", "prior", "objective", "optimizer")
+        for name in members(group)
+    ],
 )
 def test_every_member_with_the_defaults(choice):
     step(choice)

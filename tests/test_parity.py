@@ -11,9 +11,9 @@ import pytest
 import torch
 from conftest import ROOT, config
 
+from cvae.build import build_vae, make
 from cvae.data import Images
-from cvae.experiment import build_vae, make
-from cvae.mnist import MNIST
+from cvae.data.mnist import MNIST
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FOLDER = Path(os.environ.get("CVAE_PARITY_DIR", FIXTURES))
@@ -245,7 +245,9 @@ def test_training_follows_tensorflow(cfg, vae, system, reference, noise, adam):
         return
     for names, kind, parameter in named_parameters(vae, system):
         if f"w20/{names[0]}/{kind}" in reference:
-            drift = (parameter - to_torch([reference[f"w20/{name}/{kind}"] for name in names])).norm() / parameter.norm()
+            drift = (
+                parameter - to_torch([reference[f"w20/{name}/{kind}"] for name in names])
+            ).norm() / parameter.norm()
         else:
             drift = abs(parameter.norm() / sqrt(sum(reference[f"wend_norm/{name}/{kind}"] ** 2 for name in names)) - 1)
         assert drift < 1e-3, f"{kind} of {names} is off by {drift:.1e} of its norm after the last step"

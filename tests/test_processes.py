@@ -8,12 +8,18 @@ from omegaconf import OmegaConf
 from test_cli import command, train_py
 
 import cvae
+from cvae.build import make
 from cvae.data import ImageDataset
-from cvae.experiment import make
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["data=synthetic", "data.source.train_size=40", "model.filters=4", "trainer.max_epochs=1", "evaluation.samples=2"]
+SMALL = [
+    "data=synthetic",
+    "data.source.train_size=40",
+    "model.filters=4",
+    "trainer.max_epochs=1",
+    "evaluation.samples=2",
+]
 
 
 def test_two_processes_are_one_run_and_count_each_image_once(tmp_path):

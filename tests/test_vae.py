@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import config
 
-from cvae.experiment import build_vae
+from cvae.build import build_vae
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,9 @@ from cvae.experiment import build_vae
 )
 def test_shapes(shape, filters, latent_dim):
     image_shape = str(list(shape)).replace(" ", "")
-    vae = build_vae(config(f"data.image_shape={image_shape}", f"model.filters={filters}", f"model.latent_dim={latent_dim}"))
+    vae = build_vae(
+        config(f"data.image_shape={image_shape}", f"model.filters={filters}", f"model.latent_dim={latent_dim}")
+    )
     x = torch.rand(5, *shape).round()
     q = vae.encode(x)
     z = q.rsample((3,))
@@ -34,7 +36,9 @@ def test_samples_of_z_do_not_mix():
 
 def test_the_tutorials_parameters():
     """Counted by hand, layer by layer."""
-    count = {name: sum(p.numel() for p in getattr(build_vae(config()), name).parameters()) for name in ("encoder", "decoder")}
+    count = {
+        name: sum(p.numel() for p in getattr(build_vae(config()), name).parameters()) for name in ("encoder", "decoder")
+    }
     conv = lambda inputs, outputs: 9 * inputs * outputs + outputs
     assert count["encoder"] == conv(1, 32) + conv(32, 64) + 2304 * 4 + 4
     assert count["decoder"] == 2 * 1568 + 1568 + conv(32, 64) + conv(64, 32) + conv(32, 1)

@@ -1,0 +1,44 @@
+"""Checks of single values: each returns the value, or raises a ConfigError that says what is allowed. Needs no torch."""
+
+import math
+
+from cvae.errors import ConfigError
+
+
+def is_int(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def positive_int(key: str, value) -> int:
+    """Return `value`, or raise ConfigError unless it is an integer of at least 1."""
+    if not is_int(value) or value < 1:
+        raise ConfigError(key, value, "a positive integer")
+    return value
+
+
+def number(key: str, value, least: float = 0) -> float:
+    """Return `value`, or raise ConfigError unless it is a finite number of at least `least`."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value < least:
+        raise ConfigError(key, value, "a finite number" + (f" of at least {least:g}" if least > -math.inf else ""))
+    return value
+
+
+def positive_number(key: str, value) -> float:
+    """Return `value`, or raise ConfigError unless it is a finite number above 0."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
+        raise ConfigError(key, value, "a finite number above 0")
+    return value
+
+
+def one_of(key: str, value, allowed) -> object:
+    """Return `value`, or raise ConfigError unless it is one of `allowed`."""
+    if value not in allowed:
+        raise ConfigError(key, value, "one of " + ", ".join(map(str, allowed)))
+    return value
+
+
+def seed_number(key: str, value) -> int:
+    """Return `value`, or raise ConfigError unless it can be a seed, which for numpy's sake has 32 bits."""
+    if not is_int(value) or not 0 <= value < 2**32:
+        raise ConfigError(key, value, "an integer from 0 to 4294967295")
+    return value

@@ -1,0 +1,46 @@
+"""Images made in memory."""
+
+import math
+
+import torch
+
+from cvae.checks import positive_int
+from cvae.data.images import Images
+
+
+class Synthetic:
+    """A bright spot on black, its place given by its class: for tests, and for trying things out without data.
+
+    The same images at every call, whatever the seed of a run.
+
+    Args:
+        root: not read
+        image_shape: [C, H, W]
+        num_classes: the spots' centres are so many points on a circle, give or take 5 % of the image's width
+        train_size, test_size: how many images
+    """
+
+    def __init__(self, root, image_shape, num_classes: int, train_size: int, test_size: int):
+        self.shape, self.num_classes = tuple(image_shape), positive_int("num_classes", num_classes)
+        self.train_size = positive_int("source.train_size", train_size)
+        self.test_size = positive_int("source.test_size", test_size)
+
+    def download(self) -> None:
+        """There is nothing to fetch."""
+
+    def load(self) -> tuple[Images, Images]:
+        """(train, test); the classes take turns."""
+        generator = torch.Generator().manual_seed(0)
+        return self._make(self.train_size, generator), self._make(self.test_size, generator)
+
+    def _make(self, count: int, generator: torch.Generator) -> Images:
+        channels, height, width = self.shape
+        y = torch.arange(count) % self.num_classes
+        angle = 2 * math.pi * y / self.num_classes
+        centre = 0.5 + 0.3 * torch.stack([angle.sin(), angle.cos()], 1)  # (N, 2): down, right
+        centre = centre + 0.05 * torch.randn(count, 2, generator=generator)
+        down = (torch.arange(height) + 0.5) / height - centre[:, :1]  # (N, H)
+        right = (torch.arange(width) + 0.5) / width - centre[:, 1:]  # (N, W)
+        spot = torch.exp(-(down[:, :, None] ** 2 + right[:, None] ** 2) / (2 * 0.12**2))  # (N, H, W)
+        brightness = 0.7 + 0.3 * torch.rand(count, channels, 1, 1, generator=generator)
+        return Images((255 * brightness * spot[:, None]).round().to(torch.uint8), y)

@@ -1,0 +1,13 @@
+"""Distributions and helpers that torch and zuko lack."""
+
+from cvae.distributions.continuous_bernoulli import ContinuousBernoulli
+from cvae.distributions.discretized import DiscretizedLogistic, MixtureOfLogistics
+from cvae.distributions.flow import Flow, near_identity
+from cvae.distributions.mixture import Mixture
+from cvae.distributions.sampling import rsample_and_log_prob
+from cvae.distributions.triangular_normal import TriangularNormal
+
+__all__ = [
+    "ContinuousBernoulli", "DiscretizedLogistic", "Flow", "Mixture", "MixtureOfLogistics", "TriangularNormal", "near_identity",
+    "rsample_and_log_prob",
+]  # fmt: skip

@@ -1,0 +1,26 @@
+"""zuko's flows with a mean, and a start close to the identity."""
+
+import torch
+from torch import Tensor, nn
+from zuko.distributions import NormalizingFlow
+
+
+class Flow(NormalizingFlow):
+    """zuko's flow, batch (B,), event (D,), with a `mean` for pictures and for the variance of posterior means."""
+
+    @property
+    def mean(self) -> Tensor:
+        """Where the flow takes the base's mean (B, D): a centre of the distribution, not E[z], which has no closed form."""
+        return self.transform.inv(self.base.mean)
+
+
+def near_identity(transform: nn.Module) -> nn.Module:
+    """Shrink the last layer of one of zuko's lazy transforms, in place, so that the transform starts close to z -> z."""
+    with torch.no_grad():
+        if hasattr(transform, "hyper"):
+            transform.hyper[-1].weight.mul_(0.01)
+            transform.hyper[-1].bias.zero_()
+        else:  # one dimension and no context: plain parameters instead of a network
+            for parameter in transform.phi:
+                parameter.mul_(0.01)
+    return transform

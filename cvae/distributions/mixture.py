@@ -1,0 +1,77 @@
+"""Mixtures of many components, scored with bounded memory."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Independent,
+    MixtureSameFamily,
+    Normal,
+)
+from torch.utils.checkpoint import checkpoint
+
+
+class Mixture(MixtureSameFamily):
+    """torch's mixture, batch (), for many components and many z: memory is bounded by doing the z in chunks.
+
+    Chunks are recomputed in the backward pass instead of being kept. A batch of usual size is a single chunk, unless the
+    component says that it needs more than D floats for the log-density of one z, by an attribute `scratch`. Components that
+    are diagonal Gaussians are scored by `diagonal_normal_log_prob`.
+    """
+
+    floats = 2**24  # of each intermediate result of a chunk: 64 MiB in float32
+
+    @property
+    def _diagonal(self) -> bool:
+        components = self.component_distribution
+        return (
+            isinstance(components, Independent)
+            and isinstance(components.base_dist, Normal)
+            and len(self.event_shape) == 1
+        )
+
+    def _chunk(self, drawn: bool = False) -> int:
+        """How many z are scored, or drawn, at once."""
+        components, event = self.component_distribution, self.event_shape.numel()
+        scored = 2 if self._diagonal else getattr(components, "scratch", event)  # a float64 is two floats
+        return max(1, self.floats // (components.batch_shape[-1] * (event if drawn else scored)))
+
+    def _log_prob(self, z: Tensor) -> Tensor:
+        """A chunk: z (N, D) -> (N,)."""
+        if not self._diagonal:
+            return super().log_prob(z)
+        normal = self.component_distribution.base_dist
+        each = diagonal_normal_log_prob(z, normal.loc, normal.scale)  # (N, K)
+        return (each + self.mixture_distribution.logits).logsumexp(-1).to(z.dtype)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """z (..., D) -> (...), in nats."""
+        rows = z.reshape(-1, z.shape[-1])
+        if len(rows) <= self._chunk():
+            return self._log_prob(rows).reshape(z.shape[:-1])
+        chunks = rows.split(self._chunk())
+        parts = [checkpoint(self._log_prob, part, use_reentrant=False, preserve_rng_state=False) for part in chunks]
+        return torch.cat(parts).reshape(z.shape[:-1])
+
+    def sample(self, sample_shape=()) -> Tensor:
+        sample, num = super().sample, torch.Size(sample_shape).numel()
+        chunk = self._chunk(drawn=True)  # torch draws from every component, then chooses
+        if num <= chunk:
+            return sample(sample_shape)
+        parts = [sample((min(chunk, num - start),)) for start in range(0, num, chunk)]
+        return torch.cat(parts).reshape(*sample_shape, *self.event_shape)
+
+
+def diagonal_normal_log_prob(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """log N(z_n; loc_k, diag(scale_k^2)) of each z (N, D) under each loc and scale (K, D): (N, K), in nats.
+
+    By matrix products, since the N K D differences of the plain formula would be written and read several times. The square
+    multiplied out loses digits where z is close to a mean and the scale is small, hence float64 (but on MPS, which has none).
+    """
+    if z.device.type != "mps":
+        z, loc, scale = z.double(), loc.double(), scale.double()
+    precision = scale.square().reciprocal()
+    squares = z.square() @ precision.T - 2 * z @ (loc * precision).T  # sum_d ((z - loc) / scale)^2, less what follows
+    constant = (loc.square() * precision + 2 * scale.log() + math.log(2 * math.pi)).sum(-1)
+    return -(squares + constant) / 2

@@ -1,0 +1,106 @@
+"""What the networks share: TensorFlow's padding and flattening, Keras's and He's initialization, checks of sizes."""
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cvae.checks import is_int
+from cvae.errors import ConfigError
+
+
+def divisible(image_shape, stride: int, least: int | None = None) -> tuple[int, int, int]:
+    """(C, H, W), or ConfigError, naming sizes that work, unless H and W are multiples of `stride` and at least `least`."""
+    channels, *size = image_shape
+    least = least or stride
+    if any(n % stride or n < least for n in size):
+        smaller, larger = (
+            [max(least, to_int(n / stride) * stride) for n in size] for to_int in (math.floor, math.ceil)
+        )
+        examples = " or ".join(dict.fromkeys(f"{h}x{w}" for h, w in (smaller, larger)))
+        allowed = (
+            f"[C, H, W] with H and W multiples of {stride} and at least {least} for this network, such as {examples}"
+        )
+        raise ConfigError("image_shape", list(image_shape), allowed)
+    return channels, *size
+
+
+def two_filters(filters) -> tuple[int, int]:
+    """`n` -> (n, n); [n, m] -> (n, m); else ConfigError."""
+    pair = [filters] * 2 if is_int(filters) else filters
+    if not isinstance(pair, Sequence) or len(pair) != 2 or not all(is_int(n) and n > 0 for n in pair):
+        raise ConfigError("filters", filters, "a positive integer (for both layers) or a list of two, like [32,64]")
+    return pair[0], pair[1]
+
+
+def keras_init(module: nn.Module) -> None:
+    """Keras's default initialization: Glorot-uniform kernels (Glorot and Bengio 2010, eq. 16), zero biases."""
+    if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+class FlattenHWC(nn.Module):
+    """(B, C, H, W) -> (B, H*W*C), TensorFlow's order; with channels_last memory it moves no data."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
+class UnflattenHWC(nn.Module):
+    """(B, H*W*C) -> (B, C, H, W), the inverse of FlattenHWC; the result is in channels_last memory."""
+
+    def __init__(self, height: int, width: int, channels: int):
+        super().__init__()
+        self.shape = (height, width, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, self.shape).permute(0, 3, 1, 2)
+
+
+class Shift(nn.Module):
+    """x + by."""
+
+    def __init__(self, by: float):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.by
+
+
+class Conv2dSame(nn.Conv2d):
+    """A convolution with TensorFlow's padding="same": (B, C, H, W) -> (B, C', ceil(H/stride), ceil(W/stride)).
+
+    The zeros around the image are as many as the last window needs; where their number is odd, TensorFlow puts the larger
+    half at the end, which torch's `padding` cannot.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
+        super().__init__(in_channels, out_channels, kernel_size, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        missing = [max(k - 1 - (n - 1) % s, 0) for n, k, s in zip(x.shape[2:], self.kernel_size, self.stride)]
+        start, end = [n // 2 for n in missing], [n - n // 2 for n in missing]
+        if start != end:
+            x, start = F.pad(x, (start[1], end[1], start[0], end[0])), 0
+        return F.conv2d(x, self.weight, self.bias, self.stride, start)
+
+
+class ConvTranspose2dSame(nn.ConvTranspose2d):
+    """A transposed convolution with TensorFlow's padding="same": (B, C, H, W) -> (B, C', stride*H, stride*W).
+
+    The full result has kernel - stride rows too many. TensorFlow crops the smaller half of them at the start; torch's
+    `padding` with `output_padding` crops the smaller half at the end. Where the two differ (an odd number), one row of
+    zeros in front of the small input shifts the result into place, which is cheaper than cropping the large output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int):
+        extra = kernel_size - stride
+        self.shift = extra % 2
+        padding = extra // 2 + self.shift * stride
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, output_padding=self.shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (self.shift, 0, self.shift, 0)) if self.shift else x)

@@ -1,0 +1,36 @@
+"""Dense networks."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from cvae.checks import is_int, one_of
+from cvae.errors import ConfigError
+from cvae.networks.layers import FlattenHWC, UnflattenHWC, keras_init
+
+
+def mlp(image_shape, latent_dim: int, num_features: int, num_params: int, hidden=(200, 200), activation: str = "tanh"):
+    """Dense layers; the defaults are those of one stochastic layer in Burda et al. 2016 ("Importance Weighted Autoencoders").
+
+    Args:
+        hidden: widths of the encoder's hidden layers, in reverse order those of the decoder; [] makes both linear.
+        activation: "relu" or "tanh", after each hidden layer.
+
+    Raises:
+        ConfigError: `hidden` is no list of positive integers, or `activation` is neither of the two.
+    """
+    channels, height, width = image_shape
+    if not isinstance(hidden, Sequence) or isinstance(hidden, str) or not all(is_int(n) and n > 0 for n in hidden):
+        raise ConfigError("hidden", hidden, "a list of positive integers, like [200,200]; [] for a linear network")
+    nonlinear = {"relu": nn.ReLU, "tanh": nn.Tanh}[one_of("activation", activation, ("relu", "tanh"))]
+
+    def layers(*widths):
+        for wide, narrow in zip(widths[:-2], widths[1:-1], strict=True):
+            yield from (nn.Linear(wide, narrow), nonlinear())
+        yield nn.Linear(*widths[-2:])
+
+    encoder = nn.Sequential(FlattenHWC(), *layers(channels * height * width, *hidden, num_features))
+    decoder = nn.Sequential(
+        *layers(latent_dim, *reversed(hidden), height * width * num_params), UnflattenHWC(height, width, num_params)
+    )
+    return encoder.apply(keras_init), decoder.apply(keras_init)

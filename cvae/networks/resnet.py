@@ -1,0 +1,91 @@
+"""Residual networks."""
+
+import math
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from cvae.checks import positive_int
+from cvae.networks.layers import (
+    Conv2dSame,
+    ConvTranspose2dSame,
+    FlattenHWC,
+    UnflattenHWC,
+    divisible,
+)
+
+
+def resnet(
+    image_shape, latent_dim: int, num_features: int, num_params: int, width: int = 64, depth: int = 2, halvings: int = 2
+):
+    """Residual networks in the style of Kingma et al. 2016 ("Improved Variational Inference with Inverse Autoregressive Flow").
+
+    Encoder: `halvings` times a 4x4 convolution of stride 2 and `depth` residual blocks, then a dense layer from the whole
+    small map to the features. The decoder mirrors it, with transposed convolutions; a 3x3 convolution at the full size makes
+    the parameters. 28x28 becomes 7x7, 32x32 becomes 8x8; larger images want a third or fourth halving.
+
+    Args:
+        width: channels at half the image's size, doubled by each further halving.
+        depth: residual blocks (two 3x3 convolutions each) at each size, in encoder and decoder.
+        halvings: how often height and width are halved.
+
+    Raises:
+        ConfigError: an option is no positive integer, or H or W is no multiple of 2**halvings.
+    """
+    for key, value in {"width": width, "depth": depth, "halvings": halvings}.items():
+        positive_int(key, value)
+    channels, height, image_width = divisible(image_shape, 2**halvings)
+    widths = [width * 2**level for level in range(halvings)]  # from the large maps to the small
+    small = height // 2**halvings, image_width // 2**halvings, widths[-1]
+
+    def blocks(n):
+        return [ResidualBlock(n) for _ in range(depth)]
+
+    down, up = [], []
+    for before, after in pairwise([channels, *widths]):  # a kernel of twice the stride reaches each pixel equally often
+        down += [Conv2dSame(before, after, 4, stride=2), *blocks(after)]
+    for before, after in pairwise([*reversed(widths), width]):
+        up += [*blocks(before), ConvTranspose2dSame(before, after, 4, stride=2)]
+
+    encoder = nn.Sequential(*down, normed_silu(widths[-1]), FlattenHWC(), nn.Linear(math.prod(small), num_features))
+    decoder = nn.Sequential(
+        nn.Linear(latent_dim, math.prod(small)),
+        UnflattenHWC(*small),
+        *up,
+        normed_silu(width),
+        Conv2dSame(width, num_params, 3),
+    )
+    return encoder.apply(he_init), decoder.apply(he_init)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), (B, C, H, W) -> the same (He et al. 2016, "Identity Mappings …").
+
+    `he_init` sets the second convolution to zero: a new block is the identity, so that any depth starts out alike.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.residual = nn.Sequential(
+            normed_silu(channels),
+            Conv2dSame(channels, channels, 3),
+            normed_silu(channels),
+            Conv2dSame(channels, channels, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.residual(x)
+
+
+def normed_silu(channels: int) -> nn.Sequential:
+    """GroupNorm of up to 8 groups, which unlike BatchNorm lets no image depend on others, then SiLU."""
+    return nn.Sequential(nn.GroupNorm(math.gcd(8, channels), channels), nn.SiLU())
+
+
+def he_init(module: nn.Module) -> None:
+    """He-normal kernels (He et al. 2015, eq. 10), zero biases; zero also the last kernel of each residual block."""
+    if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, ResidualBlock):  # `apply` comes here after its layers
+        nn.init.zeros_(module.residual[-1].weight)

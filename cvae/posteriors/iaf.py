@@ -1,0 +1,55 @@
+"""The inverse autoregressive flow."""
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from zuko.flows import MaskedAutoregressiveTransform
+from zuko.transforms import ComposedTransform
+
+from cvae.checks import positive_int
+from cvae.distributions import Flow, near_identity
+from cvae.posteriors.gaussian import diagonal_normal
+
+
+class IAF(nn.Module):
+    """Inverse autoregressive flow (Kingma et al. 2016): z = f_T(... f_1(z_0, h) ..., h), z_0 ~ N(mean, diag(exp(logvar))).
+
+    Each f scales and shifts every dimension by what a masked network reads in the dimensions before it and in the context
+    h; the order turns round from one f to the next. A draw and its own log-density take one network pass a transform
+    (`rsample_and_log_prob`); `log_prob` of any other z inverts the flow, in D passes a transform.
+
+    The scale is exp(a) with |a| < 6.9 where the paper has a sigmoid, and all f start close to the identity.
+
+    Features: mean (D), then log-variance (D), then h (context). The distribution's `mean` is not E[z]: see `Flow`.
+
+    Args:
+        transforms: how many f
+        hidden: units in each of the two hidden layers of each masked network
+        context: numbers in h
+
+    Raises:
+        ConfigError: one of them is not a positive integer.
+    """
+
+    def __init__(self, latent_dim: int, transforms: int = 4, hidden: int = 128, context: int = 64):
+        super().__init__()
+        self.sizes = [latent_dim, latent_dim, positive_int("context", context)]
+        self.num_features = sum(self.sizes)
+        hidden_features = [positive_int("hidden", hidden)] * 2
+        orders = [torch.arange(latent_dim), torch.arange(latent_dim).flip(0)]
+        self.transforms = nn.ModuleList(
+            near_identity(
+                MaskedAutoregressiveTransform(
+                    latent_dim, context, order=orders[i % 2], hidden_features=hidden_features, activation=nn.ELU
+                )
+            )
+            for i in range(positive_int("transforms", transforms))
+        )
+        self.scratch = transforms * latent_dim * (latent_dim + context + 4 * hidden)
+
+    def forward(self, features: Tensor) -> Distribution:
+        mean, logvar, context = features.split(self.sizes, dim=-1)
+        forward = ComposedTransform(*(transform(context) for transform in self.transforms))  # z_0 -> z
+        q = Flow(forward.inv, diagonal_normal(mean, logvar))  # zuko's flows are given by the way back, z -> z_0
+        q.scratch = self.scratch  # floats that log_prob of one z keeps for the backward pass, about
+        return q

@@ -1,0 +1,50 @@
+"""The VampPrior."""
+
+import torch
+from torch import nn
+from torch.distributions import Categorical, Distribution
+
+from cvae.checks import positive_int, positive_number
+from cvae.distributions import Mixture
+from cvae.errors import ConfigError
+
+
+class VampPrior(nn.Module):
+    """p(z) = 1/K sum_k q(z|u_k) over learned pseudo-inputs u_k in [0, 1] (Tomczak and Welling 2018, eq. 9).
+
+    q is the model's own encoder and posterior, which this prior trains too. As in the authors' code the pseudo-inputs start
+    from a normal distribution and are cut off at 0 and 1. With labels, they hold the label planes too. Each call encodes all
+    of them: keep the distribution where it is used several times with the same weights. Any posterior will do; IAF is slow
+    here, since each z is taken back through the flow of each component.
+
+    Args:
+        image_shape: (C, H, W) of what the encoder reads
+        encode: x (K, C, H, W) -> q(z|x), shared with the model
+        components: K
+        pseudo_mean, pseudo_std: of the normal distribution that the pixels of the pseudo-inputs start from
+
+    Raises:
+        ConfigError: `components` is not a positive integer, `pseudo_mean` not from 0 to 1, or `pseudo_std` not above 0.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        image_shape,
+        encode: nn.Module,
+        components: int = 500,
+        pseudo_mean: float = 0.05,
+        pseudo_std: float = 0.01,
+    ):
+        super().__init__()
+        shape = (positive_int("components", components), *image_shape)
+        if not isinstance(pseudo_mean, (int, float)) or not 0 <= pseudo_mean <= 1:
+            raise ConfigError("pseudo_mean", pseudo_mean, "a number from 0 to 1")
+        self.pseudo_inputs = nn.Parameter(pseudo_mean + positive_number("pseudo_std", pseudo_std) * torch.randn(shape))
+        # In a tuple, so that the model's weights are not in its checkpoint twice. A copy of the model shares the copy's.
+        self.shared = (encode,)
+        self.register_buffer("logits", torch.zeros(components), persistent=False)  # equal weights 1/K
+
+    def forward(self) -> Distribution:
+        q = self.shared[0](self.pseudo_inputs.clamp(0, 1))  # batch (K,), event (D,)
+        return Mixture(Categorical(logits=self.logits, validate_args=False), q, validate_args=False)

@@ -1,0 +1,1 @@
+"""What knows Lightning: assembling a run, its loop, loggers and callbacks."""

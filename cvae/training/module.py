@@ -1,0 +1,99 @@
+"""The LightningModule: steps, figures and optimizer. It owns no maths."""
+
+import pytorch_lightning as L
+from torch import Tensor
+
+from cvae.errors import NotFinite
+from cvae.noise import fixed_noise
+from cvae.training.totals import Totals
+from cvae.vae import VAE
+
+
+class VAEModule(L.LightningModule):
+    """One VAE under one objective.
+
+    Args:
+        vae: the model
+        objective: (vae, x, y, step) -> Bound
+        optimizer: parameters -> torch optimizer
+        scheduler: torch optimizer -> torch learning rate scheduler, stepped after each epoch
+        seed: of the noise at evaluation, so that every epoch is measured with the same draws
+    """
+
+    def __init__(self, vae: VAE, objective, optimizer, scheduler, seed: int = 0):
+        super().__init__()
+        self.vae, self.objective, self.seed = vae, objective, seed
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.window, self.epoch, self.evaluation = Totals(), Totals(), Totals()
+        self.recent: dict[str, float] = {}  # the means since the last log, for whoever shows them
+
+    def configure_optimizers(self):
+        optimizer = self.make_optimizer(self.parameters())
+        return [optimizer], [self.make_scheduler(optimizer)]
+
+    def training_step(self, batch, batch_idx: int) -> Tensor:
+        bound = self.objective(self.vae, *batch, self.global_step)
+        self.window.add(bound)
+        return bound.loss.mean()
+
+    def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
+        # The device is waited for here, every log_every_n_steps, and nowhere else in an epoch.
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self.close_window()
+
+    def close_window(self) -> None:
+        """Log the means since the last time, add them to the epoch's, and stop the run if they are not finite."""
+        if not self.window.count:
+            return
+        self.recent = self.window.means()
+        self.epoch.merge(self.window)
+        self.window.reset()
+        require_finite(self.recent, f"training, epoch {self.current_epoch + 1}, step {self.global_step}")
+        for logger in self.loggers:
+            logger.log_metrics({f"train/{name}": value for name, value in self.recent.items()}, self.global_step)
+
+    def on_train_epoch_start(self) -> None:
+        self.epoch.reset()
+        for logger in self.loggers:
+            logger.log_metrics({"train/lr": self.optimizers().param_groups[0]["lr"]}, self.global_step)
+
+    def on_train_epoch_end(self) -> None:
+        self.close_window()
+        means = self.epoch.means_of_all_processes()
+        self.log_dict({f"train_epoch/{name}": value for name, value in means.items()})
+
+    def on_validation_epoch_start(self) -> None:
+        self.evaluation.reset()
+        # The same noise at every evaluation, and training goes on as if there had been none.
+        self.noise = fixed_noise(self.seed + self.global_rank, self.device)
+        self.noise.__enter__()
+
+    def validation_step(self, batch, batch_idx: int) -> None:
+        self.evaluation.add(self.objective(self.vae, *batch, self.global_step))
+
+    def on_validation_epoch_end(self) -> None:
+        self.noise.__exit__(None, None, None)
+        split = "validation" if self.trainer.datamodule.validation and not self.trainer.testing else "test"
+        means = self.evaluation.means_of_all_processes()
+        require_finite(means, f"{split} set, epoch {self.current_epoch + 1}")
+        self.log_dict({f"{split}/{name}": value for name, value in means.items()})
+        if not self.trainer.testing:  # what the best checkpoint and a sweeper are chosen by
+            self.log("selection/bound", self.bound(means), logger=False)
+
+    def bound(self, means: dict[str, float]) -> float:
+        """The bound on log p(x), in nats an image, that models are chosen by: the objective's own, else the ELBO."""
+        return -means["loss"] if getattr(self.objective, "is_bound", False) else means["elbo"]
+
+    # The test set at the end is measured like the one between epochs.
+    on_test_epoch_start, test_step, on_test_epoch_end = (
+        on_validation_epoch_start,
+        validation_step,
+        on_validation_epoch_end,
+    )
+
+
+def require_finite(means: dict[str, float], where: str) -> None:
+    """Raise NotFinite, naming the figures, unless all are finite."""
+    bad = [f"{name} is {value}" for name, value in means.items() if not abs(value) < float("inf")]
+    if bad:
+        raise NotFinite(f"{where}: {', '.join(bad)}. Often a smaller optimizer.lr helps.")

@@ -1,0 +1,79 @@
+"""What a run shows while it goes."""
+
+import logging
+import time
+
+from pytorch_lightning import Callback
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cvae.console import console
+
+log = logging.getLogger(__name__)
+
+
+class ProgressBar(Callback):
+    """One bar for the whole training with the time left, and the figures of the last `log_every_n_steps` steps."""
+
+    def on_train_start(self, trainer, module) -> None:
+        if not trainer.is_global_zero:
+            return
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
+        )  # fmt: skip
+        self.bar = Progress(*columns, console=console)
+        steps = trainer.estimated_stepping_batches
+        self.task = self.bar.add_task("", total=steps if steps < float("inf") else None, epoch="", figures="")
+        self.bar.start()
+        self.drawn = 0.0
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        # Five times a second is enough for the eye, and costs the training nothing.
+        if trainer.is_global_zero and time.monotonic() - self.drawn > 0.2:
+            self._draw(trainer, module)
+
+    def _draw(self, trainer, module) -> None:
+        shown = (
+            ("elbo", "rate", "distortion") if console.width >= 100 else ("elbo",)
+        )  # the time left must have its place
+        figures = "  ".join(f"{name} {module.recent[name]:.2f}" for name in shown if name in module.recent)
+        epoch = f"{min(trainer.current_epoch + 1, trainer.max_epochs)}/{trainer.max_epochs}"
+        self.bar.update(self.task, completed=trainer.global_step, epoch=epoch, figures=figures)
+        self.drawn = time.monotonic()
+
+    def on_train_end(self, trainer, module) -> None:
+        if trainer.is_global_zero:
+            self._draw(trainer, module)
+            self.bar.stop()
+
+    def on_exception(self, trainer, module, exception) -> None:
+        if hasattr(self, "bar"):
+            self.bar.stop()
+
+
+class EpochLines(Callback):
+    """A line an epoch, as the tutorial prints it, and the seconds of each epoch's training (evaluation not counted)."""
+
+    def __init__(self):
+        self.seconds = []
+
+    def on_train_epoch_start(self, trainer, module) -> None:
+        self.started, self.trained = time.perf_counter(), None
+
+    def on_validation_start(self, trainer, module) -> None:
+        self.trained = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer, module) -> None:
+        self.seconds.append((self.trained or time.perf_counter()) - self.started)
+        for split in ("validation", "test"):
+            figures = {name: trainer.callback_metrics.get(f"{split}/{name}") for name in ("elbo", "rate", "distortion")}
+            if self.trained and None not in figures.values():
+                text = "{elbo:.2f} (rate {rate:.2f}, distortion {distortion:.2f})".format(**figures)
+                log.info("Epoch %d: %s ELBO %s, %.1f s", trainer.current_epoch + 1, split, text, self.seconds[-1])
+
+    def on_exception(self, trainer, module, exception) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            log.info(
+                "Interrupted in epoch %d. Checkpoints and pictures of the epochs before are kept.",
+                trainer.current_epoch + 1,
+            )

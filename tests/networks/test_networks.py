@@ -1,0 +1,223 @@
+"""Every network: shapes, sizes that work and sizes that do not, TensorFlow's padding, published parameter counts."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from omegaconf import OmegaConf
+from torch import nn
+
+from cvae.build import make
+from cvae.errors import ConfigError
+from cvae.networks import layers
+from cvae.networks.resnet import ResidualBlock
+
+CONF = ROOT / "conf" / "model"
+
+# name: (total stride, smallest size, options that make it small)
+NETWORKS = {
+    "conv": (4, 8, {"filters": [3, 5], "base_channels": 4}),
+    "conv_keras_io": (4, 4, {"filters": [3, 5], "hidden": 6}),
+    "conv_tfp": (4, 4, {"filters": [3, 5], "bottleneck": 6}),
+    "mlp": (1, 1, {"hidden": [6, 5]}),
+    "resnet": (4, 4, {"width": 6, "depth": 1}),
+}
+WITH_STRIDE = [name for name, (stride, *_) in NETWORKS.items() if stride > 1]
+
+
+def build(name, image_shape, num_features=7, num_params=2, latent_dim=3, **options):
+    """The pair that conf/model/NAME.yaml describes."""
+    made = {
+        "image_shape": image_shape,
+        "latent_dim": latent_dim,
+        "num_features": num_features,
+        "num_params": num_params,
+    }
+    return make(OmegaConf.create({"model": {**OmegaConf.load(CONF / f"{name}.yaml"), **options}}), "model", **made)
+
+
+def small(name, image_shape, **options):
+    return build(name, image_shape, **{**NETWORKS[name][2], **options})
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_the_table_has_every_network():
+    assert set(NETWORKS) == {path.stem for path in CONF.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("channels, height, width", [(1, 28, 28), (3, 32, 32), (2, 12, 20), (11, 64, 64)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_shapes_and_gradients(name, channels, height, width):
+    encoder, decoder = small(name, (channels, height, width))
+    x, z = torch.rand(2, channels, height, width), torch.randn(5, 3)
+    features, params = encoder(x), decoder(z)
+    assert features.shape == (2, 7)
+    assert params.shape == (5, 2, height, width)
+    (features.square().sum() + params.square().sum()).backward()
+    for key, parameter in [*encoder.named_parameters(), *decoder.named_parameters()]:
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_layer_counts(name):
+    """Every parameter has a gradient once the zeros of the initialization are gone, and images do not mix in a batch."""
+    encoder, decoder = (part.double() for part in small(name, (1, 8, 12)))
+    with torch.no_grad():
+        for parameter in [*encoder.parameters(), *decoder.parameters()]:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    x, z = torch.rand(4, 1, 8, 12, dtype=torch.double), torch.randn(4, 3, dtype=torch.double)
+    for part, given in ((encoder, x), (decoder, z)):
+        together = part(given)
+        torch.testing.assert_close(torch.cat([part(row[None]) for row in given]), together)
+        together.square().sum().backward()
+        assert all(p.grad is not None and p.grad.any() for p in part.parameters())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_channels_last_changes_no_value(name):
+    encoder, decoder = (part.double() for part in small(name, (2, 8, 12)))
+    x, z = torch.rand(3, 2, 8, 12, dtype=torch.double), torch.randn(3, 3, dtype=torch.double)
+    features, params = encoder(x), decoder(z)
+    encoder, decoder = (part.to(memory_format=torch.channels_last) for part in (encoder, decoder))
+    torch.testing.assert_close(encoder(x.contiguous(memory_format=torch.channels_last)), features)
+    torch.testing.assert_close(decoder(z), params)
+
+
+@pytest.mark.parametrize("name", WITH_STRIDE)
+@pytest.mark.parametrize("size", [(30, 28), (28, 27), (2, 2), (28, 3), (1, 1)])
+def test_impossible_sizes_name_sizes_that_work(name, size):
+    with pytest.raises(ConfigError) as error:
+        small(name, (1, *size))
+    assert error.value.key == "data.image_shape" and str(list((1, *size))) in str(error.value)
+    stride, least, _ = NETWORKS[name]
+    assert f"multiples of {stride} and at least {least}" in error.value.allowed
+    for example in error.value.allowed.split("such as ")[1].split(" or "):
+        height, width = map(int, example.split("x"))
+        encoder, decoder = small(name, (1, height, width))
+        assert decoder(torch.zeros(1, 3)).shape[2:] == (height, width)
+        assert encoder(torch.zeros(1, 1, height, width)).shape == (1, 7)
+
+
+@pytest.mark.parametrize("name", WITH_STRIDE)
+def test_the_smallest_size(name):
+    least = NETWORKS[name][1]
+    encoder, decoder = small(name, (1, least, least))
+    assert encoder(torch.zeros(2, 1, least, least)).shape == (2, 7)
+    assert decoder(torch.zeros(2, 3)).shape == (2, 2, least, least)
+
+
+@pytest.mark.parametrize(
+    "name, key, value",
+    [("conv", "filters", bad) for bad in (0, [32], [32, 0], "32", 1.5, True)]
+    + [("conv_keras_io", "filters", [1, 2, 3]), ("conv_tfp", "filters", -1), ("conv", "base_channels", 0)]
+    + [("conv_keras_io", "hidden", 0), ("conv_tfp", "bottleneck", 6.5), ("mlp", "activation", "silu")]
+    + [("mlp", "hidden", bad) for bad in (200, "200", [200, 0], [1.5])]
+    + [("resnet", key, bad) for key in ("width", "depth", "halvings") for bad in (0, 2.0)],
+)
+def test_bad_options_are_named(name, key, value):
+    with pytest.raises(ConfigError) as error:
+        build(name, (1, 28, 28), **{key: value})
+    assert error.value.key == f"model.{key}" and error.value.value == value
+
+
+@pytest.mark.parametrize(
+    "name, options, parts, parameters",
+    [
+        ("conv_keras_io", {}, "encoder", 69_076),  # both as printed by keras.io/examples/generative/vae
+        ("conv_keras_io", {}, "decoder", 65_089),
+        ("mlp", {"hidden": [64], "activation": "relu"}, "encoder", 784 * 64 + 64 + 64 * 4 + 4),
+        ("mlp", {"hidden": []}, "decoder", 2 * 784 + 784),
+    ],
+)
+def test_parameter_counts(name, options, parts, parameters):
+    encoder, decoder = build(name, (1, 28, 28), num_features=4, num_params=1, latent_dim=2, **options)
+    assert count({"encoder": encoder, "decoder": decoder}[parts]) == parameters
+
+
+@pytest.mark.parametrize("name", ["conv", "conv_keras_io", "conv_tfp"])
+def test_one_number_of_filters_stands_for_both(name):
+    one, two = (build(name, (1, 8, 8), filters=filters) for filters in (6, [6, 6]))
+    assert [count(part) for part in one] == [count(part) for part in two]
+
+
+def test_mlp_is_what_it_says():
+    """Widths, their order in the decoder, and the activation."""
+    encoder, decoder = build("mlp", (1, 4, 4), hidden=[9, 8, 5], activation="relu")
+    widths = [[layer.out_features for layer in part if isinstance(layer, nn.Linear)] for part in (encoder, decoder)]
+    assert widths == [[9, 8, 5, 7], [5, 8, 9, 4 * 4 * 2]]
+    assert [type(layer) for layer in encoder if not hasattr(layer, "weight")] == [layers.FlattenHWC] + [nn.ReLU] * 3
+    linear, _ = build("mlp", (1, 4, 4), hidden=[])
+    a, b = torch.rand(2, 1, 1, 4, 4)
+    torch.testing.assert_close(linear((a + b) / 2), (linear(a) + linear(b)) / 2)
+
+
+def blocks_of(module):
+    return [layer for layer in module.modules() if isinstance(layer, ResidualBlock)]
+
+
+def test_resnet_scales():
+    """`depth` blocks at each of `halvings` sizes in both halves; twice the channels at half the size."""
+    for depth, halvings in ((1, 1), (2, 3)):
+        for part in small("resnet", (1, 16, 16), width=4, depth=depth, halvings=halvings):
+            channels = [block.residual[1].in_channels for block in blocks_of(part)]
+            assert sorted(channels) == sorted([4 * 2**level for level in range(halvings)] * depth)
+
+
+def test_resnet_blocks_begin_as_the_identity():
+    for part in small("resnet", (1, 8, 8), width=16):
+        for block in blocks_of(part):
+            x = torch.randn(2, block.residual[1].in_channels, 4, 4)
+            assert torch.equal(block(x), x)
+            block.residual[-1].weight.data.normal_()
+            assert not torch.allclose(block(x), x)
+
+
+def test_resnet_starts_in_range():
+    """At the default size, features and parameters of a new network are neither dead nor saturated, whatever the depth."""
+    for depth in (1, 8):
+        encoder, decoder = build("resnet", (1, 28, 28), width=16, depth=depth)
+        for out in (encoder(torch.rand(8, 1, 28, 28)), decoder(torch.randn(8, 3))):
+            assert 0.2 < out.std() < 3
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [7, 8, 9])
+def test_same_convolution_is_tensorflows(kernel, stride, size):
+    """By the definition: output i sums weight[k] * x[i * stride + k - start], `start` the smaller half of what is missing."""
+    layer = layers.Conv2dSame(1, 1, kernel, stride).double()
+    x = torch.randn(size, size, dtype=torch.double)
+    out_size = -(-size // stride)
+    start = max((out_size - 1) * stride + kernel - size, 0) // 2
+    padded = np.zeros((size + 2 * kernel, size + 2 * kernel))
+    padded[start : start + size, start : start + size] = x
+    expected = np.empty((out_size, out_size))
+    for i, j in np.ndindex(out_size, out_size):
+        window = padded[i * stride : i * stride + kernel, j * stride : j * stride + kernel]
+        expected[i, j] = (window * layer.weight[0, 0].detach().numpy()).sum() + layer.bias.item()
+    np.testing.assert_allclose(layer(x[None, None])[0, 0].detach(), expected)
+
+
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (4, 2), (5, 1), (5, 2), (5, 3), (7, 2), (2, 2), (1, 1)])
+@pytest.mark.parametrize("height, width", [(4, 5), (3, 1)])
+def test_same_transposed_convolution_is_the_adjoint(kernel, stride, height, width):
+    """TensorFlow defines it as the gradient of the convolution: <conv(x), y> = <x, transposed(y)> with the same weights."""
+    conv, transposed = layers.Conv2dSame(3, 2, kernel, stride), layers.ConvTranspose2dSame(2, 3, kernel, stride)
+    transposed.weight = conv.weight
+    for layer in (conv, transposed):
+        nn.init.zeros_(layer.bias)
+        layer.double()
+    x = torch.randn(1, 3, stride * height, stride * width, dtype=torch.double)
+    y = torch.randn(1, 2, height, width, dtype=torch.double)
+    assert transposed(y).shape == x.shape
+    torch.testing.assert_close((conv(x) * y).sum(), (x * transposed(y)).sum())
+
+
+def test_same_convolution_of_one_image_that_is_larger_than_the_kernel_needs():
+    """With a stride above the kernel nothing is missing; TensorFlow then pads nothing, and drops the end."""
+    layer = layers.Conv2dSame(1, 1, 1, stride=3)
+    x = torch.randn(1, 1, 8, 8)
+    torch.testing.assert_close(layer(x), x[..., ::3, ::3] * layer.weight + layer.bias)

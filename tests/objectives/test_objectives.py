@@ -1,0 +1,558 @@
+"""Objectives against theorems, most of them on linear-Gaussian VAEs, where log p(x) and the exact posterior are known."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from torch import nn
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
+
+from cvae.build import make
+from cvae.errors import ConfigError
+from cvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
+from cvae.objectives.infovae import mmd
+from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian
+from cvae.priors import MixtureOfGaussians, StandardNormal, VampPrior
+from cvae.schedules import Linear
+from cvae.vae import VAE
+
+SHAPE, PIXELS, D, SIGMA = (1, 2, 3), 6, 3, 0.5
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+class UnitGaussian(nn.Module):
+    """p(x|z) = N(params, SIGMA^2 I)."""
+
+    def forward(self, params):
+        return Independent(Normal(params, SIGMA), 3)
+
+
+class Exact(nn.Module):
+    """q(z|x) = N(features, scale_tril scale_tril^T), the same covariance for every x."""
+
+    def __init__(self, covariance):
+        super().__init__()
+        self.scale_tril = nn.Parameter(torch.linalg.cholesky(covariance))
+
+    def forward(self, features):
+        return MultivariateNormal(features, scale_tril=self.scale_tril)
+
+
+class Given(nn.Module):
+    """An encoder that ignores the images: features that are free for each, so that each draw's gradient can be read."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.features = nn.Parameter(features)
+
+    def forward(self, x):
+        return self.features
+
+
+def linear_decoder():
+    return nn.Sequential(nn.Linear(D, PIXELS), nn.Unflatten(1, SHAPE))
+
+
+def exact_vae():
+    """p(z) = N(0, I), p(x|z) = N(W z + b, SIGMA^2 I) and its q(z|x) = N(S W^T (x - b) / SIGMA^2, S)."""
+    encoder, decoder = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, D)), linear_decoder()
+    W, b = decoder[0].weight.data, decoder[0].bias.data
+    S = torch.linalg.inv(torch.eye(D) + W.T @ W / SIGMA**2)
+    encoder[1].weight.data = S @ W.T / SIGMA**2
+    encoder[1].bias.data = -encoder[1].weight.data @ b
+    return VAE(encoder, Exact(S), StandardNormal(D), decoder, UnitGaussian())
+
+
+def log_evidence(vae, x):
+    """log p(x) (B,) in nats: x is N(b, W W^T + SIGMA^2 I)."""
+    W, b = vae.decoder[0].weight, vae.decoder[0].bias
+    return MultivariateNormal(b, W @ W.T + SIGMA**2 * torch.eye(PIXELS)).log_prob(x.flatten(1))
+
+
+def off_vae(posterior=None, images=1, spread=0.3):
+    """The same model with a posterior that is not exact, a row of features for each image; features are near 0."""
+    posterior = posterior or DiagonalGaussian(D)
+    features = (spread * torch.randn(posterior.num_features)).repeat(images, 1)
+    return VAE(Given(features), posterior, StandardNormal(D), linear_decoder(), UnitGaussian())
+
+
+def varied_vae(images):
+    """`off_vae` with a diagonal posterior that differs from image to image."""
+    vae = off_vae(images=images)
+    nn.init.normal_(vae.encoder.features)
+    return vae
+
+
+def repeated_image(images):
+    return torch.randn(1, *SHAPE).expand(images, *SHAPE)
+
+
+def call(objective, vae, x, seed=1, step=0):
+    torch.manual_seed(seed)
+    return objective(vae, x, None, step)
+
+
+def mean_and_error(values):
+    """The mean over the first axis and its standard error."""
+    return values.mean(0), values.std(0) / len(values) ** 0.5
+
+
+def assert_mean(values, expected, sigmas=4.5):
+    """The mean is as expected within its standard error."""
+    mean, error = mean_and_error(values.detach())
+    off = ((mean - expected).abs() / error.clamp(min=1e-12)).max()
+    assert off < sigmas, f"{mean} is {off:.1f} standard errors away from {expected}"
+
+
+def gradients(vae, loss, of):
+    vae.zero_grad()
+    loss.backward()
+    return [p.grad.clone() for p in of]
+
+
+# ---------------------------------------------------------------------------------------------------- exact posterior
+
+
+@pytest.mark.parametrize("samples", [1, 2, 5, 50])
+@pytest.mark.parametrize("gradient", ["plain", "stl", "dreg"])
+def test_exact_posterior_makes_every_weight_the_evidence(samples, gradient):
+    vae, x = exact_vae(), torch.randn(4, *SHAPE)
+    expected = log_evidence(vae, x)
+    bound = IWAE(samples, gradient)(vae, x)
+    torch.testing.assert_close(-bound.loss, expected)
+    torch.testing.assert_close(bound.elbo, expected)
+    bound = ELBO(samples)(vae, x)
+    torch.testing.assert_close(bound.elbo, expected)
+    torch.testing.assert_close(bound.loss, -expected)
+
+
+def test_closed_form_with_exact_posterior_gives_the_evidence_on_average():
+    """Rate exact, distortion by Monte Carlo: a mean over latents or pixels in either would be far off."""
+    vae, x = exact_vae(), torch.randn(1, *SHAPE)
+    q = vae.encode(x)
+    bound = ELBO(kl="closed_form")(vae, x.expand(20000, *SHAPE))
+    assert_mean(bound.elbo, log_evidence(vae, x))
+    S = q.covariance_matrix[0]
+    by_hand = 0.5 * (S.trace() + q.mean.square().sum() - D - S.logdet())
+    torch.testing.assert_close(bound.rate[0], by_hand)
+
+
+def test_path_gradients_are_zero_at_the_exact_posterior_and_plain_ones_are_not():
+    vae, x = exact_vae(), torch.randn(1, *SHAPE)
+    parameters = [vae.posterior.scale_tril, *vae.encoder.parameters()]
+    for objective in (IWAE(1, "stl"), IWAE(1, "dreg"), IWAE(5, "stl"), IWAE(5, "dreg")):
+        for gradient in gradients(vae, objective(vae, x).loss.sum(), parameters):
+            assert gradient.abs().max() < 1e-10
+    plain = [gradients(vae, call(IWAE(1), vae, x, seed).loss.sum(), parameters)[0] for seed in range(20)]
+    assert torch.stack(plain).std(0).max() > 0.1
+
+
+# ---------------------------------------------------------------------------------------------------------------- IWAE
+
+
+@pytest.mark.parametrize("posterior", [DiagonalGaussian, FullGaussian, IAF])
+def test_iwae_of_one_sample_is_the_elbo(posterior):
+    vae = off_vae(posterior(D), 4)
+    x, parameters = torch.randn(4, *SHAPE), list(vae.parameters())
+    elbo, iwae = call(ELBO(), vae, x), call(IWAE(1), vae, x)
+    for ours, theirs in zip(iwae, elbo, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    ours, theirs = gradients(vae, iwae.loss.sum(), parameters), gradients(vae, elbo.loss.sum(), parameters)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_iwae_rises_with_samples_to_the_evidence():
+    images = 20000
+    vae = off_vae(images=images)
+    x = repeated_image(images)
+    with torch.no_grad():
+        evidence, q = log_evidence(vae, x[:1]), vae.encode(x)
+        S = exact_posterior(vae, x[:1])
+        gap = kl_divergence(MultivariateNormal(q.mean[0], q.variance[0].diag()), S)
+        bounds = {samples: -IWAE(samples)(vae, x).loss for samples in (1, 2, 5, 20)}
+    assert_mean(bounds[1], evidence - gap)
+    means, errors = zip(*(mean_and_error(bound) for bound in bounds.values()), strict=True)
+    for i in range(3):
+        assert means[i] + 5 * errors[i] < means[i + 1] - 5 * errors[i + 1]
+    assert means[-1] + 5 * errors[-1] < evidence
+    assert evidence - means[-1] < gap / 3
+    assert_mean((bounds[5]).exp(), evidence.exp())  # each w is an unbiased estimate of p(x)
+
+
+def exact_posterior(vae, x):
+    W, b = vae.decoder[0].weight, vae.decoder[0].bias
+    S = torch.linalg.inv(torch.eye(D) + W.T @ W / SIGMA**2)
+    return MultivariateNormal((x.flatten(1) - b)[0] @ W @ S / SIGMA**2, S)
+
+
+@pytest.mark.parametrize("gradient", ["plain", "stl", "dreg"])
+def test_iwae_reports_the_means_over_its_samples(gradient):
+    vae, x = off_vae(images=4), torch.randn(4, *SHAPE)
+    ours, elbo = call(IWAE(7, gradient), vae, x), call(ELBO(7), vae, x)
+    for name in ("elbo", "rate", "distortion"):
+        torch.testing.assert_close(getattr(ours, name), getattr(elbo, name))
+    torch.testing.assert_close(ours.loss, call(IWAE(7), vae, x).loss)
+    assert (ours.loss < elbo.loss).all()
+
+
+def test_plain_gradient_is_the_derivative_of_the_bound():
+    """Central differences with the same noise, over encoder, decoder and prior."""
+    vae, x, step = off_vae(images=2, spread=1), torch.randn(2, *SHAPE), 1e-6
+    vae.prior = MixtureOfGaussians(D, components=2)
+    parameters = list(vae.parameters())
+    analytic = gradients(vae, call(IWAE(4), vae, x).loss.sum(), parameters)
+    for parameter, gradient in zip(parameters, analytic, strict=True):
+        for i in range(0, parameter.numel(), 5):
+            flat, value = parameter.data.view(-1), parameter.data.view(-1)[i].item()
+            losses = []
+            for flat[i] in (value + step, value - step):
+                losses.append(call(IWAE(4), vae, x).loss.sum().item())
+            flat[i] = value
+            assert gradient.view(-1)[i].item() == pytest.approx((losses[0] - losses[1]) / (2 * step), abs=1e-6)
+
+
+def per_draw(objective, vae, x):
+    """The features' gradient of each draw (images, F)."""
+    return gradients(vae, call(objective, vae, x).loss.sum(), [vae.encoder.features])[0]
+
+
+POSTERIORS = {"diagonal": lambda: DiagonalGaussian(D), "full": lambda: FullGaussian(D), "iaf": lambda: strong_iaf()}
+
+
+def strong_iaf():
+    """A flow that is far from the identity."""
+    iaf = IAF(D, transforms=2, hidden=8, context=2)
+    for parameter in iaf.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    return iaf
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+@pytest.mark.parametrize("gradient, samples", [("stl", 1), ("dreg", 1), ("dreg", 4)])
+def test_estimators_agree_with_the_plain_gradient_in_expectation(name, gradient, samples):
+    images = 10000
+    vae = off_vae(POSTERIORS[name](), images)
+    x = repeated_image(images)
+    difference = per_draw(IWAE(samples, gradient), vae, x) - per_draw(IWAE(samples), vae, x)
+    assert_mean(difference, 0)
+    # The test has power: weights that are not squared (stl, for more than one sample) are seen to be biased.
+    mean, error = mean_and_error(per_draw(IWAE(4, "stl"), vae, x) - per_draw(IWAE(4), vae, x))
+    assert (mean.abs() / error).max() > 10
+
+
+def test_dreg_agrees_for_the_flow_s_own_parameters_and_for_an_encoder_that_makes_the_prior():
+    """By batch instead of by draw, since these parameters are shared by all images."""
+    posterior = strong_iaf()
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, posterior.num_features))
+    prior = VampPrior(D, SHAPE, nn.Sequential(encoder, posterior), components=2, pseudo_mean=0.5, pseudo_std=0.5)
+    vae, x = VAE(encoder, posterior, prior, linear_decoder(), UnitGaussian()), repeated_image(100)
+    parameters = [*encoder.parameters(), *posterior.parameters(), prior.pseudo_inputs]
+    differences = []
+    for seed in range(30):
+        both = (gradients(vae, call(IWAE(3, how), vae, x, seed).loss.mean(), parameters) for how in ("dreg", "plain"))
+        differences.append(torch.cat([(ours - plain).flatten() for ours, plain in zip(*both, strict=True)]))
+    assert_mean(torch.stack(differences), 0, sigmas=6)  # several hundred parameters, 30 batches
+
+
+@pytest.mark.parametrize("gradient", ["stl", "dreg"])
+@pytest.mark.parametrize("samples", [1, 6])
+def test_decoder_and_prior_get_the_plain_gradient_whatever_the_encoder_gets(gradient, samples):
+    vae, x = off_vae(images=4, spread=1), torch.randn(4, *SHAPE)
+    vae.prior = MixtureOfGaussians(D, components=2)
+    parameters = [*vae.decoder.parameters(), *vae.prior.parameters(), vae.encoder.features]
+    *ours, ours_encoder = gradients(vae, call(IWAE(samples, gradient), vae, x).loss.sum(), parameters)
+    *plain, plain_encoder = gradients(vae, call(IWAE(samples), vae, x).loss.sum(), parameters)
+    torch.testing.assert_close(ours, plain)
+    assert (ours_encoder - plain_encoder).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("gradient, samples", [("stl", 1), ("dreg", 1), ("dreg", 16)])
+def test_estimators_have_less_variance_near_the_optimum(gradient, samples):
+    vae, images = off_vae(images=2000), 2000
+    x = repeated_image(images)
+    best = best_diagonal(vae, x[:1])
+    vae.encoder.features.data = best + 0.05 * torch.randn(2 * D)
+    vae.encoder.features.data = vae.encoder.features.data.repeat(images, 1)
+    ours, plain = (per_draw(IWAE(samples, how), vae, x).var(0) for how in (gradient, "plain"))
+    assert ours.sum() < plain.sum() / 2
+    assert (ours < plain).all()
+
+
+def best_diagonal(vae, x):
+    """Features (2 D) of the diagonal Gaussian with the highest ELBO: mean of the exact posterior, 1 / diag of its precision."""
+    S = exact_posterior(vae, x)
+    return torch.cat([S.mean, -S.precision_matrix.diagonal().log()]).detach()
+
+
+def test_evaluation_without_gradients_works_for_every_estimator():
+    vae, x = off_vae(images=4), torch.randn(4, *SHAPE)
+    with torch.no_grad():
+        losses = [call(IWAE(3, gradient), vae, x).loss for gradient in ("plain", "stl", "dreg")]
+    assert torch.equal(losses[0], losses[1]) and torch.equal(losses[0], losses[2])
+
+
+# ---------------------------------------------------------------------------------------------------------------- ELBO
+
+
+@pytest.mark.parametrize("posterior", [DiagonalGaussian, FullGaussian])
+def test_closed_form_kl_agrees_with_monte_carlo(posterior):
+    vae = off_vae(posterior(D), 20000)
+    x = repeated_image(20000)
+    closed, sampled = ELBO(kl="closed_form")(vae, x), ELBO()(vae, x)
+    assert_mean(sampled.rate, closed.rate[0])
+    if posterior is DiagonalGaussian:
+        mean, logvar = vae.encoder.features[0].chunk(2)
+        torch.testing.assert_close(closed.rate[0], 0.5 * (logvar.exp() + mean**2 - 1 - logvar).sum())
+
+
+CHANGES_ONLY_THE_LOSS = [
+    ELBO(beta=4),
+    ELBO(beta=0),
+    ELBO(beta=Linear(0, 1, 10)),
+    ELBO(free_bits=2),
+    ELBO(beta=2, free_bits=2),
+    IWAE(1, "stl"),
+    IWAE(1, "dreg"),
+    BetaTCVAE(100, beta=4),
+    BetaTCVAE(100, beta=4, sampling="stratified"),
+    InfoVAE(),
+    InfoVAE(alpha=0, lambda_=10, kernel="imq"),
+]
+
+
+@pytest.mark.parametrize("objective", CHANGES_ONLY_THE_LOSS, ids=lambda o: f"{type(o).__name__} {vars(o)}"[:40])
+def test_what_is_optimized_changes_nothing_that_is_reported(objective):
+    vae, x = varied_vae(5), torch.randn(5, *SHAPE)
+    ours, elbo = call(objective, vae, x, step=3), call(ELBO(), vae, x)
+    for name in ("elbo", "rate", "distortion"):
+        torch.testing.assert_close(getattr(ours, name), getattr(elbo, name))
+    assert all(value.shape == (5,) for value in ours)
+    if not isinstance(objective, IWAE):
+        assert (ours.loss.mean() - elbo.loss.mean()).abs() > 1e-2
+
+
+@pytest.mark.parametrize("kl", ["monte_carlo", "closed_form"])
+def test_beta_weighs_the_rate_by_step(kl):
+    vae, x = varied_vae(5), torch.randn(5, *SHAPE)
+    for beta, step, weight in ((3, 0, 3), (0, 0, 0), (Linear(0, 2, 10), 5, 1), (Linear(0, 2, 10), 99, 2)):
+        bound = call(ELBO(kl=kl, beta=beta), vae, x, step=step)
+        torch.testing.assert_close(bound.loss, bound.distortion + weight * bound.rate)
+
+
+@pytest.mark.parametrize("beta", [1, 2])
+def test_free_bits_charge_each_dimension_at_least_lambda(beta):
+    """Kingma et al. (2016), eq. 15, and no gradient for the rate of a dimension below lambda."""
+    vae, x = off_vae(images=5), torch.randn(5, *SHAPE)
+    mean, logvar = 0.5 * torch.randn(5, D) + torch.tensor([0.1, 1.0, 2.0]), 0.3 * torch.randn(5, D)
+    vae.encoder.features.data = torch.cat([mean, logvar], 1)
+    kl = 0.5 * (logvar.exp() + mean**2 - 1 - logvar)  # (B, D)
+    free = kl.mean(0).sort().values[:2].mean().item()  # between two dimensions
+    bound = call(ELBO(kl="closed_form", free_bits=free, beta=beta), vae, x)
+    torch.testing.assert_close((bound.loss - bound.distortion).mean(), beta * kl.mean(0).clamp(min=free).sum())
+    gradient = gradients(vae, (bound.loss - bound.distortion).sum(), [vae.encoder.features])[0].view(5, 2, D)
+    charged = kl.mean(0) > free
+    assert charged.sum() == 2
+    assert (gradient[..., ~charged] == 0).all()
+    torch.testing.assert_close(gradient[:, 0, charged], beta * mean[:, charged])
+
+
+def test_free_bits_agree_in_both_ways_of_the_kl():
+    vae = off_vae(images=20000)
+    x = repeated_image(20000)
+    closed, sampled = (ELBO(kl=kl, free_bits=0.05)(vae, x) for kl in ("closed_form", "monte_carlo"))
+    assert_mean(sampled.rate, closed.rate[0])
+    assert_mean(sampled.loss - sampled.distortion, (closed.loss - closed.distortion)[0])
+
+
+def test_choices_that_lack_what_an_objective_needs_are_named():
+    x = torch.randn(2, *SHAPE)
+    mixture = off_vae(images=2)
+    mixture.prior = MixtureOfGaussians(D)
+    wrong = [
+        (ELBO(kl="closed_form"), off_vae(IAF(D), 2), "objective.kl"),
+        (ELBO(kl="closed_form"), mixture, "objective.kl"),
+        (ELBO(free_bits=1), off_vae(FullGaussian(D), 2), "objective.free_bits"),
+        (ELBO(free_bits=1), mixture, "objective.free_bits"),
+        (BetaTCVAE(10), off_vae(IAF(D), 2), "objective"),
+    ]
+    for objective, vae, key in wrong:
+        with pytest.raises(ConfigError) as error:
+            objective(vae, x)
+        assert error.value.key == key
+
+
+WRONG = [
+    (ELBO, {"samples": 0}, "samples"),
+    (ELBO, {"kl": "exact"}, "kl"),
+    (ELBO, {"beta": -1}, "beta"),
+    (ELBO, {"free_bits": -1}, "free_bits"),
+    (IWAE, {"samples": 1.5}, "samples"),
+    (IWAE, {"gradient": "dregs"}, "gradient"),
+    (BetaTCVAE, {"dataset_size": 1}, "dataset_size"),
+    (BetaTCVAE, {"dataset_size": 10, "beta": "6"}, "beta"),
+    (BetaTCVAE, {"dataset_size": 10, "sampling": "mws"}, "sampling"),
+    (InfoVAE, {"alpha": 2}, "alpha"),
+    (InfoVAE, {"lambda_": 0}, "lambda_"),
+    (InfoVAE, {"alpha": -1, "lambda_": 1}, "lambda_"),
+    (InfoVAE, {"kernel": "linear"}, "kernel"),
+    (InfoVAE, {"bandwidth": 0}, "bandwidth"),
+]
+
+
+@pytest.mark.parametrize("objective, values, key", WRONG)
+def test_wrong_values_name_their_key(objective, values, key):
+    with pytest.raises(ConfigError) as error:
+        objective(**values)
+    assert error.value.key == key
+
+
+# ----------------------------------------------------------------------------------------------------------- beta-TCVAE
+
+
+def four_posteriors():
+    """Four images that are the whole data set: q(z|x_n) in two dimensions, and q(z) as torch's own mixture."""
+    mean, scale = (
+        torch.tensor([[-1.5, -1.0], [0.0, 0.5], [1.0, 0.8], [1.5, 1.8]]),
+        torch.tensor([0.5, 0.7]).expand(4, 2),
+    )
+    q = Independent(Normal(mean, scale), 1)
+    return q, MixtureSameFamily(Categorical(torch.ones(4)), q)
+
+
+def test_decomposition_of_the_rate_against_integrals():
+    """All four images in the batch: stratified sampling knows q(z), so its three terms have the integrals as their means."""
+    q, aggregate = four_posteriors()
+    p = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+    axis = torch.linspace(-7, 7, 401)
+    cell = (axis[1] - axis[0]) ** 2
+    grid = torch.cartesian_prod(axis, axis)  # (n, 2)
+    log_q, log_marginals = aggregate.log_prob(grid), []
+    for d in range(2):
+        marginal = MixtureSameFamily(Categorical(torch.ones(4)), Normal(q.mean[:, d], q.stddev[:, d]))
+        log_marginals.append(marginal.log_prob(grid[:, d]))
+    expected = torch.stack([
+        kl_divergence(q, p).mean() - cell * (log_q.exp() * (log_q - p.log_prob(grid))).sum(),
+        cell * (log_q.exp() * (log_q - sum(log_marginals))).sum(),
+        cell * (log_q.exp() * (sum(log_marginals) - p.log_prob(grid))).sum(),
+    ])  # fmt: skip
+    torch.testing.assert_close(expected.sum(), kl_divergence(q, p).mean())  # the integrals are right
+    objective = BetaTCVAE(dataset_size=4, sampling="stratified")
+    estimates = torch.stack([torch.stack(objective.decompose(q, p, q.sample())).mean(1) for _ in range(1000)])
+    assert_mean(estimates, expected)
+    assert (expected > 10 * mean_and_error(estimates)[1]).all()
+
+
+def test_stratified_sampling_is_unbiased_for_the_aggregate_posterior():
+    """Averaged over every batch of 3 that has the image z was drawn for."""
+    q, aggregate = four_posteriors()
+    z, estimates, biased = torch.tensor([0.3, -0.2]), [], []
+    for batch in ([0, *others] for others in itertools.combinations([1, 2, 3], 2)):
+        part = Independent(Normal(q.mean[batch], q.stddev[batch]), 1)
+        for sampling, into in (("stratified", estimates), ("weighted", biased)):
+            information, _, _ = BetaTCVAE(4, sampling=sampling).decompose(part, StandardNormal(2)(), z.expand(3, 2))
+            into.append((part.log_prob(z)[0] - information[0]).exp())
+    torch.testing.assert_close(torch.stack(estimates).mean(), aggregate.log_prob(z).exp())
+    by_hand = q.log_prob(z)[[0, 1, 2]].exp().sum() / (4 * 3)  # Chen et al. (2018), eq. 5
+    torch.testing.assert_close(biased[0], by_hand)
+
+
+@pytest.mark.parametrize("sampling", ["weighted", "stratified"])
+@pytest.mark.parametrize("images", [1, 6])
+def test_beta_tcvae_weighs_the_total_correlation_alone(sampling, images):
+    vae, x = varied_vae(images), torch.randn(images, *SHAPE)
+    one = call(BetaTCVAE(100, beta=1, sampling=sampling), vae, x)
+    torch.testing.assert_close(one.loss, -one.elbo)
+    torch.manual_seed(1)
+    q = vae.encode(x)
+    _, correlation, _ = BetaTCVAE(100, sampling=sampling).decompose(q, vae.prior(), q.rsample())
+    torch.testing.assert_close(call(BetaTCVAE(100, beta=5, sampling=sampling), vae, x).loss, one.loss + 4 * correlation)
+
+
+# -------------------------------------------------------------------------------------------------------------- InfoVAE
+
+
+def gaussian_mmd(shift, bandwidth):
+    """MMD^2 between N(0, I) and N(shift, I) under the RBF kernel, by Gaussian integrals: () for shift (D,)."""
+    c = 2 * len(shift) * bandwidth**2
+    return 2 * (1 + 4 / c) ** (-len(shift) / 2) * (1 - torch.exp(-shift.square().sum() / (c + 4)))
+
+
+@pytest.mark.parametrize("bandwidth", [0.5, 1, 3])
+@pytest.mark.parametrize("shift", [0.0, 0.5, 2.0])
+def test_mmd_of_gaussians_against_its_integral(bandwidth, shift):
+    shift = torch.tensor([shift, -shift / 2])
+    estimates = torch.stack([mmd(torch.randn(40, 2), torch.randn(30, 2) + shift, "rbf", bandwidth) for _ in range(500)])
+    assert_mean(estimates, gaussian_mmd(shift, bandwidth))
+    if shift.any():
+        assert gaussian_mmd(shift, bandwidth) > 4.5 * mean_and_error(estimates)[1]
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "imq"])
+def test_mmd_by_hand(kernel):
+    a, b, c = torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 1.0], [0.0, 3.0]]), 2 * 2 * 2.0**2
+    k = {"rbf": lambda r2: math.exp(-r2 / c), "imq": lambda r2: c / (c + r2)}[kernel]
+    expected = k(25) + k(4) - 2 * (k(1) + k(9) + k(18) + k(10)) / 4
+    assert mmd(a, b, kernel, 2.0).item() == pytest.approx(expected)
+    x = torch.randn(100, 2)
+    assert abs(mmd(x, x, kernel, 1).item()) < 2 / 100  # the same sample twice
+    assert mmd(x, x + 1, kernel, 1) > 0.1
+
+
+def test_infovae_is_the_elbo_where_both_weights_say_so():
+    vae, x = varied_vae(6), torch.randn(6, *SHAPE)
+    bound = call(InfoVAE(alpha=0, lambda_=1), vae, x)
+    torch.testing.assert_close(bound.loss, -bound.elbo)
+    terms = {}
+    for alpha, lambda_ in ((1, 10), (0.5, 2)):
+        bound = call(InfoVAE(alpha, lambda_), vae, x)
+        terms[alpha] = (bound.loss - bound.distortion - (1 - alpha) * bound.rate) / (alpha + lambda_ - 1)
+        assert terms[alpha].std() < 1e-12  # one discrepancy for the batch
+    torch.testing.assert_close(terms[1], terms[0.5])
+
+
+def test_infovae_draws_the_aggregate_posterior_to_the_prior():
+    """Features off the prior by a shift: the discrepancy's gradient points away from it, in every dimension."""
+    vae = off_vae(images=500)
+    vae.encoder.features.data = torch.cat([torch.randn(500, D) * 0.6 + 1.0, torch.full((500, D), -0.5)], 1)
+    bound = call(InfoVAE(), vae, torch.randn(500, *SHAPE))
+    gradient = gradients(vae, (bound.loss - bound.distortion).mean(), [vae.encoder.features])[0]
+    assert (gradient[:, :D].sum(0) > 0).all()
+
+
+# --------------------------------------------------------------------------------------------------------------- config
+
+
+CONFIGS = [
+    (["objective=elbo"], ELBO),
+    (["objective=elbo", "objective.kl=closed_form", "objective.free_bits=0.5"], ELBO),
+    (["objective=iwae", "objective.samples=3"], IWAE),
+    (["objective=iwae", "objective.gradient=dreg", "objective.samples=3"], IWAE),
+    (["objective=beta_tcvae"], BetaTCVAE),
+    (["objective=infovae", "objective.kernel=imq"], InfoVAE),
+]
+
+
+@pytest.mark.parametrize("overrides, kind", CONFIGS)
+def test_every_file_makes_an_objective_that_trains(overrides, kind):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        objective = make(compose(None, ["+" + overrides[0], *overrides[1:]]), "objective")
+    assert type(objective) is kind
+    vae, x = off_vae(images=6), torch.randn(6, *SHAPE)
+    loss = objective(vae, x, torch.zeros(6, dtype=torch.long), 3).loss
+    for gradient in gradients(vae, loss.mean(), list(vae.parameters())):
+        assert gradient.isfinite().all() and gradient.abs().sum() > 0
+
+
+def test_no_file_is_left_out():
+    assert {f"objective={path.stem}" for path in (ROOT / "conf" / "objective").glob("*.yaml")} == {
+        overrides[0] for overrides, _ in CONFIGS
+    }

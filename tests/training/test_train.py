@@ -1,0 +1,246 @@
+"""Whole runs on the small MNIST: the run directory, TensorBoard, determinism, loading, and choices that do not fit."""
+
+import json
+
+import imageio.v3 as imageio
+import pytest
+import torch
+from conftest import config
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+import cvae
+from cvae.data.mnist import MNIST
+from cvae.errors import ConfigError, NotFinite, UserError
+from cvae.training.train import train
+
+
+@pytest.fixture
+def run(mnist_root, small_md5, tmp_path):
+    """Train a small model into tmp_path/NAME; returns (the run directory, what train returned)."""
+
+    def run(name, *overrides):
+        folder = tmp_path / name
+        small = [
+            f"data.root={mnist_root}",
+            f"run_dir={folder}",
+            "trainer=cpu",
+            "trainer.max_epochs=2",
+            "model.filters=4",
+        ]
+        small += [
+            "data.batch_size=16",
+            "data.eval_batch_size=16",
+            "trainer.log_every_n_steps=2",
+            "callbacks.pictures.manifold_steps=3",
+        ]
+        small += ["evaluation.samples=0"]
+        cfg = config(*small, *overrides)
+        (folder / ".hydra").mkdir(parents=True)  # written by Hydra when it is the command line that starts the run
+        OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+        return folder, train(cfg)
+
+    return run
+
+
+def test_a_run_leaves_what_the_contract_says(run, mnist_root, caplog):
+    caplog.set_level("INFO")
+    folder, result = run("a", "evaluation.samples=3", "evaluation.aggregate_images=20")
+    assert {path.name for path in folder.iterdir()} == {
+        ".hydra", "checkpoints", "tensorboard", "images", "cvae.gif", "latent_manifold.png", "latent_scatter.png", "metrics.json",
+        "evaluation.json",
+    }  # fmt: skip
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    grids = {f"{name}_{epoch:04d}.png" for name in ("reconstruction", "sample") for epoch in range(3)}
+    assert {path.name for path in (folder / "images").iterdir()} == grids | {"original.png"}
+    assert len(imageio.imread(folder / "cvae.gif")) == 3
+    assert imageio.imread(folder / "latent_manifold.png").shape == (3 * 28, 3 * 28, 3)
+    # the originals are the first test images, binarized: white where the pixel is above one half
+    first = imageio.imread(folder / "images" / "original.png")[6:90:3, 6:90:3, 0]
+    assert ((first == 255) == (MNIST(mnist_root).load()[1].x[0, 0].numpy() > 127)).all()
+
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["test/elbo"] == pytest.approx(-metrics["test/rate"] - metrics["test/distortion"], rel=1e-5)
+    assert metrics["test/elbo"] == result and metrics["epochs"] == 2 and metrics["steps"] == 12
+    assert len(metrics["train/seconds_per_epoch"]) == 2
+    assert metrics["evaluation/elbo"] < -metrics["evaluation/nll"]  # Jensen
+    lines = [record.message for record in caplog.records if record.message.startswith("Epoch 2: test ELBO")]
+    assert lines and f"{result:.2f}" in lines[0]
+
+    events = EventAccumulator(str(folder / "tensorboard"), {"images": 0, "scalars": 0}).Reload()
+    assert set(events.Tags()["images"]) == {
+        "original", "reconstruction", "sample", "training", "latent_manifold", "latent_scatter",
+    }  # fmt: skip
+    assert [event.step for event in events.Images("sample")] == [0, 1, 2]
+    assert events.Images("training")[0].encoded_image_string == (folder / "cvae.gif").read_bytes()
+    assert {"train/elbo", "test/elbo", "test/rate", "test/distortion"} <= set(events.Tags()["scalars"])
+    assert events.Scalars("test/elbo")[-1].value == pytest.approx(result)
+    hparams = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content)
+    assert hparams.session_start_info.hparams["model/latent_dim"].number_value == 2
+    assert {metric.name.tag for metric in experiment_info(events).metric_infos} >= {"test/elbo", "test/rate"}
+
+
+def experiment_info(events):
+    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    return HParamsPluginData.FromString(content).experiment
+
+
+def test_seed_makes_two_runs_equal_and_load_gives_the_model_back(run):
+    (first, one), (second, two), (other, three) = run("a"), run("b"), run("c", "seed=1")
+    vae, twin, stranger = cvae.load(first), cvae.load(second), cvae.load(other)
+    assert one == two != three
+    for name, value in vae.state_dict().items():
+        assert torch.equal(value, twin.state_dict()[name])
+    assert any(not torch.equal(value, stranger.state_dict()[name]) for name, value in vae.state_dict().items())
+    assert (first / "cvae.gif").read_bytes() == (second / "cvae.gif").read_bytes()
+    weights = torch.load(first / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(vae.decoder[0].weight, weights["vae.decoder.0.weight"]) and not vae.training
+
+
+def test_evaluation_does_not_move_the_training(run):
+    often, _ = run("often")
+    once, _ = run("once", "+trainer.check_val_every_n_epoch=2", "callbacks.pictures.num=4")
+    assert torch.equal(cvae.load(often).decoder[0].weight, cvae.load(once).decoder[0].weight)
+
+
+def test_the_best_checkpoint_is_chosen_on_the_validation_split(run):
+    folder, result = run("a", "data.validation_size=20")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["validation/elbo"] == result != metrics["test/elbo"]
+    assert metrics["steps"] == 2 * 5  # 96 - 20 images in batches of 16
+
+
+@pytest.mark.parametrize("extra", [[], ["+trainer.check_val_every_n_epoch=5"]], ids=["each epoch", "at the end"])
+def test_an_importance_weighted_run_is_chosen_by_its_own_bound(run, extra):
+    folder, result = run("a", "objective=iwae", "objective.samples=20", *extra)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert result == -metrics["test/loss"] > metrics["test/elbo"]
+    if not extra:
+        best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+        (state,) = (state for name, state in best["callbacks"].items() if name.startswith("ModelCheckpoint"))
+        assert state["best_model_score"].item() == pytest.approx(result)
+
+
+def test_a_run_that_ends_between_evaluations(run):
+    folder, _ = run("a", "+trainer.check_val_every_n_epoch=5")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert metrics["steps"] == last["global_step"] == 12 and "test/elbo" in metrics
+
+
+def test_without_the_checkpoint_callback_nothing_is_saved(run):
+    folder, _ = run("a", "~callbacks.checkpoint", "trainer.max_epochs=1")
+    assert list(folder.rglob("*.ckpt")) == []
+
+
+def test_an_optimizers_own_checks_are_readable(run):
+    with pytest.raises(UserError, match="optimizer: torch.optim.Adam does not take its values: .*epsilon"):
+        run("a", "optimizer.eps=-1")
+
+
+def test_a_schedule_of_the_learning_rate(run):
+    folder, _ = run("a", "scheduler=cosine", "trainer.max_epochs=3", "optimizer.lr=0.04")
+    events = EventAccumulator(str(folder / "tensorboard")).Reload().Scalars("train/lr")
+    assert [event.step for event in events] == [0, 6, 12]  # 96 images in batches of 16
+    assert [event.value for event in events] == pytest.approx([0.04, 0.03, 0.01])  # (1 + cos(pi epoch / 3)) / 2 of it
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("scheduler.T_max=0", "scheduler.T_max=0: must be a positive integer"),
+        ("scheduler.eta_min=-1", "scheduler.eta_min=-1: must be a finite number of at least 0"),
+        (
+            "+scheduler.power=2",
+            "scheduler: torch.optim.lr_scheduler.CosineAnnealingLR does not take its values: .*power",
+        ),
+    ],
+)
+def test_a_scheduler_that_cannot_work_is_readable(run, override, message):
+    with pytest.raises(UserError, match=message):
+        run("a", "scheduler=cosine", override)
+
+
+def test_other_latent_dimensions_have_no_manifold(run, caplog):
+    caplog.set_level("INFO")
+    folder, _ = run("a", "model.latent_dim=3")
+    assert (folder / "cvae.gif").exists() and not (folder / "latent_manifold.png").exists()
+    assert sum("manifold" in record.message for record in caplog.records) == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run):
+    with pytest.raises(NotFinite, match="epoch 1, step .*nan.*optimizer.lr"):
+        run("a", "optimizer.lr=1e30")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.latent_dim=0", "model.latent_dim=0: must be a positive integer"),
+        ("model.latent_dim=-1", "model.latent_dim=-1: must be"),
+        ("model.latent_dim=two", "model.latent_dim=two: must be"),
+        ("model.latent_dim=true", "model.latent_dim=True: must be"),
+        ("model.filters=0", "model.filters=0: must be a positive integer .* list of two"),
+        ("model.filters=[]", r"model.filters=\[\]: must be"),
+        ("model.filters=[32]", r"model.filters=\[32\]: must be"),
+        ("model.filters=[32,-1]", r"model.filters=\[32, -1\]: must be"),
+        ("data.image_shape=[1,30,30]", r"data.image_shape=\[1, 30, 30\]: must be .* multiples of 4"),
+        ("data.batch_size=0", "data.batch_size=0: must be a positive integer"),
+        ("data.eval_batch_size=0", "data.eval_batch_size=0: must be"),
+        ("data.binarization=half", "data.binarization=half: must be one of static, stochastic, fixed, none"),
+        ("data.validation_size=-1", "data.validation_size=-1: must be"),
+        ("data.validation_size=96", "data.validation_size=96: must be below the 96 training images"),
+        ("data.image_shape=[1,32,32]", r"data.image_shape=\[1, 32, 32\]: must be \[1, 28, 28\], as the images are"),
+        ("objective.samples=0", "objective.samples=0: must be"),
+        ("optimizer.lr=-1", "optimizer.lr=-1: must be a finite number above 0"),
+        ("optimizer.lr=fast", "optimizer.lr=fast: must be"),
+        ("optimizer.lr=nan", "optimizer.lr=nan: must be"),
+        ("optimizer.betas=[0.9]", r"optimizer.betas=\[0.9\]: must be two numbers"),
+        ("optimizer.betas=0.9", "optimizer.betas=0.9: must be two numbers"),
+        ("optimizer.betas=[0.9,2]", r"optimizer.betas=\[0.9, 2\]: must be two numbers"),
+        ("+trainer.limit_test_batches=0", "trainer.limit_test_batches=0: must be above 0"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0: must be"),
+        ("trainer.accelerator=abacus", "trainer.accelerator=abacus: must be one that is in this machine: cpu"),
+        ("conditional=no-way", "conditional=no-way: must be one of False, True"),
+        ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0: must be"),
+        ("data.image_shape=[28,28]", r"data.image_shape=\[28, 28\]: must be three positive integers"),
+        ("data.image_shape=[2,28,28]", r"data.image_shape\[0\]=2: must be one of 1, 3"),
+        ("objective=beta_tcvae", "objective.dataset_size=60000: must be 96, the number of training images"),
+        ("callbacks.pictures.num=0", "callbacks.pictures.num=0: must be"),
+        ("evaluation.samples=-1", "evaluation.samples=-1: must be"),
+        ("evaluation.chunk=0", "evaluation.chunk=0: must be"),
+        ("objective.kl=exact", "objective.kl=exact: must be one of monte_carlo, closed_form"),
+        ("seed=-1", "seed=-1: must be"),
+    ],
+)
+def test_bad_values_name_key_value_and_what_is_allowed(run, override, message):
+    with pytest.raises(ConfigError, match=message):
+        run("a", override)
+
+
+def test_choices_that_do_not_fit_are_found_before_training(run, monkeypatch):
+    monkeypatch.setattr("pytorch_lightning.Trainer.fit", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match="objective.kl=closed_form: must be monte_carlo"):
+        run("a", "objective.kl=closed_form", "prior=mixture")
+    with pytest.raises(UserError, match="likelihood .*data.binarization=none"):
+        run("b", "data.binarization=none")
+
+
+def test_a_conditional_model_shows_a_row_a_class(run):
+    folder, _ = run("a", "conditional=true", "callbacks.pictures.num=9", "trainer.max_epochs=1")
+    cell = 3 * (28 + 2)
+    for name in ("sample_0001", "reconstruction_0001", "original"):
+        assert imageio.imread(folder / "images" / f"{name}.png").shape == (10 * cell + 6, 3 * cell + 6, 3)
+    assert len(list(folder.glob("latent_manifold_?.png"))) == 10
+    vae = cvae.load(folder)
+    z = torch.zeros(1, 2)
+    assert not torch.equal(vae.decode(z, torch.tensor([0])).mean, vae.decode(z, torch.tensor([1])).mean)
+
+
+def test_a_gpu_that_is_not_there(run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="trainer.accelerator=gpu: must be .*try trainer=cpu"):
+        run("a", "trainer=gpu", "trainer.accelerator=gpu")
