@@ -7,7 +7,6 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from torch import nn
 
 from cvae.checks import is_int, one_of, positive_int
 from cvae.errors import ConfigError, UserError
@@ -45,9 +44,7 @@ def build_vae(cfg: DictConfig) -> VAE:
         num_features=posterior.num_features,
         num_params=likelihood.num_params,
     )
-    prior = make(
-        cfg, "prior", latent_dim=latent_dim, image_shape=encoder_input, encode=nn.Sequential(encoder, posterior)
-    )
+    prior = make(cfg, "prior", latent_dim=latent_dim, image_shape=encoder_input)
     vae = VAE(encoder, posterior, prior, decoder, likelihood, num_classes)
     return vae.to(memory_format=torch.channels_last)  # transposed convolutions are faster so, on CPU and GPU
 

@@ -30,7 +30,15 @@ class VAE(nn.Module):
         if self.num_classes:
             planes = self._one_hot(y, x.dtype)[:, :, None, None].expand(-1, -1, *x.shape[2:])  # (B, classes, H, W)
             x = torch.cat([x, planes], 1)
-        return self.posterior(full_precision(self.encoder(x)))
+        return self.infer(x)
+
+    def infer(self, inputs: Tensor) -> Distribution:
+        """q(z|x) from what the encoder reads: images with the planes of the label, (B, C [+ num_classes], H, W)."""
+        return self.posterior(full_precision(self.encoder(inputs)))
+
+    def p_z(self) -> Distribution:
+        """p(z): batch (), event (D,). A VampPrior encodes its pseudo-inputs at each call: keep it where it is used twice."""
+        return self.prior(self.infer)
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x|z) for z (..., B, D) and labels y (B,): batch (..., B), event (C, H, W).
@@ -47,7 +55,7 @@ class VAE(nn.Module):
     @torch.no_grad()
     def sample(self, num: int, y: Tensor | None = None) -> Tensor:
         """Means of p(x|z), in [0, 1], for `num` draws of z from the prior and labels y (num,): (num, C, H, W)."""
-        return self.decode(self.prior().sample((num,)), y).mean
+        return self.decode(self.p_z().sample((num,)), y).mean
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:

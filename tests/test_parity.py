@@ -62,7 +62,7 @@ VALUES = {  # fwd/NAME: ours, to an absolute 1e-5
 }
 TERMS = {  # nats an image, to a relative 1e-5
     "logpx_z": lambda vae, q, z, p, x: p.log_prob(x),
-    "logpz": lambda vae, q, z, p, x: vae.prior().log_prob(z),
+    "logpz": lambda vae, q, z, p, x: vae.p_z().log_prob(z),
     "logqz_x": lambda vae, q, z, p, x: q.log_prob(z),
 }
 OF_THE_OBJECTIVE = {"reconstruction", "mse", "kl", "loss"}  # what `System` maps to distortion, rate and loss

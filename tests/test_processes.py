@@ -43,7 +43,7 @@ def test_two_processes_are_one_run_and_count_each_image_once(tmp_path):
     data.setup()
     assert isinstance(data.test, ImageDataset) and len(data.test) == 33
     q = vae.encode(data.on_after_batch_transfer(data.test.__getitems__(list(range(33))), 0)[0])
-    rate = torch.distributions.kl_divergence(q, vae.prior()).mean().item()
+    rate = torch.distributions.kl_divergence(q, vae.p_z()).mean().item()
     assert metrics["test/rate"] == pytest.approx(rate, rel=1e-5)
 
 
@@ -52,7 +52,7 @@ def test_a_sweep_runs_each(tmp_path):
     assert done.returncode == 0, done.stderr
     for number, latent_dim in enumerate((2, 8)):
         run = tmp_path / "sweep" / str(number)
-        assert cvae.load(run).prior().event_shape == (latent_dim,)
+        assert cvae.load(run).p_z().event_shape == (latent_dim,)
         assert (run / "metrics.json").exists() and (run / "latent_manifold.png").exists() == (latent_dim == 2)
 
 

@@ -23,7 +23,7 @@ def test_shapes(shape, filters, latent_dim):
     assert (p.batch_shape, p.event_shape) == ((3, 5), shape) and p.log_prob(x).shape == (3, 5)
     assert vae.decode(z[0]).batch_shape == (5,)
     assert vae.reconstruct(x).shape == (5, *shape) and vae.sample(4).shape == (4, *shape)
-    assert vae.prior().event_shape == (latent_dim,)
+    assert vae.p_z().event_shape == (latent_dim,)
 
 
 def test_samples_of_z_do_not_mix():

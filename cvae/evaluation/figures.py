@@ -88,7 +88,7 @@ def evaluate(
     for key, value in (("samples", samples), ("aggregate_images", aggregate_images), ("chunk", chunk)):
         positive_int(key, value)
     seed_number("seed", seed)
-    prior, measured, kept = vae.prior(), [], []
+    prior, measured, kept = vae.p_z(), [], []
     for index, (x, y) in enumerate(blocks(batches)):
         measured.append(measure(vae, prior, x, y, samples, seed, index, chunk, advance))
         if index * BLOCK_IMAGES < aggregate_images:

@@ -48,7 +48,7 @@ class BetaTCVAE:
         q = vae.encode(x, y)
         z = q.rsample()  # (B, D)
         distortion = -vae.decode(z, y).log_prob(x)
-        information, correlation, dimensions = self.decompose(q, vae.prior(), z)
+        information, correlation, dimensions = self.decompose(q, vae.p_z(), z)
         rate = information + correlation + dimensions
         loss = distortion + information + at(self.beta, step) * correlation + dimensions
         return Bound(-distortion - rate, rate, distortion, loss)

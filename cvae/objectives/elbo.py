@@ -41,7 +41,7 @@ class ELBO:
         self.free_bits = number("free_bits", free_bits)
 
     def __call__(self, vae: VAE, x: Tensor, y: Tensor | None = None, step: int = 0) -> Bound:
-        q, p = vae.encode(x, y), vae.prior()
+        q, p = vae.encode(x, y), vae.p_z()
         if self.free_bits:
             q, p = self._factors(q), self._factors(p)  # one density for each dimension: their KLs have a last axis D
         if self.kl == "closed_form":

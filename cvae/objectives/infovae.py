@@ -42,7 +42,7 @@ class InfoVAE:
 
     def __call__(self, vae: VAE, x: Tensor, y: Tensor | None = None, step: int = 0) -> Bound:
         z, log_q = rsample_and_log_prob(vae.encode(x, y))  # (B, D), (B,)
-        p = vae.prior()
+        p = vae.p_z()
         distortion, rate = -vae.decode(z, y).log_prob(x), log_q - p.log_prob(z)
         drawn = p.rsample((len(z),)) if p.has_rsample else p.sample((len(z),))
         discrepancy = mmd(z, drawn, self.kernel, self.bandwidth)

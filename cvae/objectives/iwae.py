@@ -45,7 +45,7 @@ class IWAE:
             score = q.log_prob(z.detach())
             log_q = log_q - (score - score.detach())  # the same value
         z = z.view_as(z)  # what p sees: its gradient can be scaled without that of log q
-        log_px, log_pz = vae.decode(z, y).log_prob(x), vae.prior().log_prob(z)
+        log_px, log_pz = vae.decode(z, y).log_prob(x), vae.p_z().log_prob(z)
         log_w = log_px + log_pz - log_q
         bound = log_w.logsumexp(0) - math.log(self.samples)
         if self.gradient == "dreg" and z.requires_grad:

@@ -28,7 +28,6 @@ class FlowPrior(nn.Module):
         self,
         latent_dim: int,
         image_shape=None,
-        encode: nn.Module | None = None,
         transforms: int = 3,
         hidden: int = 128,
         bins: int = 8,
@@ -44,5 +43,5 @@ class FlowPrior(nn.Module):
         for transform in self.flow.transform.transforms:
             near_identity(transform)
 
-    def forward(self) -> Distribution:
+    def forward(self, encode=None) -> Distribution:
         return self.flow()

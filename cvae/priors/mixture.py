@@ -27,14 +27,14 @@ class MixtureOfGaussians(nn.Module):
         ConfigError: `components` is not a positive integer.
     """
 
-    def __init__(self, latent_dim: int, image_shape=None, encode: nn.Module | None = None, components: int = 10):
+    def __init__(self, latent_dim: int, image_shape=None, components: int = 10):
         super().__init__()
         positive_int("components", components)
         self.logits = nn.Parameter(torch.zeros(components))
         self.mean = nn.Parameter(torch.randn(components, latent_dim) * 0.5**0.5)
         self.logvar = nn.Parameter(torch.full((components, latent_dim), math.log(0.5)))
 
-    def forward(self) -> Distribution:
+    def forward(self, encode=None) -> Distribution:
         scale = (self.logvar / 2).exp()
         gaussians = Independent(Normal(self.mean, scale, validate_args=False), 1, validate_args=False)
         return Mixture(Categorical(logits=self.logits, validate_args=False), gaussians, validate_args=False)

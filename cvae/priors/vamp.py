@@ -1,7 +1,9 @@
 """The VampPrior."""
 
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
 from cvae.checks import positive_int, positive_number
@@ -19,7 +21,6 @@ class VampPrior(nn.Module):
 
     Args:
         image_shape: (C, H, W) of what the encoder reads
-        encode: x (K, C, H, W) -> q(z|x), shared with the model
         components: K
         pseudo_mean, pseudo_std: of the normal distribution that the pixels of the pseudo-inputs start from
 
@@ -31,7 +32,6 @@ class VampPrior(nn.Module):
         self,
         latent_dim: int,
         image_shape,
-        encode: nn.Module,
         components: int = 500,
         pseudo_mean: float = 0.05,
         pseudo_std: float = 0.01,
@@ -41,10 +41,8 @@ class VampPrior(nn.Module):
         if not isinstance(pseudo_mean, (int, float)) or not 0 <= pseudo_mean <= 1:
             raise ConfigError("pseudo_mean", pseudo_mean, "a number from 0 to 1")
         self.pseudo_inputs = nn.Parameter(pseudo_mean + positive_number("pseudo_std", pseudo_std) * torch.randn(shape))
-        # In a tuple, so that the model's weights are not in its checkpoint twice. A copy of the model shares the copy's.
-        self.shared = (encode,)
         self.register_buffer("logits", torch.zeros(components), persistent=False)  # equal weights 1/K
 
-    def forward(self) -> Distribution:
-        q = self.shared[0](self.pseudo_inputs.clamp(0, 1))  # batch (K,), event (D,)
+    def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
+        q = encode(self.pseudo_inputs.clamp(0, 1))  # batch (K,), event (D,)
         return Mixture(Categorical(logits=self.logits, validate_args=False), q, validate_args=False)

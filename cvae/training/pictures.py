@@ -93,7 +93,7 @@ class Pictures(Callback):
 
     def _latent(self, trainer, module) -> None:
         data, vae, device = trainer.datamodule, module.vae, module.device
-        latent_dim = vae.prior().event_shape[0]
+        latent_dim = vae.p_z().event_shape[0]
         if latent_dim != 2:
             log.info("No latent manifold and scatter: they need model.latent_dim=2, here it is %d", latent_dim)
             return

@@ -182,7 +182,7 @@ def test_aggregate_posterior_by_hand():
     y = torch.zeros(30, dtype=torch.long)
     vae = encoding(means_of(0.7), 3)
     figures = evaluate(vae, [(x, y)], samples=1, chunk=17)
-    z = measure(vae, vae.prior(), x, y, 1, 0, 0, 1000, lambda *done: None).z
+    z = measure(vae, vae.p_z(), x, y, 1, 0, 0, 1000, lambda *done: None).z
     pairs = Normal(x.flatten(1), 0.7).log_prob(z[:, None]).sum(-1)  # (draw, image)
     log_qz, log_q = pairs.exp().mean(1).log(), pairs.diagonal()
     log_pz = Normal(0, 1).log_prob(z).sum(-1)

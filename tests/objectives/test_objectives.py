@@ -253,7 +253,7 @@ def test_dreg_agrees_for_the_flow_s_own_parameters_and_for_an_encoder_that_makes
     """By batch instead of by draw, since these parameters are shared by all images."""
     posterior = strong_iaf()
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, posterior.num_features))
-    prior = VampPrior(D, SHAPE, nn.Sequential(encoder, posterior), components=2, pseudo_mean=0.5, pseudo_std=0.5)
+    prior = VampPrior(D, SHAPE, components=2, pseudo_mean=0.5, pseudo_std=0.5)
     vae, x = VAE(encoder, posterior, prior, linear_decoder(), UnitGaussian()), repeated_image(100)
     parameters = [*encoder.parameters(), *posterior.parameters(), prior.pseudo_inputs]
     differences = []
@@ -473,7 +473,7 @@ def test_beta_tcvae_weighs_the_total_correlation_alone(sampling, images):
     torch.testing.assert_close(one.loss, -one.elbo)
     torch.manual_seed(1)
     q = vae.encode(x)
-    _, correlation, _ = BetaTCVAE(100, sampling=sampling).decompose(q, vae.prior(), q.rsample())
+    _, correlation, _ = BetaTCVAE(100, sampling=sampling).decompose(q, vae.p_z(), q.rsample())
     torch.testing.assert_close(call(BetaTCVAE(100, beta=5, sampling=sampling), vae, x).loss, one.loss + 4 * correlation)
 
 

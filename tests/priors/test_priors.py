@@ -44,12 +44,12 @@ def vae_of(prior, posterior, dims):
     posterior, likelihood, image_shape = posterior(dims), Bernoulli((1, 2, 2)), (1, 2, 2)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(4, posterior.num_features))
     decoder = nn.Sequential(nn.Linear(dims, 4), nn.Unflatten(1, image_shape))
-    return VAE(encoder, posterior, prior(dims, image_shape, nn.Sequential(encoder, posterior)), decoder, likelihood)
+    return VAE(encoder, posterior, prior(dims, image_shape), decoder, likelihood)
 
 
 @pytest.mark.parametrize("dims", [1, 2, 5])
 def test_shapes(make, dims):
-    p = make(dims).prior()
+    p = make(dims).p_z()
     assert (p.batch_shape, p.event_shape) == ((), (dims,))
     for shape in ((), (6,), (4, 6)):
         z = p.sample(shape)
@@ -59,14 +59,14 @@ def test_shapes(make, dims):
 
 @pytest.mark.parametrize("dims", [1, 2])
 def test_density_integrates_to_one_and_is_sampled_from(make, dims):
-    p = shaken(make(dims)).prior()
+    p = shaken(make(dims)).p_z()
     total, mean, covariance = integrals(p.log_prob, dims)
     assert total.item() == pytest.approx(1, abs=1e-3)
     assert_moments(p.sample((40_000,)), mean, covariance)
 
 
 def test_log_prob_does_not_depend_on_the_shape_of_z(make):
-    p, z = shaken(make(3)).prior(), torch.randn(4, 5, 3, dtype=torch.float64)
+    p, z = shaken(make(3)).p_z(), torch.randn(4, 5, 3, dtype=torch.float64)
     alone = torch.stack([p.log_prob(row) for row in z.flatten(0, 1)])
     torch.testing.assert_close(p.log_prob(z), alone.view(4, 5))
 
@@ -75,7 +75,7 @@ def test_log_prob_does_not_depend_on_the_shape_of_z(make):
 def test_gradients(make, dims):
     vae = shaken(make(dims))
     z = torch.randn(4, 5, dims, dtype=torch.float64, requires_grad=True)
-    vae.prior().log_prob(z).sum().backward()
+    vae.p_z().log_prob(z).sum().backward()
     trained = [z, *vae.prior.parameters()]
     if isinstance(vae.prior, VampPrior):
         trained += [*vae.encoder.parameters(), *vae.posterior.parameters()]
@@ -90,7 +90,7 @@ def test_reload_is_identical(make):
     fresh.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
     z = torch.randn(4, 3, dtype=torch.float64)
     for other in (fresh, copy.deepcopy(trained)):
-        assert torch.equal(other.prior().log_prob(z), trained.prior().log_prob(z))
+        assert torch.equal(other.p_z().log_prob(z), trained.p_z().log_prob(z))
 
 
 @pytest.mark.parametrize("far", [100.0, 1e6])
@@ -98,7 +98,7 @@ def test_far_away_stays_finite(make, far):
     """In float32, with the gradients."""
     vae = make(4)
     z = torch.stack([torch.full((4,), far), torch.full((4,), -far), torch.tensor([far, 0, -far, 1])]).requires_grad_()
-    log_p = vae.prior().log_prob(z)
+    log_p = vae.p_z().log_prob(z)
     log_p.sum().backward()
     assert log_p.isfinite().all() and z.grad.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in vae.prior.parameters())
@@ -134,7 +134,7 @@ def test_vamp_equals_a_mixture_by_hand():
                 log_factor = -0.5 * (math.log(2 * math.pi) + logvar + (z[j].item() - mean) ** 2 / math.exp(logvar))
                 product = log_factor if j == 0 else product + log_factor
             density += math.exp(product) / 3
-        assert vae.prior().log_prob(z).item() == pytest.approx(math.log(density), rel=1e-10)
+        assert vae.p_z().log_prob(z).item() == pytest.approx(math.log(density), rel=1e-10)
 
 
 @pytest.mark.parametrize("posterior", [DiagonalGaussian, FullGaussian, SMALL_IAF])
@@ -144,19 +144,19 @@ def test_vamp_of_one_image_is_its_posterior(posterior):
     with torch.no_grad():
         vae.prior.pseudo_inputs.copy_(torch.rand(1, 1, 2, 2).expand(3, -1, -1, -1))
     z = torch.randn(6, 2, dtype=torch.float64)
-    torch.testing.assert_close(vae.prior().log_prob(z), vae.encode(vae.prior.pseudo_inputs[:1]).log_prob(z))
+    torch.testing.assert_close(vae.p_z().log_prob(z), vae.encode(vae.prior.pseudo_inputs[:1]).log_prob(z))
 
 
 def test_vamp_shares_the_models_encoder():
     """Also in a copy, which goes its own way; and the checkpoint holds each weight once."""
     vae = shaken(vae_of(VAMP, SMALL_IAF, 2))
     twin, z = copy.deepcopy(vae), torch.randn(4, 2, dtype=torch.float64)
-    before = vae.prior().log_prob(z)
+    before = vae.p_z().log_prob(z)
     with torch.no_grad():
         for parameter in (*twin.encoder.parameters(), *twin.posterior.parameters()):
             parameter.zero_()
-    assert torch.equal(vae.prior().log_prob(z), before)
-    torch.testing.assert_close(twin.prior().log_prob(z), Normal(0, 1).log_prob(z).sum(-1).double())
+    assert torch.equal(vae.p_z().log_prob(z), before)
+    torch.testing.assert_close(twin.p_z().log_prob(z), Normal(0, 1).log_prob(z).sum(-1).double())
     assert [key for key in vae.state_dict() if key.startswith("prior.")] == ["prior.pseudo_inputs"]
     assert sum(value.numel() for value in vae.parameters()) == sum(
         value.numel() for key, value in vae.state_dict().items() if not key.endswith(("mask", "order"))
@@ -164,7 +164,7 @@ def test_vamp_shares_the_models_encoder():
 
 
 def test_vamp_starts_with_the_pixels_it_is_told():
-    prior = VampPrior(2, (3, 8, 8), nn.Identity(), components=50, pseudo_mean=0.4, pseudo_std=0.05)
+    prior = VampPrior(2, (3, 8, 8), components=50, pseudo_mean=0.4, pseudo_std=0.05)
     assert prior.pseudo_inputs.shape == (50, 3, 8, 8)
     assert prior.pseudo_inputs.mean().item() == pytest.approx(0.4, abs=0.005)
     assert prior.pseudo_inputs.std().item() == pytest.approx(0.05, rel=0.05)
@@ -178,7 +178,7 @@ def test_chunks_change_nothing(name, monkeypatch):
     results = []
     for floats in (Mixture.floats, 1):
         monkeypatch.setattr(Mixture, "floats", floats)
-        p = vae.prior()
+        p = vae.p_z()
         assert p._chunk() == 1 if floats == 1 else p._chunk() >= 20
         log_p = p.log_prob(z)
         results.append([log_p, *torch.autograd.grad(log_p.square().sum(), [z, *vae.prior.parameters()])])
@@ -239,7 +239,7 @@ def test_flow_draws_in_float32_are_finite():
 )  # fmt: skip
 def test_impossible_options_are_refused(cls, key, value):
     with pytest.raises(ConfigError, match=rf"^{key}={value}: must be"):
-        cls(2, (1, 2, 2), nn.Identity(), **{key: value})
+        cls(2, (1, 2, 2), **{key: value})
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "conf" / "prior").glob("*.yaml")), ids=lambda file: file.stem)
