@@ -1,9 +1,11 @@
 """cvae: a configurable experiment framework for convolutional variational autoencoders."""
 
+from typing import Any
+
 __version__ = "0.1.0"
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     """`cvae.load`, imported when it is first used, so that `import cvae` stays instant."""
     if name == "load":
         from cvae.build import load

@@ -1,20 +1,18 @@
 """What is done with a run after training: python -m cvae evaluate|sample RUN."""
 
 import argparse
+import importlib
 import logging
-from pathlib import Path
 
 from cvae.cli import readable_errors
 from cvae.console import ConsoleHandler
-from cvae.errors import UserError
+from cvae.run import Run
 
 
 def parser() -> argparse.ArgumentParser:
     run = argparse.ArgumentParser(add_help=False)
     run.add_argument("run", metavar="RUN", help="a run directory, as train.py writes it")
-    run.add_argument(
-        "--checkpoint", metavar="FILE", default="last.ckpt", help="of RUN/checkpoints (default: last.ckpt)"
-    )
+    run.add_argument("--checkpoint", metavar="FILE", default="last.ckpt", help="last.ckpt (default) or best.ckpt")
     run.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
 
     main = argparse.ArgumentParser("python -m cvae", description="Evaluate a trained model, or draw samples from it.")
@@ -24,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
         "evaluate",
         parents=[run],
         help="measure a run on its test set: log p(x), ELBO, bits per dim, active units, the aggregate posterior",
-        description="Measure a run on its test set. Writes RUN/evaluation.json and RUN/tensorboard, and prints a table.",
+        description="Measure a run on its test set. Writes a file for these settings into RUN/evaluation, and prints a table.",
     )
     evaluate.add_argument("--samples", type=int, default=5000, help="importance samples an image (default: 5000)")
     evaluate.add_argument("--images", type=int, metavar="N", help="only the first N test images (default: all)")
@@ -37,11 +35,11 @@ def parser() -> argparse.ArgumentParser:
         "up to log N (default: 2000)",
     )
     evaluate.add_argument(
-        "--chunk",
-        type=int,
-        metavar="ROWS",
-        default=1000,
-        help="decoder rows (an image with a sample) at once: fewer need less memory; the figures stay the same (default: 1000)",
+        "--memory",
+        type=float,
+        metavar="GIB",
+        default=1.0,
+        help="about how much memory decoded images may take at once (default: 1)",
     )
     evaluate.add_argument(
         "--data-root", metavar="DIR", help="the folder of the data, if it is elsewhere than at the training"
@@ -69,11 +67,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     with readable_errors():
-        if not (Path(args.run) / ".hydra" / "config.yaml").is_file():
-            raise UserError(f"{args.run} is not a run directory: it has no .hydra/config.yaml")
-        from cvae import commands  # torch takes seconds to import: not for --help or a misspelt name
-
-        getattr(commands, args.command)(args)
+        Run(args.run).config()  # torch takes seconds to import: not for --help or a misspelt name
+        command = importlib.import_module(f"cvae.commands.{args.command}")
+        getattr(command, args.command)(args)
 
 
 if __name__ == "__main__":

@@ -1,38 +1,62 @@
-"""From a config, or a run directory, to objects."""
+"""From a config, or from a run directory, to objects; and whether the choices of a config fit each other."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
-from cvae.checks import is_int, one_of, positive_int
+from cvae.checks import image_shape, one_of, positive_int
+from cvae.data import ImageData
 from cvae.errors import ConfigError, UserError
+from cvae.run import Run
 from cvae.vae import VAE
 
+MOVED = {  # what saved configs may call a part, and what it is called today
+    "cvae.mnist.MNIST": "cvae.data.mnist.MNIST",
+    "cvae.sources.IdxFiles": "cvae.data.idx_files.IdxFiles",
+    "cvae.sources.CIFAR10": "cvae.data.cifar10.CIFAR10",
+    "cvae.sources.image_folder": "cvae.data.folder.image_folder",
+    "cvae.sources.Synthetic": "cvae.data.synthetic.Synthetic",
+}
 
-def make(cfg: DictConfig, group: str, **arguments):
-    """The object that `cfg[group]` describes. Raises ConfigError, its key named from the root, if a value does not fit."""
+
+def make(cfg: DictConfig, group: str, **arguments: Any) -> Any:
+    """The object that `cfg[group]` describes, given `arguments` too.
+
+    Raises:
+        ConfigError: a value does not fit; its key is named from the root.
+        UserError: anything else that keeps the object from being made.
+    """
     try:
         return instantiate(cfg[group], **arguments)
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, ConfigError):
+            if cause.key == "image_shape":  # the user sets it with the data, and without the planes of the labels
+                raise ConfigError("data.image_shape", cfg.data.image_shape, cause.allowed) from error
             found = re.search(r"full_key: (\S+)", str(error))  # of a nested object, as in objective.beta
-            place = "data" if cause.key == "image_shape" else found[1] if found else group  # where the user sets it
-            raise cause.inside(place) from error
-        raise UserError(f"{group}: {cfg[group].get('_target_', group)} does not take its values: {cause}") from error
+            raise cause.inside(found[1] if found else group) from error
+        target = cfg[group].get("_target_", group)
+        raise UserError(f"{group}: {target} does not take its values: {cause}") from error
 
 
 def build_vae(cfg: DictConfig) -> VAE:
-    """The model of a config, untrained. Raises ConfigError if choices do not fit each other or a value is not allowed."""
+    """The model of a config, untrained.
+
+    Raises:
+        ConfigError: choices do not fit each other, or a value is not allowed.
+    """
     latent_dim = positive_int("model.latent_dim", cfg.model.latent_dim)
-    channels, height, width = image_shape_of(cfg)
-    if cfg.conditional and cfg.data.num_classes is None:
-        raise ConfigError("data.num_classes", None, "set to the number of classes with conditional=true")
-    num_classes = positive_int("data.num_classes", cfg.data.num_classes) if cfg.conditional else 0
+    channels, height, width = image_shape("data.image_shape", resolved(cfg.data.image_shape))
+    num_classes = 0
+    if one_of("conditional", cfg.conditional, (False, True)):
+        if cfg.data.num_classes is None:
+            raise ConfigError("data.num_classes", None, "set to the number of classes with conditional=true")
+        num_classes = positive_int("data.num_classes", cfg.data.num_classes)
     posterior = make(cfg, "posterior", latent_dim=latent_dim)
     likelihood = make(cfg, "likelihood", image_shape=(channels, height, width))
     encoder_input = (channels + num_classes, height, width)
@@ -49,23 +73,89 @@ def build_vae(cfg: DictConfig) -> VAE:
     return vae.to(memory_format=torch.channels_last)  # transposed convolutions are faster so, on CPU and GPU
 
 
-def image_shape_of(cfg: DictConfig) -> tuple[int, int, int]:
-    """(C, H, W), or ConfigError unless data.image_shape is three positive integers, C 1 or 3."""
-    shape = cfg.data.image_shape
-    shape = list(shape) if isinstance(shape, ListConfig) else shape  # list() puts in what it refers to
-    if not isinstance(shape, list) or len(shape) != 3 or not all(is_int(size) and size > 0 for size in shape):
-        raise ConfigError("data.image_shape", shape, "three positive integers, [channels, height, width]")
-    one_of("data.image_shape[0]", shape[0], (1, 3))  # grey or RGB: others have no picture
-    return tuple(shape)
+def build_data(cfg: DictConfig) -> ImageData:
+    """The data of a config; nothing is read yet. A number of classes that a conditional model needs and the config leaves
+    open is put into cfg, as the source counts them.
+
+    Raises:
+        ConfigError: a value is not allowed.
+        DataError: the classes are to be counted and the files are missing.
+    """
+    data = make(cfg, "data")
+    if cfg.conditional is True and cfg.data.num_classes is None:
+        cfg.data.num_classes = data.classes()
+    return data
+
+
+def require_fit(cfg: DictConfig, vae: VAE, data: ImageData) -> None:
+    """Raise UserError, naming both keys, unless the likelihood describes such data."""
+    describes = vae.likelihood.describes
+    if data.kind not in describes:
+        raise UserError(
+            f"likelihood ({cfg.likelihood._target_}) and data.binarization={cfg.data.binarization} do not fit: this "
+            f"likelihood describes {' or '.join(describes)} images, the data are {data.kind}. Choose another likelihood=, "
+            "or another data.binarization="
+        )
+
+
+def resolved(value: Any) -> Any:
+    """A list of a config as a plain list, with what it refers to put in."""
+    return list(value) if isinstance(value, ListConfig) else value
+
+
+def saved_config(run: Run) -> DictConfig:
+    """The config of a run, in today's words.
+
+    Raises:
+        UserError: this is no run directory, or its config is damaged.
+    """
+    cfg = run.config()
+    for node in nodes(cfg):
+        if (target := node.get("_target_")) in MOVED:
+            node._target_ = MOVED[target]
+    if missing := [
+        key for key in ("model", "posterior", "prior", "likelihood", "data", "conditional") if key not in cfg
+    ]:
+        raise UserError(f"{run.config_file} is not the config of a run: it lacks {', '.join(missing)}")
+    return cfg
+
+
+def nodes(cfg: DictConfig) -> list[DictConfig]:
+    """A config and all the dictionaries in it."""
+    inner = [cfg._get_node(key) for key in cfg]
+    return [
+        cfg,
+        *(node for child in inner if isinstance(child, DictConfig) and not child._is_none() for node in nodes(child)),
+    ]
 
 
 def load(run: str | Path, checkpoint: str = "last.ckpt", device: str = "cpu") -> VAE:
     """The trained model of a run directory, in eval mode: from the config and the weights that are saved in it.
 
+    Args:
+        run: the run directory
+        checkpoint: last.ckpt or best.ckpt
+        device: where the model is to be
+
     Raises:
-        FileNotFoundError: `run` has no .hydra/config.yaml or no such checkpoint.
+        UserError: this is no run directory, or the checkpoint is missing, damaged or another model's.
     """
-    vae = build_vae(OmegaConf.load(Path(run) / ".hydra" / "config.yaml"))
-    weights = torch.load(Path(run) / "checkpoints" / checkpoint, map_location=device, weights_only=True)["state_dict"]
-    vae.load_state_dict({name.removeprefix("vae."): value for name, value in weights.items()})
-    return vae.to(device).eval()
+    return load_with_step(Run(run), checkpoint, device)[0]
+
+
+def load_with_step(run: Run, checkpoint: str, device: str) -> tuple[VAE, int]:
+    """The trained model, in eval mode, and how many optimizer steps it has had. Raises as `load` does."""
+    vae, file = build_vae(saved_config(run)), run.checkpoint(checkpoint)
+    try:
+        content = torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # damaged bytes make torch and pickle raise almost anything
+        first_line = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{file} is damaged or no checkpoint: {first_line}") from error
+    try:
+        weights = {
+            name.removeprefix("vae."): value for name, value in content["state_dict"].items() if name.startswith("vae.")
+        }
+        vae.load_state_dict(weights)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{file} does not hold the weights of the model in {run.config_file}: {error}") from error
+    return vae.to(device).eval(), content.get("global_step", 0)

@@ -1,44 +1,59 @@
 """Checks of single values: each returns the value, or raises a ConfigError that says what is allowed. Needs no torch."""
 
 import math
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from cvae.errors import ConfigError
 
 
-def is_int(value) -> bool:
+def is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def positive_int(key: str, value) -> int:
+def positive_int(key: str, value: Any) -> int:
     """Return `value`, or raise ConfigError unless it is an integer of at least 1."""
     if not is_int(value) or value < 1:
         raise ConfigError(key, value, "a positive integer")
     return value
 
 
-def number(key: str, value, least: float = 0) -> float:
+def number(key: str, value: Any, least: float = 0) -> float:
     """Return `value`, or raise ConfigError unless it is a finite number of at least `least`."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value < least:
         raise ConfigError(key, value, "a finite number" + (f" of at least {least:g}" if least > -math.inf else ""))
     return value
 
 
-def positive_number(key: str, value) -> float:
+def positive_number(key: str, value: Any) -> float:
     """Return `value`, or raise ConfigError unless it is a finite number above 0."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
         raise ConfigError(key, value, "a finite number above 0")
     return value
 
 
-def one_of(key: str, value, allowed) -> object:
-    """Return `value`, or raise ConfigError unless it is one of `allowed`."""
-    if value not in allowed:
-        raise ConfigError(key, value, "one of " + ", ".join(map(str, allowed)))
+def one_of(key: str, value: Any, allowed: Collection, what: str = "") -> Any:
+    """Return `value`, or raise ConfigError unless it is one of `allowed`, type included. `what` says what these are."""
+    if not any(type(value) is type(choice) and value == choice for choice in allowed):
+        raise ConfigError(key, value, f"{what}one of " + ", ".join(map(str, allowed)))
     return value
 
 
-def seed_number(key: str, value) -> int:
+def seed_number(key: str, value: Any) -> int:
     """Return `value`, or raise ConfigError unless it can be a seed, which for numpy's sake has 32 bits."""
     if not is_int(value) or not 0 <= value < 2**32:
         raise ConfigError(key, value, "an integer from 0 to 4294967295")
     return value
+
+
+def image_shape(key: str, value: Any) -> tuple[int, int, int]:
+    """Return (C, H, W), or raise ConfigError unless `value` is three positive integers, C 1 (grey) or 3 (colour)."""
+    if (
+        isinstance(value, str)
+        or not isinstance(value, Sequence)
+        or len(value) != 3
+        or not all(is_int(size) and size > 0 for size in value)
+    ):
+        raise ConfigError(key, value, "three positive integers, [channels, height, width]")
+    one_of(f"{key}[0]", value[0], (1, 3))
+    return tuple(value)

@@ -1,23 +1,26 @@
-"""What the command line says when something is wrong: one message, no stack trace unless HYDRA_FULL_ERROR=1 asks for it."""
+"""What the command line says when something is wrong: one message, and a stack trace only with HYDRA_FULL_ERROR=1."""
 
 import difflib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import cvae.experiments  # noqa: F401, adds its step to Hydra's composition of a config
 from cvae.errors import UserError
+from cvae.run import Run
 
-# GNU OpenMP reads it when torch is loaded: how often a thread looks for the others before it sleeps. With its own 300,000 times
-# it takes the core from the thread that it waits for, if another program runs: epochs that took 11 s on two cores, one of them
-# busy, take 1.5 s so. With both cores free they are slower by about a tenth.
+# How often a thread of GNU OpenMP, which reads this when torch is loaded, looks for the others before it sleeps. With its
+# default of 300,000 it keeps the core that the others need, if another program runs too: epochs that took 11 s on two cores,
+# one of them busy, take 1.5 s so. With both cores free epochs take about a tenth longer.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -27,7 +30,7 @@ NULL_CHOICE = "Config group override must be a string"  # how Hydra's plain Valu
 
 
 @contextmanager
-def readable_errors():
+def readable_errors() -> Iterator[None]:
     """End the process with exit code 1 and one message where the user's input is wrong."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1" and OURS not in os.environ:
         yield
@@ -52,41 +55,60 @@ def message_of(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
     keys = getattr(cause, "parent_node", None)
     if isinstance(keys, DictConfig) and cause.key not in keys:
-        parent = cause.full_key.rpartition(".")[0]
-        near = difflib.get_close_matches(str(cause.key), map(str, keys), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        return f"there is no key {cause.full_key}.{hint} {parent or 'The config'} has: {', '.join(map(str, keys))}"
+        return no_such_key(str(cause.full_key), keys)
     if NULL_CHOICE in str(error):
         return (
             "GROUP=null is no choice: name a file of conf/GROUP; ~callbacks.NAME and ~logger.NAME leave single ones out"
         )
-    if "Could not override" in str(
-        error
-    ):  # Hydra's word for an experiment that chooses within a choice that was replaced
-        return f"{error} An experiment sets values of its own choices: start from experiment=tf_tutorial to combine others."
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read: a value with spaces or other signs needs quotes of its own, as in {quoted(error.override)}"
     return str(error)
 
 
+def no_such_key(full_key: str, keys: DictConfig) -> str:
+    """What to type instead: a key that is spelt alike, one of that name elsewhere, or a + for a new one."""
+    parent, _, name = full_key.rpartition(".")
+    message = f"there is no key {full_key}."
+    elsewhere = [key for key in leaves(keys._get_root()) if key.rpartition(".")[2] == name]
+    near = elsewhere or [f"{parent}.{key}".lstrip(".") for key in difflib.get_close_matches(name, map(str, keys), n=1)]
+    if near:
+        message += f" Did you mean {' or '.join(near[:3])}?"
+    message += f" {parent or 'The config'} has: {', '.join(str(key) for key in keys if key != 'hydra')}."
+    return message + (f" A new key takes a plus: +{full_key}=…" if parent else "")
+
+
+def leaves(cfg: DictConfig, place: str = "") -> list[str]:
+    """The full names of all keys of the user's config that hold a value."""
+    found = []
+    for key in cfg:
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
+            found += leaves(node, f"{place}{key}.") if place or key != "hydra" else []
+        else:
+            found.append(f"{place}{key}")
+    return found
+
+
+def quoted(override: str) -> str:
+    """KEY=VALUE with quotes for the shell and within them quotes for Hydra."""
+    key, _, value = override.partition("=")
+    return f"""'{key}="{value}"'"""
+
+
 class NewRunDirectory(Callback):
-    """Refuses, before Hydra writes anything, a run directory that cannot be made or that holds an earlier run.
+    """Refuses, before Hydra writes anything, a run directory that cannot be made or that holds an earlier run."""
 
-    And, before a run begins, a choice that has no effect.
-    """
-
-    def on_run_start(self, config: DictConfig, **_) -> None:
+    def on_run_start(self, config: DictConfig, **_: object) -> None:
         # Lightning starts the other processes of a run with the same command and the run directory of the first.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             HydraConfig.instance().set_config(config)  # what ${hydra:…} in the folder's name is read from
             require_one_place("hydra.run.dir", config)
             require_new_folder("hydra.run.dir", config.hydra.run.dir)
 
-    def on_multirun_start(self, config: DictConfig, **_) -> None:
+    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         HydraConfig.instance().set_config(config)
         require_one_place("hydra.sweep.dir", config)
         require_new_folder("hydra.sweep.dir", config.hydra.sweep.dir)
-
-    def on_job_start(self, config: DictConfig, **_) -> None:
-        require_kept_choices(config)  # of each run of a sweep, since the sweep itself has no values for what it varies
 
 
 def require_one_place(key: str, config: DictConfig) -> None:
@@ -96,23 +118,12 @@ def require_one_place(key: str, config: DictConfig) -> None:
         raise SystemExit(f"Error: run_dir={folder}: must be left as it is; set {key} to choose the folder")
 
 
-def require_kept_choices(config: DictConfig) -> None:
-    """End the process if a value replaces what the command line chose within a group, as beta=4 would objective/beta=linear."""
-    for override in config.hydra.overrides.task:
-        choice, _, name = override.lstrip("+").partition("=")
-        key = choice.replace("/", ".")
-        if "/" in choice and name and not isinstance(value := OmegaConf.select(config, key), DictConfig):
-            raise SystemExit(
-                f"Error: {override} has no effect: {key}={value} of the command line or the experiment replaces it"
-            )
-
-
 def require_new_folder(key: str, folder: str) -> None:
     """Make `folder`, or end the process: Hydra turns an Exception of a callback into a warning and goes on."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        written = ("images", "checkpoints", "metrics.json")  # not by a run that was refused for a bad value
-        if any(path for name in written for path in (*Path(folder).glob(name), *Path(folder).glob(f"*/{name}"))):
+        members = [path for path in Path(folder).iterdir() if path.is_dir()]  # of a sweep
+        if any(Run(path).began() for path in (folder, *members)):
             raise SystemExit(f"Error: {key}={folder}: must be a new folder; it holds an earlier run")
     except OSError as error:
         raise SystemExit(f"Error: {key}={folder}: must be a folder that can be written: {error}") from error

@@ -20,11 +20,12 @@ def grid(images: Tensor, columns: int, padding: int = 2, zoom: int = 3) -> np.nd
 def latent_manifold(vae: VAE, steps: int, device, label: int | None = None) -> np.ndarray:
     """Decoded means over the (steps x steps) quantiles 0.05 … 0.95 of the standard normal, for two latent dimensions.
 
-    As in the tutorial: z[0] grows to the right, z[1] downwards. label: the class, for a conditional model.
+    z[0] grows to the right and z[1] upwards, as in the scatter (the tutorial's grows downwards). label: the class, for a
+    conditional model. (steps H, steps W, 3).
     """
     quantiles = torch.distributions.Normal(0, 1).icdf(torch.linspace(0.05, 0.95, steps)).to(device)
-    down, right = torch.meshgrid(quantiles, quantiles, indexing="ij")
-    z = torch.stack([right, down], -1).reshape(-1, 2)
+    up, right = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")  # the first row is the highest
+    z = torch.stack([right, up], -1).reshape(-1, 2)
     labels = None if label is None else torch.full((len(z),), label, device=device)
     images = vae.decode(z, labels).mean
     return grid(images, steps, padding=0, zoom=1)

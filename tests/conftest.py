@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+import cvae.cli  # noqa: F401, as train.py does: an experiment's values are put in
 import cvae.data.mnist
 
 torch.set_num_threads(1)  # the tests run side by side, and their tensors are small

@@ -1,38 +1,44 @@
-"""python -m cvae evaluate."""
+"""python -m cvae evaluate RUN: measure a run on its test set."""
 
-from argparse import Namespace
-from pathlib import Path
+import argparse
 
 import torch
 
-from cvae.build import make
-from cvae.checks import positive_int, seed_number
-from cvae.commands.opening import open_run
+from cvae.build import load_with_step, make, saved_config
+from cvae.devices import available, keep_freed_memory
 from cvae.errors import ConfigError
+from cvae.evaluation import Settings
 from cvae.evaluation.report import report, scalars
+from cvae.run import Run
 
 
-def evaluate(args: Namespace) -> None:
-    """python -m cvae evaluate RUN."""
-    for key in ("samples", "aggregate_images", "chunk"):
-        positive_int("--" + key.replace("_", "-"), getattr(args, key))
-    if args.images is not None:
-        positive_int("--images", args.images)
-    seed_number("--seed", args.seed)
-    run, device = Path(args.run), torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if not {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device.type]:
-        raise ConfigError("--device", device.type, "one that is in this machine: cpu always is")
-    cfg, vae, step = open_run(run, args.checkpoint, device)
+def evaluate(args: argparse.Namespace) -> None:
+    """Measure a run as the options say: writes a file into RUN/evaluation, and prints a table.
+
+    An evaluation of all test images goes into TensorBoard too.
+
+    Raises:
+        UserError: an option, the run or its data are wrong.
+    """
+    try:
+        settings = Settings(args.samples, args.images, args.aggregate_images, args.memory, args.seed)
+    except ConfigError as error:
+        raise ConfigError("--" + error.key.replace("_", "-"), error.value, error.allowed) from error
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    device = available("--device", args.device or default)
+    keep_freed_memory()
+    run = Run(args.run)
+    cfg = saved_config(run)
+    vae, step = load_with_step(run, args.checkpoint, device)
     if args.data_root:
         cfg.data.root = args.data_root
     data = make(cfg, "data")
     data.prepare_data()
     data.setup()
-    limits = {"samples": args.samples, "aggregate_images": args.aggregate_images, "chunk": args.chunk}
-    figures = report(vae, data, run, device, **limits, images=args.images, seed=args.seed, checkpoint=args.checkpoint)
+    figures = report(vae, data, run, settings, run.checkpoint(args.checkpoint).name)
+    if settings.images is None or settings.images >= len(data.test):
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not needed before
 
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(run / "tensorboard")) as writer:
-        for name, value in scalars(figures).items():
-            writer.add_scalar(name, value, step)
+        with SummaryWriter(str(run.tensorboard)) as writer:
+            for name, value in scalars(figures).items():
+                writer.add_scalar(name, value, step)

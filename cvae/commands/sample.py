@@ -1,39 +1,45 @@
-"""python -m cvae sample."""
+"""python -m cvae sample RUN: draw images from the prior."""
 
+import argparse
 import math
-from argparse import Namespace
 from pathlib import Path
 
 import torch
 
 from cvae import pictures
+from cvae.build import load
 from cvae.checks import positive_int, seed_number
-from cvae.commands.opening import open_run
 from cvae.console import console
 from cvae.errors import ConfigError
 from cvae.files import save
 from cvae.noise import fixed_noise
+from cvae.run import Run
 
 
-def sample(args: Namespace) -> None:
-    """python -m cvae sample RUN."""
-    num, device = positive_int("--num", args.num), torch.device("cpu")
+def sample(args: argparse.Namespace) -> None:
+    """Write a PNG with a grid of means of p(x|z), z from the prior; a conditional model draws a row a class.
+
+    Raises:
+        UserError: an option or the run is wrong.
+    """
+    num = positive_int("--num", args.num)
     seed_number("--seed", args.seed)
-    out = Path(args.out or Path(args.run) / "samples.png")
+    out = Path(args.out) if args.out else Run(args.run).samples
     if out.suffix.lower() != ".png" or out.is_dir():
         raise ConfigError("--out", out, "the name of a file that ends in .png")
-    _, vae, _ = open_run(Path(args.run), args.checkpoint, device)
+    vae = load(args.run, args.checkpoint)
     labels, columns = None, round(num**0.5)
     if args.label is not None:
         if not 0 <= args.label < vae.num_classes:
-            allowed = f"from 0 to {vae.num_classes - 1}" if vae.num_classes else "left out: this model knows no classes"
+            knows_none = "left out: this model knows no classes"
+            allowed = f"from 0 to {vae.num_classes - 1}" if vae.num_classes else knows_none
             raise ConfigError("--class", args.label, allowed)
         labels = torch.full((num,), args.label)
     elif vae.num_classes:
         columns = math.ceil(num / vae.num_classes)
         num = columns * vae.num_classes  # full rows, one a class
         labels = torch.arange(num) // columns
-    with fixed_noise(args.seed, device):
+    with fixed_noise(args.seed, torch.device("cpu")):
         images = vae.sample(num, labels)
     save(out, pictures.png(pictures.grid(images, columns)))
     console.print(f"{num} samples: {out}", soft_wrap=True, markup=False, highlight=False)

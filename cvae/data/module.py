@@ -128,6 +128,13 @@ class ImageData(LightningDataModule):
         own, pin = torch.Generator(), torch.cuda.is_available()
         return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=as_is, generator=own, pin_memory=pin)
 
+    def batch(self, split, indices, device="cpu"):
+        batch = getattr(self, split).__getitems__(list(indices))
+        return self.on_after_batch_transfer([part.to(device) for part in batch], 0)
+
+    def classes(self):
+        return self.num_classes
+
     def on_after_batch_transfer(self, batch, dataloader_idx: int):
         x, y = batch
         x = x.float() / 255

@@ -1,35 +1,35 @@
 """beta-TCVAE."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.distributions import (
-    Distribution,
-)
+from torch.distributions import Distribution
 
-from cvae.checks import is_int, one_of
+from cvae.checks import one_of, positive_int
 from cvae.errors import ConfigError
-from cvae.objectives.bound import Bound, factorizes
+from cvae.objectives.terms import Objective, Terms, factorizes, only_group, penalized
 from cvae.schedules import at, number_or_schedule
 from cvae.vae import VAE
 
 
-class BetaTCVAE:
+class BetaTCVAE(Objective):
     """distortion + mutual information + beta * total correlation + dimension-wise KL (Chen et al. 2018, eq. 4).
 
-    The three sum to the rate, image by image, so beta=1 is the ELBO. With q(z) the aggregate posterior over the training set:
-    log q(z|x) - log q(z), log q(z) - sum_j log q(z_j) and sum_j log q(z_j) - log p(z), at one draw of z an image. For a prior
-    that is not independent over the dimensions the last one is KL(prod_j q(z_j) || p(z)). q(z) is estimated from the batch,
-    as sum_n W_n q(z|x_n), n = 0 the image that z was drawn for, N = dataset_size and B the batch size:
+    The three sum to the rate, image by image, so beta=1 is the ELBO. With q(z) the aggregate posterior over the training
+    set: log q(z|x) - log q(z), log q(z) - sum_j log q(z_j) and sum_j log q(z_j) - log p(z), at one draw of z an image. For
+    a prior that is not independent over the dimensions the last one is KL(prod_j q(z_j) || p(z)). q(z) is estimated from
+    the batch, as sum_n W_n q(z|x_n), n = 0 the image that z was drawn for, N the number of training images (`prepare`) and
+    B the batch size:
 
     - weighted: W_n = 1 / (N B), biased (Chen et al. 2018, section 3.1; what the paper used). N only shifts the loss.
-    - stratified: W_0 = 1 / N, else (N - 1) / (N (B - 1)): an unbiased q(z) (appendix C.2, averaged over which image is last).
+    - stratified: W_0 = 1 / N, else (N - 1) / (N (B - 1)): an unbiased q(z) (appendix C.2, averaged over which image is
+      last).
 
-    The loss depends on the batch around an image; elbo, rate and distortion do not.
+    The loss depends on the batch around an image; rate and distortion do not.
 
     Args:
-        dataset_size: N, training images
         beta: weight of the total correlation, a number or a schedule
         sampling: weighted or stratified
 
@@ -37,21 +37,29 @@ class BetaTCVAE:
         ConfigError: a value is not allowed; at the first call, the posterior is not independent over the dimensions.
     """
 
-    def __init__(self, dataset_size: int, beta=6, sampling: str = "weighted"):
-        if not is_int(dataset_size) or dataset_size < 2:
-            raise ConfigError("dataset_size", dataset_size, "an integer of at least 2, the number of training images")
-        self.dataset_size = dataset_size
+    def __init__(self, beta: float | Callable = 6, sampling: str = "weighted") -> None:
+        super().__init__()
         self.beta = number_or_schedule("beta", beta)
         self.sampling = one_of("sampling", sampling, ("weighted", "stratified"))
+        self.num_images: int | None = None
 
-    def __call__(self, vae: VAE, x: Tensor, y: Tensor | None = None, step: int = 0) -> Bound:
-        q = vae.encode(x, y)
-        z = q.rsample()  # (B, D)
-        distortion = -vae.decode(z, y).log_prob(x)
-        information, correlation, dimensions = self.decompose(q, vae.p_z(), z)
+    def prepare(self, num_images: int) -> None:
+        self.num_images = positive_int("num_images", num_images)
+
+    def forward(self, vae: VAE, x: Tensor, y: Tensor | None = None, step: int | Tensor = 0) -> Terms:
+        trace = vae(x, y)
+        latent = only_group(trace, "beta_tcvae")
+        distortion = -trace.px.log_prob(x)[0]
+        information, correlation, dimensions = self.decompose(latent.q, latent.p, latent.z[0])
         rate = information + correlation + dimensions
-        loss = distortion + information + at(self.beta, step) * correlation + dimensions
-        return Bound(-distortion - rate, rate, distortion, loss)
+        loss = penalized(distortion + information + at(self.beta, step) * correlation + dimensions, trace)
+        parts = {
+            "mutual_information": information,
+            "total_correlation": correlation,
+            "dimension_kl": dimensions,
+            **trace.penalties,
+        }
+        return Terms(loss, -distortion - rate, rate, distortion, parts)
 
     def decompose(self, q: Distribution, p: Distribution, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mutual information, total correlation and dimension-wise KL at z (B, D): three (B,), in nats."""
@@ -68,9 +76,12 @@ class BetaTCVAE:
 
     def _log_weights(self, z: Tensor) -> Tensor:
         """log W (B, B), a row for each draw."""
-        images, batch = self.dataset_size, len(z)
+        if self.num_images is None:
+            raise RuntimeError("call prepare(num_images) first, the number of training images")
+        images, batch = self.num_images, len(z)
         if self.sampling == "weighted":
             return z.new_full((batch, batch), -math.log(images * batch))
         own = torch.eye(batch, dtype=torch.bool, device=z.device)
-        others = math.log((images - 1) / (images * max(batch - 1, 1)))
+        weight = (images - 1) / (images * max(batch - 1, 1))  # 0 where there is one image in all
+        others = math.log(weight) if weight > 0 else -math.inf
         return z.new_full((batch, batch), others).masked_fill(own, -math.log(images))

@@ -1,64 +1,79 @@
 """The evidence lower bound, beta-VAE and free bits."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from cvae.checks import number, one_of, positive_int
-from cvae.distributions import rsample_and_log_prob
 from cvae.errors import ConfigError
-from cvae.objectives.bound import Bound, factorizes
+from cvae.objectives.terms import Objective, Terms, factorizes, penalized, rate_of_groups, total
 from cvae.schedules import at, number_or_schedule
-from cvae.vae import VAE
+from cvae.vae import VAE, Latent
 
 
-class ELBO:
+class ELBO(Objective):
     """E_q log p(x|z) - KL(q(z|x) || p(z)), the expectations by Monte Carlo (Kingma and Welling 2014, eq. 3 and 6).
 
     With the defaults this is the objective of TensorFlow's tutorial. `beta` and `free_bits` change the loss alone:
 
         loss = distortion + beta * sum_j max(free_bits, KL_j)
 
-    where KL_j is the rate of latent dimension j, averaged over the batch (Kingma et al. 2016, eq. 15, a group for each
-    dimension). A dimension below `free_bits` then costs that constant and its rate has no gradient. The average is over the
+    KL_j is the rate of latent dimension j, averaged over the batch (Kingma et al. 2016, eq. 15, with a group for each
+    dimension). A dimension below `free_bits` costs that constant and its rate has no gradient. The average is over the
     batch at hand, so the loss (and nothing else) depends on the batch size where free_bits > 0.
 
     Args:
         samples: K, draws of z an image
         kl: monte_carlo, the mean of log q(z|x) - log p(z) at the K draws; closed_form, torch's `kl_divergence`
         beta: weight of the rate, a number or a schedule (Higgins et al. 2017, eq. 4)
-        free_bits: lambda, nats for each latent dimension; 0 switches it off. Above 0 it needs the rate of each dimension, so
-            a posterior and a prior that are independent over the dimensions.
+        free_bits: lambda, nats for each latent dimension; 0 switches it off. Above 0 it needs the rate of each dimension,
+            so a posterior and a prior that are independent over the dimensions.
 
     Raises:
         ConfigError: a value is not allowed; at the first call, the posterior and the prior lack what kl or free_bits need.
     """
 
-    def __init__(self, samples: int = 1, kl: str = "monte_carlo", beta=1, free_bits: float = 0):
+    def __init__(
+        self, samples: int = 1, kl: str = "monte_carlo", beta: float | Callable = 1, free_bits: float = 0
+    ) -> None:
+        super().__init__()
         self.samples = positive_int("samples", samples)
         self.kl = one_of("kl", kl, ("monte_carlo", "closed_form"))
         self.beta = number_or_schedule("beta", beta)
         self.free_bits = number("free_bits", free_bits)
 
-    def __call__(self, vae: VAE, x: Tensor, y: Tensor | None = None, step: int = 0) -> Bound:
-        q, p = vae.encode(x, y), vae.p_z()
+    def forward(self, vae: VAE, x: Tensor, y: Tensor | None = None, step: int | Tensor = 0) -> Terms:
+        trace = vae(x, y, self.samples)
+        distortion = -trace.px.log_prob(x).mean(0)
         if self.free_bits:
-            q, p = self._factors(q), self._factors(p)  # one density for each dimension: their KLs have a last axis D
+            of_dimensions = [self._rate_of_dimensions(latent) for latent in trace.latents]  # (B, D) each
+            rates = [rate.sum(-1) for rate in of_dimensions]
+            charged = total([self._charge(rate) for rate in of_dimensions])
+        else:
+            rates = [self._rate(latent) for latent in trace.latents]  # (B,) each
+            charged = total(rates)
+        rate = total(rates)
+        loss = penalized(distortion + at(self.beta, step) * charged, trace)
+        return Terms(loss, -distortion - rate, rate, distortion, rate_of_groups(rates) | dict(trace.penalties))
+
+    def _rate(self, latent: Latent) -> Tensor:
+        """(B,)"""
         if self.kl == "closed_form":
-            z = q.rsample((self.samples,))
-            kl = self._closed_form(q, p)  # (B,), or (B, D) with free bits
-        else:
-            z, log_q = rsample_and_log_prob(q, (self.samples,))  # (K, B, D), (K, B)
-            kl = (log_q - p.log_prob(z)).mean(0)
-        distortion = -vae.decode(z, y).log_prob(x).mean(0)
-        rate = kl.sum(-1) if self.free_bits else kl
-        elbo = -distortion - rate
-        if self.free_bits:
-            # Its mean over the batch is the sum of the maxima: a dimension counts as it is or as free_bits for all images.
-            charged = torch.where(kl.mean(0) > self.free_bits, kl, self.free_bits).sum(-1)
-        else:
-            charged = rate
-        return Bound(elbo, rate, distortion, loss=distortion + at(self.beta, step) * charged)
+            return over_draws(self._closed_form(latent.q, latent.p), latent.log_q.dim())
+        return (latent.log_q - latent.log_p).mean(0)
+
+    def _rate_of_dimensions(self, latent: Latent) -> Tensor:
+        """(B, D)"""
+        q, p = self._factors(latent.q), self._factors(latent.p)  # one density for each dimension
+        if self.kl == "closed_form":
+            return over_draws(self._closed_form(q, p), latent.z.dim())
+        return (q.log_prob(latent.z) - p.log_prob(latent.z)).mean(0)
+
+    def _charge(self, rate: Tensor) -> Tensor:
+        """(B,): its mean over the batch is the sum of the maxima. A dimension counts as it is or as free_bits, for all images."""
+        return torch.where(rate.mean(0) > self.free_bits, rate, self.free_bits).sum(-1)
 
     def _closed_form(self, q: Distribution, p: Distribution) -> Tensor:
         try:
@@ -74,3 +89,8 @@ class ELBO:
             example = "as posterior=diagonal_gaussian with prior=standard_normal is"
             raise ConfigError("objective.free_bits", self.free_bits, f"{allowed}, {example}")
         return distribution.base_dist
+
+
+def over_draws(kl: Tensor, dims: int) -> Tensor:
+    """The mean over the K draws above, where a group's KL depends on them and so has all `dims` axes, K first."""
+    return kl.mean(0) if kl.dim() == dims else kl

@@ -1,18 +1,41 @@
-"""Checkpoints that are whole or absent."""
+"""Checkpoints: last.ckpt after each epoch and best.ckpt, whole or absent."""
 
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
+from cvae.checks import one_of
 from cvae.files import save
+from cvae.run import Run
+from cvae.training.module import SELECTION
+
+
+class Checkpoints(ModelCheckpoint):
+    """last.ckpt, and best.ckpt of the epoch with the highest `monitor`.
+
+    Raises:
+        ConfigError: `monitor` is nothing that a run measures and that is better when higher.
+    """
+
+    def __init__(self, run_dir: str, monitor: str = SELECTION) -> None:
+        super().__init__(
+            dirpath=Run(run_dir).checkpoints,
+            filename="best",
+            monitor=one_of("monitor", monitor, (SELECTION, "train_epoch/elbo")),
+            mode="max",
+            save_last=True,
+            save_on_train_epoch_end=True,  # each epoch, also where it is not evaluated
+        )
 
 
 class WholeCheckpoints(TorchCheckpointIO):
     """Lightning's checkpoints through `save`: its own way leaves half a file under the name when the disk is full."""
 
-    def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         content = io.BytesIO()
         torch.save(checkpoint, content)
         save(Path(path), content.getvalue())

@@ -1,12 +1,18 @@
 """The LightningModule: steps, figures and optimizer. It owns no maths."""
 
+import math
+from collections.abc import Callable
+
 import pytorch_lightning as L
 from torch import Tensor
 
 from cvae.errors import NotFinite
 from cvae.noise import fixed_noise
+from cvae.objectives import Objective, Terms
 from cvae.training.totals import Totals
 from cvae.vae import VAE
+
+SELECTION = "selection/bound"  # what the best checkpoint and a sweeper are chosen by
 
 
 class VAEModule(L.LightningModule):
@@ -14,29 +20,35 @@ class VAEModule(L.LightningModule):
 
     Args:
         vae: the model
-        objective: (vae, x, y, step) -> Bound
-        optimizer: parameters -> torch optimizer
+        objective: (vae, x, y, step) -> Terms
+        optimizer: parameter groups -> torch optimizer
         scheduler: torch optimizer -> torch learning rate scheduler, stepped after each epoch
         seed: of the noise at evaluation, so that every epoch is measured with the same draws
     """
 
-    def __init__(self, vae: VAE, objective, optimizer, scheduler, seed: int = 0):
+    def __init__(self, vae: VAE, objective: Objective, optimizer: Callable, scheduler: Callable, seed: int = 0) -> None:
         super().__init__()
         self.vae, self.objective, self.seed = vae, objective, seed
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.window, self.epoch, self.evaluation = Totals(), Totals(), Totals()
         self.recent: dict[str, float] = {}  # the means since the last log, for whoever shows them
 
-    def configure_optimizers(self):
-        optimizer = self.make_optimizer(self.parameters())
+    def configure_optimizers(self) -> tuple[list, list]:
+        """One optimizer; a second parameter group where the objective has parameters of its own (a critic)."""
+        groups = [list(self.vae.parameters()), list(self.objective.parameters())]
+        optimizer = self.make_optimizer([{"params": parameters} for parameters in groups if parameters])
         return [optimizer], [self.make_scheduler(optimizer)]
 
-    def training_step(self, batch, batch_idx: int) -> Tensor:
-        bound = self.objective(self.vae, *batch, self.global_step)
-        self.window.add(bound)
-        return bound.loss.mean()
+    def terms(self, batch: tuple[Tensor, Tensor]) -> Terms:
+        x, y = batch
+        return self.objective(self.vae, x, self.vae.labels(y), self.global_step)
 
-    def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        terms = self.terms(batch)
+        self.window.add(terms)
+        return terms.loss.mean()  # the one place where the mean over the batch is taken
+
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
         # The device is waited for here, every log_every_n_steps, and nowhere else in an epoch.
         if self.global_step % self.trainer.log_every_n_steps == 0:
             self.close_window()
@@ -50,7 +62,7 @@ class VAEModule(L.LightningModule):
         self.window.reset()
         require_finite(self.recent, f"training, epoch {self.current_epoch + 1}, step {self.global_step}")
         for logger in self.loggers:
-            logger.log_metrics({f"train/{name}": value for name, value in self.recent.items()}, self.global_step)
+            logger.log_metrics(named("train", self.recent), self.global_step)
 
     def on_train_epoch_start(self) -> None:
         self.epoch.reset()
@@ -59,8 +71,7 @@ class VAEModule(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.close_window()
-        means = self.epoch.means_of_all_processes()
-        self.log_dict({f"train_epoch/{name}": value for name, value in means.items()})
+        self.log_dict(named("train_epoch", self.epoch.means_of_all_processes()))
 
     def on_validation_epoch_start(self) -> None:
         self.evaluation.reset()
@@ -68,32 +79,31 @@ class VAEModule(L.LightningModule):
         self.noise = fixed_noise(self.seed + self.global_rank, self.device)
         self.noise.__enter__()
 
-    def validation_step(self, batch, batch_idx: int) -> None:
-        self.evaluation.add(self.objective(self.vae, *batch, self.global_step))
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.evaluation.add(self.terms(batch))
 
     def on_validation_epoch_end(self) -> None:
         self.noise.__exit__(None, None, None)
         split = "validation" if self.trainer.datamodule.validation and not self.trainer.testing else "test"
         means = self.evaluation.means_of_all_processes()
         require_finite(means, f"{split} set, epoch {self.current_epoch + 1}")
-        self.log_dict({f"{split}/{name}": value for name, value in means.items()})
-        if not self.trainer.testing:  # what the best checkpoint and a sweeper are chosen by
-            self.log("selection/bound", self.bound(means), logger=False)
-
-    def bound(self, means: dict[str, float]) -> float:
-        """The bound on log p(x), in nats an image, that models are chosen by: the objective's own, else the ELBO."""
-        return -means["loss"] if getattr(self.objective, "is_bound", False) else means["elbo"]
+        self.log_dict(named(split, means))
+        self.log(f"{split}/bound", means["bound"], logger=False)
+        if not self.trainer.testing:
+            self.log(SELECTION, means["bound"], logger=False)
 
     # The test set at the end is measured like the one between epochs.
-    on_test_epoch_start, test_step, on_test_epoch_end = (
-        on_validation_epoch_start,
-        validation_step,
-        on_validation_epoch_end,
-    )
+    on_test_epoch_start, test_step = on_validation_epoch_start, validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+
+def named(split: str, means: dict[str, float]) -> dict[str, float]:
+    """The figures as curves are called. The bound has none: it is the ELBO, or for IWAE the negative loss."""
+    return {f"{split}/{name}": value for name, value in means.items() if name != "bound"}
 
 
 def require_finite(means: dict[str, float], where: str) -> None:
     """Raise NotFinite, naming the figures, unless all are finite."""
-    bad = [f"{name} is {value}" for name, value in means.items() if not abs(value) < float("inf")]
+    bad = [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]
     if bad:
         raise NotFinite(f"{where}: {', '.join(bad)}. Often a smaller optimizer.lr helps.")

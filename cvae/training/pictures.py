@@ -1,18 +1,21 @@
 """Pictures during training and at its end."""
 
 import logging
-from pathlib import Path
 
+import numpy as np
 import torch
-from pytorch_lightning import Callback
-from pytorch_lightning.loggers import TensorBoardLogger
-from torch.utils.data import DataLoader
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor
 
 from cvae import pictures
 from cvae.checks import positive_int
-from cvae.data.images import as_is
+from cvae.data import ImageData
 from cvae.files import save
 from cvae.noise import fixed_noise
+from cvae.run import Run
+from cvae.training.loggers import log_picture
+from cvae.training.module import VAEModule
+from cvae.vae import VAE
 
 log = logging.getLogger(__name__)
 
@@ -24,103 +27,116 @@ class Pictures(Callback):
     dimensions, the manifold (one a class for a conditional model) and the scatter of posterior means.
 
     Args:
-        folder: the run directory
+        run_dir: the run directory
         num: images a grid; a square number makes a square grid; a conditional model has a row of its root for each class
         seed: of the noise, the same at every epoch
         manifold_steps: the manifold has steps x steps images
+        max_classes: at most so many classes have a row and a manifold, the first ones
         frame_milliseconds, last_frame_milliseconds: the pace of the GIF
+
+    Raises:
+        ConfigError: a number is not a positive integer.
     """
 
     def __init__(
-        self, folder, num: int, seed: int, manifold_steps: int, frame_milliseconds: int, last_frame_milliseconds: int
-    ):
-        self.folder, self.seed = Path(folder), seed
+        self,
+        run_dir: str,
+        num: int,
+        seed: int,
+        manifold_steps: int,
+        max_classes: int,
+        frame_milliseconds: int,
+        last_frame_milliseconds: int,
+    ) -> None:
+        self.run, self.seed = Run(run_dir), seed
         self.num, self.manifold_steps = positive_int("num", num), positive_int("manifold_steps", manifold_steps)
+        self.max_classes = positive_int("max_classes", max_classes)
         self.frame_milliseconds = positive_int("frame_milliseconds", frame_milliseconds)
         self.last_frame_milliseconds = positive_int("last_frame_milliseconds", last_frame_milliseconds)
         self.columns = round(num**0.5)
-        self.frames = []  # of this run only: nothing is read back from the folder
+        self.frames: list[np.ndarray] = []  # of this run only: nothing is read back from the folder
 
-    def on_fit_start(self, trainer, module) -> None:
-        data, classes = trainer.datamodule, module.vae.num_classes
-        if classes:
-            self.labels = torch.arange(classes).repeat_interleave(self.columns)
-            rows = [(data.test.images.y == label).nonzero().flatten() for label in range(classes)]
-            full = [
-                row.repeat(self.columns)[: self.columns] for row in rows if len(row)
-            ]  # again from the first, if too few
-            chosen = torch.cat(full).tolist()
-        else:
-            self.labels, chosen = None, list(range(min(self.num, len(data.test))))
+    def on_fit_start(self, trainer: Trainer, module: VAEModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        vae, data = module.vae, trainer.datamodule
+        chosen, labels = self._choose(vae, data)
         with fixed_noise(self.seed, torch.device("cpu")):
-            self.x, self.y = data.on_after_batch_transfer(data.test.__getitems__(chosen), 0)
-        self._picture(trainer, "images/original.png", pictures.grid(self.x, self.columns), "original")
+            self.x, y = data.batch("test", chosen)
+        self.y, self.labels = vae.labels(y), labels  # of the test images, of the samples
+        self._picture(trainer, self.run.image("original"), pictures.grid(self.x, self.columns), "original", 0)
 
-    def on_train_start(self, trainer, module) -> None:
-        self._epoch(trainer, module)
+    def on_train_start(self, trainer: Trainer, module: VAEModule) -> None:
+        self._epoch(trainer, module, 0)
 
-    def on_train_epoch_end(self, trainer, module) -> None:
-        self._epoch(trainer, module)
+    def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
+        self._epoch(trainer, module, trainer.current_epoch + 1)
 
-    def on_train_end(self, trainer, module) -> None:
+    def on_train_end(self, trainer: Trainer, module: VAEModule) -> None:
         if not trainer.is_global_zero or not self.frames:
             return
-        height, width, _ = self.frames[0].shape
+        epoch, (height, width, _) = trainer.current_epoch, self.frames[0].shape
         content = pictures.gif(self.frames, self.frame_milliseconds, self.last_frame_milliseconds)
-        save(self.folder / "cvae.gif", content)
-        self._summary(trainer, "training", content, height, width)
+        save(self.run.gif, content)
+        log_picture(trainer.loggers, "training", content, height, width, epoch)
         module.eval()
-        self._latent(trainer, module)
+        self._latent(trainer, module.vae, epoch)
         module.train()
 
-    def _epoch(self, trainer, module) -> None:
+    def _choose(self, vae: VAE, data: ImageData) -> tuple[list[int], Tensor | None]:
+        """The test images to reconstruct, by their numbers, and the labels of the samples: a row a class where there are any."""
+        if not vae.num_classes:
+            return list(range(min(self.num, len(data.test)))), None
+        classes = range(min(vae.num_classes, self.max_classes))
+        if len(classes) < vae.num_classes:
+            log.info("Pictures show the first %d of %d classes", len(classes), vae.num_classes)
+        rows = [(data.test.images.y == label).nonzero().flatten() for label in classes]
+        full = [
+            row.repeat(self.columns)[: self.columns] for row in rows if len(row)
+        ]  # again from the first, if too few
+        return torch.cat(full).tolist(), torch.arange(len(classes)).repeat_interleave(self.columns)
+
+    def _epoch(self, trainer: Trainer, module: VAEModule, epoch: int) -> None:
         """Draw both grids; file names and TensorBoard's steps count epochs, 0 is before training."""
         if not trainer.is_global_zero:
             return
-        epoch = trainer.current_epoch + 1 if trainer.global_step else 0
         vae, device = module.vae, module.device
+        y, labels = (part if part is None else part.to(device) for part in (self.y, self.labels))
         module.eval()
         with fixed_noise(self.seed, device):
-            reconstruction = pictures.grid(vae.reconstruct(self.x.to(device), self.y.to(device)), self.columns)
-            if self.labels is None:
-                sample = pictures.grid(vae.sample(self.num), self.columns)
-            else:
-                sample = pictures.grid(vae.sample(len(self.labels), self.labels.to(device)), self.columns)
+            reconstruction = pictures.grid(vae.reconstruct(self.x.to(device), y), self.columns)
+            sample = pictures.grid(vae.sample(self.num if labels is None else len(labels), labels), self.columns)
         module.train()
         for name, pixels in (("reconstruction", reconstruction), ("sample", sample)):
-            self._picture(trainer, f"images/{name}_{epoch:04d}.png", pixels, name, epoch)
+            self._picture(trainer, self.run.image(name, epoch), pixels, name, epoch)
         self.frames.append(pictures.side_by_side(reconstruction, sample))
 
-    def _latent(self, trainer, module) -> None:
-        data, vae, device = trainer.datamodule, module.vae, module.device
-        latent_dim = vae.p_z().event_shape[0]
+    def _latent(self, trainer: Trainer, vae: VAE, epoch: int) -> None:
+        data, device = trainer.datamodule, next(vae.parameters()).device
+        (latent_dim,) = vae.p_z().event_shape
         if latent_dim != 2:
             log.info("No latent manifold and scatter: they need model.latent_dim=2, here it is %d", latent_dim)
             return
-        for label in range(vae.num_classes) if vae.num_classes else [None]:
-            name = "latent_manifold" if label is None else f"latent_manifold_{label}"
+        for label in range(min(vae.num_classes, self.max_classes)) if vae.num_classes else [None]:
+            file = self.run.manifold(label)
             self._picture(
-                trainer, f"{name}.png", pictures.latent_manifold(vae, self.manifold_steps, device, label), name
+                trainer, file, pictures.latent_manifold(vae, self.manifold_steps, device, label), file.stem, epoch
             )
-        means, labels = [], []
-        with torch.no_grad():
-            for batch in DataLoader(data.test, data.eval_batch_size, collate_fn=as_is):  # all of it, in this process
-                x, y = data.on_after_batch_transfer([part.to(device) for part in batch], 0)
-                means.append(vae.encode(x, y).mean.cpu())
-                labels.append(y.cpu())
-        scatter = pictures.latent_scatter(torch.cat(means).numpy(), torch.cat(labels).numpy())
-        self._picture(trainer, "latent_scatter.png", scatter, "latent_scatter")
+        means, labels = posterior_means(vae, data, device)
+        self._picture(trainer, self.run.scatter, pictures.latent_scatter(means, labels), self.run.scatter.stem, epoch)
 
-    def _picture(self, trainer, name: str, pixels, tag: str, step: int | None = None) -> None:
-        if trainer.is_global_zero:
-            content = pictures.png(pixels)
-            save(self.folder / name, content)
-            self._summary(trainer, tag, content, *pixels.shape[:2], step=step)
+    def _picture(self, trainer: Trainer, file, pixels: np.ndarray, tag: str, step: int) -> None:
+        content = pictures.png(pixels)
+        save(file, content)
+        log_picture(trainer.loggers, tag, content, *pixels.shape[:2], step)
 
-    def _summary(self, trainer, tag, content, height, width, step=None) -> None:
-        summary = pictures.image_summary(tag, content, height, width)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment._get_file_writer().add_summary(
-                    summary, trainer.current_epoch if step is None else step
-                )
+
+@torch.no_grad()
+def posterior_means(vae: VAE, data: ImageData, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Means of q(z|x) (N, D) of all test images and their labels (N,), in the order of the set."""
+    means, labels = [], []
+    for start in range(0, len(data.test), data.eval_batch_size):
+        x, y = data.batch("test", range(start, min(start + data.eval_batch_size, len(data.test))), device)
+        means.append(vae.encode(x, vae.labels(y)).mean.cpu())
+        labels.append(y.cpu())
+    return torch.cat(means).numpy(), torch.cat(labels).numpy()

@@ -3,10 +3,12 @@
 import logging
 import time
 
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cvae.console import console
+from cvae.training.module import VAEModule
+from cvae.training.totals import SHOWN
 
 log = logging.getLogger(__name__)
 
@@ -14,7 +16,7 @@ log = logging.getLogger(__name__)
 class ProgressBar(Callback):
     """One bar for the whole training with the time left, and the figures of the last `log_every_n_steps` steps."""
 
-    def on_train_start(self, trainer, module) -> None:
+    def on_train_start(self, trainer: Trainer, module: VAEModule) -> None:
         if not trainer.is_global_zero:
             return
         columns = (
@@ -27,12 +29,14 @@ class ProgressBar(Callback):
         self.bar.start()
         self.drawn = 0.0
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: VAEModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         # Five times a second is enough for the eye, and costs the training nothing.
         if trainer.is_global_zero and time.monotonic() - self.drawn > 0.2:
             self._draw(trainer, module)
 
-    def _draw(self, trainer, module) -> None:
+    def _draw(self, trainer: Trainer, module: VAEModule) -> None:
         shown = (
             ("elbo", "rate", "distortion") if console.width >= 100 else ("elbo",)
         )  # the time left must have its place
@@ -41,12 +45,12 @@ class ProgressBar(Callback):
         self.bar.update(self.task, completed=trainer.global_step, epoch=epoch, figures=figures)
         self.drawn = time.monotonic()
 
-    def on_train_end(self, trainer, module) -> None:
+    def on_train_end(self, trainer: Trainer, module: VAEModule) -> None:
         if trainer.is_global_zero:
             self._draw(trainer, module)
             self.bar.stop()
 
-    def on_exception(self, trainer, module, exception) -> None:
+    def on_exception(self, trainer: Trainer, module: VAEModule, exception: BaseException) -> None:
         if hasattr(self, "bar"):
             self.bar.stop()
 
@@ -54,24 +58,24 @@ class ProgressBar(Callback):
 class EpochLines(Callback):
     """A line an epoch, as the tutorial prints it, and the seconds of each epoch's training (evaluation not counted)."""
 
-    def __init__(self):
-        self.seconds = []
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
 
-    def on_train_epoch_start(self, trainer, module) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, module: VAEModule) -> None:
         self.started, self.trained = time.perf_counter(), None
 
-    def on_validation_start(self, trainer, module) -> None:
+    def on_validation_start(self, trainer: Trainer, module: VAEModule) -> None:
         self.trained = time.perf_counter()
 
-    def on_train_epoch_end(self, trainer, module) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
         self.seconds.append((self.trained or time.perf_counter()) - self.started)
         for split in ("validation", "test"):
-            figures = {name: trainer.callback_metrics.get(f"{split}/{name}") for name in ("elbo", "rate", "distortion")}
+            figures = {name: trainer.callback_metrics.get(f"{split}/{name}") for name in SHOWN}
             if self.trained and None not in figures.values():
                 text = "{elbo:.2f} (rate {rate:.2f}, distortion {distortion:.2f})".format(**figures)
                 log.info("Epoch %d: %s ELBO %s, %.1f s", trainer.current_epoch + 1, split, text, self.seconds[-1])
 
-    def on_exception(self, trainer, module, exception) -> None:
+    def on_exception(self, trainer: Trainer, module: VAEModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt):
             log.info(
                 "Interrupted in epoch %d. Checkpoints and pictures of the epochs before are kept.",

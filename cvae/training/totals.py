@@ -2,37 +2,47 @@
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from cvae.objectives import Bound
+from cvae.objectives import Terms
 
-FIGURES = ("elbo", "rate", "distortion", "loss")  # the fields of Bound
+SHOWN = ("elbo", "rate", "distortion")  # what a line of a log or a progress bar has room for
 
 
 class Totals:
     """Sums over images and their count, kept on the device: a mean is exact whatever the batches and the processes were."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        self.sums, self.count = 0, 0
+        self.names: tuple[str, ...] = ()
+        self.sums: Tensor | None = None  # (figures,)
+        self.count = 0
 
-    def add(self, bound: Bound) -> None:
-        per_image = torch.stack(bound).detach()  # (4, B)
+    def add(self, terms: Terms) -> None:
+        """Count the images of a batch; waits for nothing."""
+        figures = {"elbo": terms.elbo, "rate": terms.rate, "distortion": terms.distortion}
+        figures |= {"loss": terms.loss, "bound": terms.bound, **terms.parts}
+        per_image = torch.stack(list(figures.values())).detach()  # (figures, B)
         precise = torch.float32 if per_image.device.type == "mps" else torch.float64  # MPS has no float64
-        self.sums = self.sums + per_image.sum(1, dtype=precise)
+        sums = per_image.sum(1, dtype=precise)
+        self.names, self.sums = tuple(figures), sums if self.sums is None else self.sums + sums
         self.count += per_image.shape[1]
 
     def merge(self, other: "Totals") -> None:
-        self.sums, self.count = self.sums + other.sums, self.count + other.count
+        if other.sums is not None:
+            self.names, self.sums = other.names, other.sums if self.sums is None else self.sums + other.sums
+            self.count += other.count
 
     def means(self) -> dict[str, float]:
         """{"elbo": nats an image, …} of this process; waits for the device."""
-        return dict(zip(FIGURES, (self.sums / self.count).tolist(), strict=True))
+        return dict(zip(self.names, (self.sums / self.count).tolist(), strict=True))
 
     def means_of_all_processes(self) -> dict[str, float]:
+        """The means over the images of all processes; every process must call it."""
         if dist.is_available() and dist.is_initialized():
             both = torch.cat([self.sums, self.sums.new_tensor([self.count])])
             dist.all_reduce(both)
-            self.sums, self.count = both[:-1], both[-1].item()
+            self.sums, self.count = both[:-1], int(both[-1].item())
         return self.means()

@@ -1,159 +1,152 @@
-"""Assemble, fit, report."""
+"""A training run from its config to its results: assemble, fit, test, evaluate, publish."""
 
-import ctypes
-import json
 import logging
-import platform
 import warnings
-from pathlib import Path
+from dataclasses import replace
+from typing import NamedTuple
 
 import pytorch_lightning as L
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from torch import nn
+from omegaconf import DictConfig
 
-from cvae.build import build_vae, make
-from cvae.checks import is_int, number, one_of, positive_int, positive_number, seed_number
-from cvae.errors import ConfigError, UserError
+from cvae.build import build_data, build_vae, make, require_fit
+from cvae.data import ImageData
+from cvae.devices import keep_freed_memory
+from cvae.errors import ConfigError
+from cvae.evaluation import Figure, Settings
 from cvae.evaluation.report import report, scalars
-from cvae.files import save
 from cvae.noise import fixed_noise
-from cvae.training.module import VAEModule
+from cvae.run import Run
+from cvae.training.loggers import close, hyperparameters, log_result
+from cvae.training.module import SELECTION, VAEModule
 from cvae.training.progress import EpochLines
+from cvae.training.rules import check
 
 log = logging.getLogger(__name__)
 
 
-def check(cfg: DictConfig) -> None:
-    """Raise ConfigError for values that go to libraries, whose own errors would not name the key."""
-    seed_number("seed", cfg.seed)
-    positive_number("optimizer.lr", cfg.optimizer.lr)
-    one_of("conditional", cfg.conditional, (False, True))
-    positive_int("trainer.max_epochs", cfg.trainer.max_epochs)
-    positive_int("trainer.log_every_n_steps", cfg.trainer.log_every_n_steps)
-    if cfg.trainer.get("limit_test_batches") == 0:
-        raise ConfigError("trainer.limit_test_batches", 0, "above 0: a run ends with the figures of its test set")
-    betas = cfg.optimizer.get("betas", ListConfig([0, 0]))
-    if (
-        not isinstance(betas, ListConfig)
-        or len(betas) != 2
-        or not all(isinstance(b, (int, float)) and 0 <= b < 1 for b in betas)
-    ):
-        raise ConfigError("optimizer.betas", betas, "two numbers, each at least 0 and below 1")
-    if "T_max" in cfg.scheduler:
-        positive_int("scheduler.T_max", cfg.scheduler.T_max)
-    number("scheduler.eta_min", cfg.scheduler.get("eta_min", 0))
-    try:
-        optimizer = make(cfg, "optimizer")([nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:  # of a torch optimizer, for values such as betas=[2,3]
-        raise UserError(f"optimizer: {cfg.optimizer._target_} does not take its values: {error}") from error
-    try:
-        scheduler = make(cfg, "scheduler")(optimizer)
-        optimizer.step(), scheduler.step()  # torch looks at some values only here
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise UserError(f"scheduler: {cfg.scheduler._target_} does not take its values: {error}") from error
-    if not is_int(cfg.evaluation.samples) or cfg.evaluation.samples < 0:
-        raise ConfigError("evaluation.samples", cfg.evaluation.samples, "an integer of at least 0; 0: no evaluation")
-    positive_int("evaluation.aggregate_images", cfg.evaluation.aggregate_images)
-    positive_int("evaluation.chunk", cfg.evaluation.chunk)
-    available = {"cpu": True, "auto": True, "gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    accelerator = cfg.trainer.accelerator
-    if not available.get(accelerator):
-        usable = ", ".join(name for name, there in available.items() if there)
-        raise ConfigError(
-            "trainer.accelerator", accelerator, f"one that is in this machine: {usable} (try trainer=cpu)"
-        )
+class Parts(NamedTuple):
+    """What a run is made of."""
+
+    data: ImageData
+    module: VAEModule
+    trainer: L.Trainer
+    settings: Settings | None  # of the evaluation at the end, None for none
 
 
 def train(cfg: DictConfig) -> float:
     """Train and test as configured, into the run directory; returns the figure that a sweeper maximizes.
 
-    That is the ELBO, or for IWAE its bound (nats an image), on the validation split, or on the test set where there is none.
+    That is the objective's bound on log p(x) (the ELBO, or for IWAE its own; nats an image), on the validation split, or on
+    the test set where there is none.
+
+    Raises:
+        UserError: a value or a combination of choices is wrong (before any training), data cannot be had, or a figure is not
+            finite.
     """
     quiet_libraries()
     keep_freed_memory()
+    for line in cfg.get("experiment", {}).get("left_out", []):
+        log.info("Left out of the experiment: %s", line)
+    parts, run = assemble(cfg), Run(cfg.run_dir)
+    data, module, trainer, _ = parts
+    try_a_step(cfg, module, data)
+    announce(parts, run)
+    status = "failed"
+    try:
+        trainer.fit(module, datamodule=data)
+        metrics = results(parts)
+        selected = metrics.pop(SELECTION)
+        if trainer.is_global_zero:
+            run.save_metrics(metrics)  # before the evaluation, which can take long
+            if parts.settings:
+                metrics |= scalars(evaluation(parts, run))
+                run.save_metrics(metrics)
+            figures = {name: value for name, value in metrics.items() if "/" in name and not isinstance(value, list)}
+            log_result(trainer.loggers, hyperparameters(cfg), figures, trainer.global_step)
+        status = "success"
+    finally:
+        close(trainer.loggers, status)
+    log.info("Test ELBO %.2f nats an image. The run is in %s", metrics["test/elbo"], run)
+    return selected
+
+
+def assemble(cfg: DictConfig) -> Parts:
+    """All objects of a run, checked as far as that goes without the images; the config is saved as it was understood.
+
+    Raises:
+        UserError: a value or a combination of choices is wrong.
+    """
     check(cfg)
+    settings = evaluation_settings(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = build_data(cfg)
     vae = build_vae(cfg)
-    data = make(cfg, "data")
-    if data.kind not in vae.likelihood.describes:
-        describes = " or ".join(vae.likelihood.describes)
-        raise UserError(
-            f"likelihood ({cfg.likelihood._target_}) and data.binarization={cfg.data.binarization} do not fit: this likelihood "
-            f"describes {describes} images, the data are {data.kind}. Choose another likelihood=, or another data.binarization="
-        )
+    require_fit(cfg, vae, data)
     module = VAEModule(vae, make(cfg, "objective"), make(cfg, "optimizer"), make(cfg, "scheduler"), cfg.seed)
     callbacks, loggers = list(make(cfg, "callbacks").values()), list(make(cfg, "logger").values())
-    saves = any(
-        isinstance(callback, L.callbacks.Checkpoint) for callback in callbacks
-    )  # else Lightning adds one of its own
+    saves = any(isinstance(part, L.callbacks.Checkpoint) for part in callbacks)  # else Lightning adds one of its own
     trainer = make(cfg, "trainer", logger=loggers, callbacks=callbacks, enable_checkpointing=saves)
-    if trainer.global_rank:  # the first process speaks for all; each draws its own noise
+    if trainer.is_global_zero:
+        Run(cfg.run_dir).save_config(cfg)  # with the number of classes, where it was counted
+    else:  # only rank 0 logs; each process draws its own noise
         logging.getLogger("cvae").setLevel(logging.WARNING)
         torch.manual_seed(cfg.seed + trainer.global_rank)
+    return Parts(data, module, trainer, settings)
+
+
+def evaluation_settings(cfg: DictConfig) -> Settings | None:
+    """Those of the evaluation at the end; None where evaluation.samples is 0."""
+    try:
+        settings = Settings(**{**cfg.evaluation, "samples": cfg.evaluation.samples or 1}, seed=cfg.seed)
+    except ConfigError as error:
+        none = ", or 0 for no evaluation" if error.key == "samples" else ""
+        raise ConfigError(f"evaluation.{error.key}", error.value, error.allowed + none) from error
+    return settings if cfg.evaluation.samples else None
+
+
+def try_a_step(cfg: DictConfig, module: VAEModule, data: ImageData) -> None:
+    """Read the images, and take the objective's terms of two of them: choices that do not fit each other say so now."""
     data.prepare_data()
     data.setup()
-    if cfg.objective.get("dataset_size", len(data.train)) != len(data.train):
-        allowed = f"{len(data.train)}, the number of training images"
-        raise ConfigError("objective.dataset_size", cfg.objective.dataset_size, allowed)
-    with fixed_noise(cfg.seed, torch.device("cpu")), torch.no_grad():  # choices that do not fit each other say so now
-        module.objective(
-            vae, *data.on_after_batch_transfer(data.train.__getitems__(list(range(min(2, len(data.train))))), 0)
-        )
-
-    parameters = sum(p.numel() for p in vae.parameters())
-    sizes = ", ".join(
-        f"{len(split):,} {name}" for name in ("train", "validation", "test") if (split := getattr(data, name))
-    )
-    log.info(
-        "%s parameters; images: %s; on %s; into %s", f"{parameters:,}", sizes, trainer.strategy.root_device, cfg.run_dir
-    )
-    trainer.fit(module, datamodule=data)
-
-    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    metrics |= trainer.test(module, datamodule=data, verbose=False)[0]
-    tested = module.bound({name: metrics[f"test/{name}"] for name in ("elbo", "loss")})
-    selection = metrics.pop("selection/bound", tested)
-    seconds = [callback.seconds for callback in callbacks if isinstance(callback, EpochLines)]
-    metrics |= {
-        "train/seconds_per_epoch": sum(seconds, []),
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
-    }
-    metrics["parameters"] = parameters
-    if trainer.is_global_zero:
-        write = lambda: save(Path(cfg.run_dir) / "metrics.json", json.dumps(metrics, indent=2).encode())
-        write()  # before the evaluation, which can take long
-        if cfg.evaluation.samples:
-            device = trainer.strategy.root_device
-            figures = report(vae.to(device).eval(), data, Path(cfg.run_dir), device, **cfg.evaluation, seed=cfg.seed)
-            metrics |= scalars(figures)
-            write()
-        final = {name: value for name, value in metrics.items() if "/" in name and not isinstance(value, list)}
-        for logger in loggers:
-            logger.log_hyperparams(hyperparameters(cfg), final, trainer.global_step)
-    log.info("Test ELBO %.2f nats an image. The run is in %s", metrics["test/elbo"], cfg.run_dir)
-    return selection
+    module.objective.prepare(len(data.train))
+    with fixed_noise(cfg.seed, torch.device("cpu")), torch.no_grad():
+        module.terms(data.batch("train", range(min(2, len(data.train)))))
 
 
-def hyperparameters(cfg: DictConfig) -> dict:
-    """What can differ between two runs, for the HPARAMS tab: the config without paths, callbacks and loggers."""
-    shown = OmegaConf.to_container(cfg, resolve=True)
-    del shown["data"]["root"]
-    return {group: shown[group] for group in shown if group not in ("callbacks", "logger", "run_dir", "evaluation")}
+def announce(parts: Parts, run: Run) -> None:
+    """A line on what is trained on what."""
+    data, module, trainer, _ = parts
+    sizes = [f"{len(split):,} {name}" for name in ("train", "validation", "test") if (split := getattr(data, name))]
+    device = trainer.strategy.root_device
+    log.info("%s parameters; images: %s; on %s; into %s", f"{parameters(module):,}", ", ".join(sizes), device, run)
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc's malloc to reuse large blocks that a step frees, as CUDA's allocator does, not to give them back.
+def parameters(module: VAEModule) -> int:
+    return sum(p.numel() for p in module.vae.parameters())
 
-    Otherwise the kernel maps and zeroes the same megabytes anew at each step, about a quarter of the CPU time of the
-    tutorial's step. Elsewhere (macOS, Windows, musl) nothing is done.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        trim_threshold, mmap_threshold = -1, -3  # mallopt's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, in bytes
-        libc = ctypes.CDLL(None)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_threshold, 2**30)
+
+def results(parts: Parts) -> dict:
+    """The figures of the last epoch and of the test set, with what a sweeper maximizes under SELECTION."""
+    data, module, trainer, _ = parts
+    logged = dict(trainer.callback_metrics)
+    steps, epochs = trainer.global_step, trainer.current_epoch
+    trainer.test(module, datamodule=data, verbose=False)
+    metrics = {name: value.item() for name, value in (logged | trainer.callback_metrics).items()}
+    metrics.setdefault(SELECTION, metrics["test/bound"])  # where no epoch was evaluated
+    seconds = [part.seconds for part in trainer.callbacks if isinstance(part, EpochLines)]
+    metrics |= {"train/seconds_per_epoch": sum(seconds, []), "epochs": epochs, "steps": steps}
+    return metrics | {"parameters": parameters(module)}
+
+
+def evaluation(parts: Parts, run: Run) -> dict[str, Figure]:
+    """The evaluation of the model as it is, on as many test images as Lightning was told to test."""
+    data, module, trainer, settings = parts
+    tested = sum(trainer.num_test_batches) * data.eval_batch_size * trainer.world_size
+    count = min(tested, len(data.test), settings.images or tested)
+    log.info("Evaluation: %d importance samples for each of %s test images", settings.samples, f"{count:,}")
+    vae = module.vae.to(trainer.strategy.root_device).eval()
+    return report(vae, data, run, replace(settings, images=count), "last.ckpt")
 
 
 def quiet_libraries() -> None:

@@ -1,25 +1,20 @@
 """Figures of models whose log p(x), aggregate posterior and active units are known, and the commands that report them."""
 
-import json
 import math
-import subprocess
-import sys
 
-import imageio.v3 as imageio
 import pytest
 import torch
-from conftest import ROOT
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 from zuko.distributions import NormalizingFlow
 from zuko.transforms import ComposedTransform, ExpTransform, MonotonicAffineTransform
 
-from cvae.__main__ import main
-from cvae.build import build_vae
+from cvae import evaluation
 from cvae.errors import ConfigError, NotFinite
-from cvae.evaluation.figures import BLOCK_IMAGES, BLOCK_SAMPLES, Figure, bits_per_dim, evaluate, measure
+from cvae.evaluation import Settings
+from cvae.evaluation.blocks import IMAGES, SAMPLES, bytes_of_a_row, images_of_a_block
+from cvae.evaluation.figures import Figure, bits_per_dim
+from cvae.evaluation.importance import measure
 from cvae.likelihoods import Bernoulli, Gaussian
 from cvae.posteriors import FullGaussian
 from cvae.priors import StandardNormal
@@ -73,6 +68,12 @@ def means_of(scale):
     return lambda features: Independent(Normal(features, scale, validate_args=False), 1)
 
 
+def evaluate(vae, batches, samples, seed=0, advance=lambda *done: None, **options):
+    """The figures, with labels where the model has classes."""
+    labelled = [(x, vae.labels(y)) for x, y in batches]
+    return evaluation.evaluate(vae, labelled, Settings(samples=samples, seed=seed, **options), advance)
+
+
 def same(a, b):
     """Two figures, but for rounding."""
     return all(
@@ -84,10 +85,10 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("classes", [0, 3])
-@pytest.mark.parametrize("samples", [1, 7, BLOCK_SAMPLES, BLOCK_SAMPLES + 1])
+@pytest.mark.parametrize("samples", [1, 7, SAMPLES, SAMPLES + 1])
 def test_exact_posterior_gives_log_px_for_any_number_of_samples(classes, samples):
     vae, log_px = linear_gaussian(classes)
-    x, y = images(BLOCK_IMAGES + 20, classes)
+    x, y = images(IMAGES + 20, classes)
     figures, exact = evaluate(vae, [(x, y)], samples), log_px(x, y)
     assert figures["nll"].value == pytest.approx(-exact.mean().item(), rel=1e-9)
     assert figures["nll"].standard_error == pytest.approx(exact.std().item() / len(x) ** 0.5, rel=1e-9)
@@ -106,7 +107,7 @@ def test_log_px_far_below_what_a_probability_can_hold():
 
 def test_wrong_posterior_converges_from_above():
     vae, log_px = linear_gaussian(shift=0.2, widen=1.5)
-    x, y = images(BLOCK_IMAGES)
+    x, y = images(IMAGES)
     exact = -log_px(x, y).mean().item()
     estimates = [evaluate(vae, [(x, y)], samples) for samples in (1, 10, 100, 5000)]
     nll = [figures["nll"].value for figures in estimates]
@@ -114,7 +115,7 @@ def test_wrong_posterior_converges_from_above():
     assert nll[0] > nll[1] > nll[2] > exact - 0.02
     assert nll[3] == pytest.approx(exact, abs=0.005)
     # E log q(z|x) - log p(x, z) = -log p(x) + KL(q || exact posterior), in closed form
-    wrong, right = vae.encode(x), linear_gaussian()[0].encode(x)
+    wrong, right = vae(x).latents[0].q, linear_gaussian()[0](x).latents[0].q
     gap = torch.distributions.kl_divergence(wrong, right).mean().item()
     assert -estimates[3]["elbo"].value - exact == pytest.approx(gap, abs=0.01)
 
@@ -122,14 +123,32 @@ def test_wrong_posterior_converges_from_above():
 # Noise
 
 
-def test_chunks_and_batches_do_not_matter():
+def test_batches_do_not_matter():
     vae, _ = linear_gaussian(classes=3, shift=0.2, widen=1.5)
-    x, y = images(BLOCK_IMAGES + 3, classes=3)
-    whole = evaluate(vae, [(x, y)], BLOCK_SAMPLES + 3, seed=1, chunk=10**6)
-    # 7 is no multiple of the 3 classes, so that the labels of a chunk are not those of another
-    for chunk, batches in ((7, [(x, y)]), (150, [(x, y)]), (1000, list(zip(x.split(37), y.split(37), strict=True)))):
-        for name, figure in evaluate(vae, batches, BLOCK_SAMPLES + 3, seed=1, chunk=chunk).items():
+    x, y = images(IMAGES + 3, classes=3)
+    whole = evaluate(vae, [(x, y)], SAMPLES + 3, seed=1)
+    for size in (1, 37, IMAGES):
+        batches = list(zip(x.split(size), y.split(size), strict=True))
+        for name, figure in evaluate(vae, batches, SAMPLES + 3, seed=1).items():
             assert same(figure, whole[name]), name
+
+
+@pytest.mark.parametrize("images_at_once", [IMAGES, 7, 1])
+def test_blocks_are_as_small_as_the_memory_asks_for(images_at_once):
+    vae, log_px = linear_gaussian(classes=1)
+    (x, y), decoder, rows = images(20, classes=1), vae.decoder, []
+    vae.decoder = Calls(lambda z: (rows.append(len(z)), decoder(z))[1])
+    row = (
+        3 * 8 * (8 + 8)
+    )  # bytes: the largest layer flattens 4 pixels and 4 of the label's plane, 8 float64 in and 8 out
+    memory = row * SAMPLES * (images_at_once + 0.5) / 2**30
+    assert bytes_of_a_row(vae, x[:1], y[:1]) == row
+    assert images_of_a_block(vae, x, y, memory) == images_at_once
+    assert images_of_a_block(vae, x, y, memory / images_at_once / 10) == 1  # never none
+    rows.clear()
+    figures = evaluate(vae, [(x, y)], 3, memory=memory, aggregate_images=1)
+    assert rows[1:-1] == [SAMPLES * images_at_once] * math.ceil(20 / images_at_once)
+    assert figures["nll"].value == pytest.approx(-log_px(x, y).mean().item(), rel=1e-9)  # whatever the draws are
 
 
 def test_the_seed_decides():
@@ -143,26 +162,27 @@ def test_the_seed_decides():
 
 def test_noise_is_of_an_image_and_a_sample_and_never_the_same():
     vae, _ = linear_gaussian()
-    x, y = images(BLOCK_IMAGES + 5)
+    x, y = images(IMAGES + 5)
     x = torch.zeros_like(x)  # one posterior for all: draws differ by their noise alone
 
     def draws(images, samples, seed=0):
         """(samples, images, 2), put together from the blocks in which they were decoded."""
         decoder, decoded = vae.decoder, []
         vae.decoder = Calls(lambda z: (decoded.append(z), decoder(z))[1])
-        evaluate(vae, [(x[:images], y[:images])], samples, seed, chunk=BLOCK_IMAGES * BLOCK_SAMPLES)
+        evaluate(vae, [(x[:images], y[:images])], samples, seed, aggregate_images=1)
         vae.decoder, columns = decoder, []
-        for count in [part.shape[0] for part in x[:images].split(BLOCK_IMAGES)]:
-            shapes = [part.shape[0] for part in torch.empty(samples).split(BLOCK_SAMPLES)]
-            columns.append(torch.cat([decoded.pop(0).reshape(rows, count, 2) for rows in shapes]))
-        return torch.cat(columns, 1)
+        blocks = [part.reshape(SAMPLES, IMAGES, 2) for part in decoded[1:-1]]  # without the look at its size, and q(z)
+        for _ in range(0, images, IMAGES):
+            columns.append(torch.cat([blocks.pop(0) for _ in range(0, samples, SAMPLES)]))
+        assert not blocks
+        return torch.cat(columns, 1)[:samples, :images]
 
-    every = draws(len(x), BLOCK_SAMPLES + 5)
-    assert every.shape == (BLOCK_SAMPLES + 5, len(x), 2)
+    every = draws(len(x), SAMPLES + 5)
+    assert every.shape == (SAMPLES + 5, len(x), 2)
     assert len(every.unique()) == every.numel()
     # Fewer images or samples are the same draws of the same images, to the last one: torch draws the last numbers of a tensor
     # in another way than the others, so the first ones alone could agree for a wrong reason.
-    for count, samples in ((7, 3), (BLOCK_IMAGES, 3), (BLOCK_IMAGES + 1, 1), (len(x), BLOCK_SAMPLES + 1)):
+    for count, samples in ((7, 3), (IMAGES, 3), (IMAGES + 1, 1), (len(x), SAMPLES + 1)):
         assert torch.equal(draws(count, samples), every[:samples, :count])
     assert not torch.isin(draws(7, 3, seed=1), every).any()
 
@@ -181,8 +201,8 @@ def test_aggregate_posterior_by_hand():
     x = torch.randn(30, 1, 1, 3, dtype=torch.float64)
     y = torch.zeros(30, dtype=torch.long)
     vae = encoding(means_of(0.7), 3)
-    figures = evaluate(vae, [(x, y)], samples=1, chunk=17)
-    z = measure(vae, vae.p_z(), x, y, 1, 0, 0, 1000, lambda *done: None).z
+    figures = evaluate(vae, [(x, y)], samples=1)
+    z = measure(vae, x, None, 1, IMAGES, (0, 0), lambda *done: None).z
     pairs = Normal(x.flatten(1), 0.7).log_prob(z[:, None]).sum(-1)  # (draw, image)
     log_qz, log_q = pairs.exp().mean(1).log(), pairs.diagonal()
     log_pz = Normal(0, 1).log_prob(z).sum(-1)
@@ -194,21 +214,21 @@ def test_aggregate_posterior_by_hand():
     assert 0 < figures["mutual_information"].value < math.log(30)
 
 
-@pytest.mark.parametrize("apart, expected", [(1000.0, math.log(BLOCK_IMAGES + 30)), (0.0, 0.0)])
+@pytest.mark.parametrize("apart, expected", [(1000.0, math.log(IMAGES + 30)), (0.0, 0.0)])
 def test_mutual_information_of_disjoint_and_of_identical_posteriors(apart, expected):
-    x = torch.arange(BLOCK_IMAGES + 30, dtype=torch.float64).reshape(-1, 1, 1, 1) * apart
+    x = torch.arange(IMAGES + 30, dtype=torch.float64).reshape(-1, 1, 1, 1) * apart
     figures = evaluate(encoding(means_of(1.0), 1), [(x, torch.zeros(len(x), dtype=torch.long))], samples=2)
     assert figures["mutual_information"].value == pytest.approx(expected, abs=1e-9)
 
 
 def test_aggregate_posterior_reads_the_first_images_only():
     x, y = (
-        torch.randn(BLOCK_IMAGES + 30, 1, 1, 2, dtype=torch.float64),
-        torch.zeros(BLOCK_IMAGES + 30, dtype=torch.long),
+        torch.randn(IMAGES + 30, 1, 1, 2, dtype=torch.float64),
+        torch.zeros(IMAGES + 30, dtype=torch.long),
     )
     vae, pairs = encoding(means_of(0.5), 2), []
     count = lambda what, done: pairs.append(done) if what == "pairs" else None
-    for limit in (40, BLOCK_IMAGES, BLOCK_IMAGES + 10):
+    for limit in (40, IMAGES, IMAGES + 10):
         pairs.clear()
         limited = evaluate(vae, [(x, y)], 1, aggregate_images=limit, advance=count)
         alone = evaluate(vae, [(x[:limit], y[:limit])], 1)
@@ -240,7 +260,7 @@ def test_active_units_are_those_whose_mean_varies():
     means = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(30)[:, None] * scales  # variances 1, 0.02, 0.005, 0
     batches = [(means[:, None, None] + 3, torch.zeros(60, dtype=torch.long))]
     figure = evaluate(encoding(means_of(1.0), 4), batches, 1)["active_units"]
-    assert figure == (2, None, "of 4 latents")
+    assert figure == (2, None, "of 4 latents", "active units")
 
 
 def lognormal(features):
@@ -285,19 +305,23 @@ def test_uniform_levels_take_8_bits_per_dim():
     figures = evaluate(vae, [(x, torch.zeros(5, dtype=torch.long))], 3)
     assert figures["bits_per_dim"].value == pytest.approx(8, rel=1e-12)
     assert figures["nll"].value == pytest.approx(12 * math.log(256), rel=1e-12)
-    by_hand = bits_per_dim(UniformLevels(), Figure(24 * math.log(2), 12 * math.log(2), "nats"), 12)
+    by_hand = bits_per_dim(
+        encoding(means_of(1.0), 1, UniformLevels()), Figure(24 * math.log(2), 12 * math.log(2), "nats", ""), 12
+    )
     assert by_hand[:2] == pytest.approx((2, 1)) and by_hand.unit == "bits"
 
 
 @pytest.mark.parametrize("likelihood", [Bernoulli((1, 2, 2)), Bernoulli((1, 2, 2), soft=True), Gaussian((1, 2, 2))])
 def test_no_bits_for_binary_images_and_densities(likelihood):
-    assert bits_per_dim(likelihood, Figure(1.0, 0.1, "nats"), 4).value is None
+    assert bits_per_dim(encoding(means_of(1.0), 1, likelihood), Figure(1.0, 0.1, "nats", ""), 4).value is None
 
 
 # What cannot be
 
 
-@pytest.mark.parametrize("key, value", [("samples", 0), ("aggregate_images", 0), ("chunk", 1.5), ("seed", -1)])
+@pytest.mark.parametrize(
+    "key, value", [("samples", 0), ("aggregate_images", 0), ("memory", 0), ("images", 0), ("seed", -1)]
+)
 def test_values_out_of_range(key, value):
     vae, _ = linear_gaussian()
     with pytest.raises(ConfigError, match=f"{key}={value}: must be"):
@@ -309,132 +333,3 @@ def test_a_figure_that_is_not_finite():
     x[1] = torch.nan
     with pytest.raises(NotFinite, match="nll is nan"):
         evaluate(linear_gaussian()[0], [(x, y)], 2)
-
-
-# The commands
-
-
-def make_run(folder, *overrides):
-    """A run directory as training leaves it, of an untrained model."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", ["data=synthetic", "model.filters=4", "model.base_channels=4", *overrides])
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / "checkpoints").mkdir()
-    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-    weights = {f"vae.{name}": value for name, value in build_vae(cfg).state_dict().items()}
-    torch.save({"state_dict": weights, "global_step": 7}, folder / "checkpoints" / "last.ckpt")
-    return folder
-
-
-@pytest.fixture
-def run(tmp_path):
-    return make_run(tmp_path / "run", "conditional=true")
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, caplog):
-    """python -m cvae in this process: (exit code, what was printed)."""
-    for name in ("HYDRA_FULL_ERROR", "CVAE_READABLE_ERRORS"):  # readable_errors sets them; here they are unset again
-        monkeypatch.setenv(name, "1")
-
-    def call(*args):
-        caplog.clear()
-        try:
-            main([str(arg) for arg in args])
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        return code, out + err + caplog.text
-
-    return call
-
-
-def test_evaluate_reports_everywhere(run, call):
-    assert "${hydra:runtime.output_dir}" in (run / ".hydra" / "config.yaml").read_text()
-    arguments = ["evaluate", run, "--samples", 3, "--images", 105, "--device", "cpu", "--aggregate-images", 50]
-    code, printed = call(*arguments, "--seed", 5)
-    assert code == 0
-    report = json.loads((run / "evaluation.json").read_text())
-    assert list(run.glob(".*.part")) == []
-    settings = {
-        "samples": 3,
-        "images": 105,
-        "aggregate_images": 50,
-        "seed": 5,
-        "checkpoint": "last.ckpt",
-        "split": "test",
-    }
-    assert settings.items() <= report["settings"].items()
-    assert report["nll"]["unit"] == "nats" and report["nll"]["standard_error"] > 0
-    assert f"{report['nll']['value']:.3f}" in printed and f"{report['nll']['standard_error']:.3f}" in printed
-    assert report["bits_per_dim"]["value"] is None
-
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(run / "tensorboard")).Reload()
-    (point,) = events.Scalars("evaluation/nll")
-    assert point.step == 7 and point.value == pytest.approx(report["nll"]["value"], rel=1e-6)
-
-    call(*arguments, "--seed", 5, "--chunk", 7)
-    again = json.loads((run / "evaluation.json").read_text())
-    assert again["nll"]["value"] == pytest.approx(report["nll"]["value"], rel=1e-6)
-    call(*arguments, "--seed", 6)
-    assert json.loads((run / "evaluation.json").read_text())["nll"]["value"] != again["nll"]["value"]
-
-
-def test_samples_by_seed_and_class(run, call):
-    shape = lambda path: tuple(size // 3 for size in imageio.imread(path).shape[:2])  # of the grid before it is zoomed
-    assert call("sample", run, "--num", 25)[0] == 0  # 10 classes: 10 full rows of 3
-    assert shape(run / "samples.png") == (10 * 30 + 2, 3 * 30 + 2)
-    files = []
-    for arguments in (("--seed", 1), ("--seed", 1), ("--seed", 2), ("--class", 3), ("--class", 4)):
-        files.append(run / "pictures" / f"{len(files)}.png")
-        assert call("sample", run, "--num", 9, *arguments, "--out", files[-1])[0] == 0
-    first, again, other, third, fourth = (file.read_bytes() for file in files)
-    assert first == again and first != other and third != fourth
-    assert shape(files[3]) == (3 * 30 + 2, 3 * 30 + 2)
-
-
-def test_what_is_wrong_in_one_message(run, call, tmp_path):
-    whole, checkpoints = (run / "checkpoints" / "last.ckpt").read_bytes(), run / "checkpoints"
-    plain = make_run(tmp_path / "plain", "model.latent_dim=3")
-    contents = {"half": whole[: len(whole) // 2], "text": b"not a checkpoint", "none": b""}
-    contents["other"] = (plain / "checkpoints" / "last.ckpt").read_bytes()
-    for name, content in contents.items():
-        (checkpoints / f"{name}.ckpt").write_bytes(content)
-    torch.save({"global_step": 1}, checkpoints / "empty.ckpt")
-    cases = [
-        (("evaluate", tmp_path), "not a run directory"),
-        (("evaluate", run, "--samples", 0), "--samples=0: must be a positive integer"),
-        (("evaluate", run, "--images", 0), "--images=0"),
-        (("evaluate", run, "--aggregate-images", -1), "--aggregate-images=-1"),
-        (("evaluate", run, "--chunk", 0), "--chunk=0"),
-        (("evaluate", run, "--seed", -1), "--seed=-1"),
-        (("evaluate", run, "--checkpoint", "best.ckpt"), "it has: empty.ckpt, half.ckpt, last.ckpt"),
-        (("evaluate", run, "--checkpoint", "other.ckpt"), "does not hold the weights"),
-        (("evaluate", run, "--checkpoint", "empty.ckpt"), "does not hold the weights"),
-        (("evaluate", run, "--checkpoint", "half.ckpt"), "half.ckpt is damaged"),
-        (("evaluate", run, "--checkpoint", "text.ckpt"), "text.ckpt is damaged"),
-        (("evaluate", run, "--checkpoint", "none.ckpt"), "none.ckpt is damaged"),
-        (("sample", run, "--num", 0), "--num=0"),
-        (("sample", run, "--class", 10), "from 0 to 9"),
-        (("sample", plain, "--class", 1), "left out"),
-    ]
-    for arguments, message in cases:
-        code, printed = call(*arguments)
-        assert code == 1 and message in printed and "Traceback" not in printed, (arguments, printed)
-    assert not (run / "evaluation.json").exists() and not (plain / "samples.png").exists()
-
-
-def test_help_names_the_commands(call):
-    code, printed = call("--help")
-    assert code == 0 and "evaluate" in printed and "sample" in printed
-
-
-def test_an_error_in_a_process_of_its_own(tmp_path):
-    """As a user sees it: one line, on stderr, and exit code 1."""
-    command = [sys.executable, "-m", "cvae", "evaluate", str(tmp_path)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    expected = f"Error: {tmp_path} is not a run directory: it has no .hydra/config.yaml\n"
-    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", expected)

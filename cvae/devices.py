@@ -1,0 +1,28 @@
+"""Devices and their memory."""
+
+import ctypes
+import platform
+
+import torch
+
+from cvae.checks import one_of
+
+
+def available(key: str, name: str) -> str:
+    """Return `name`, or raise ConfigError unless this machine has such a device: auto, cpu, gpu (or cuda), mps."""
+    there = {"auto": True, "cpu": True, "gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["cuda"] = there["gpu"]
+    return one_of(key, name, [device for device, found in there.items() if found], "a device of this machine: ")
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc's malloc to reuse large blocks that a step frees, as CUDA's allocator does, not to give them back.
+
+    Otherwise the kernel maps and zeroes the same megabytes anew at each step, about a quarter of the CPU time of the
+    tutorial's step. Elsewhere (macOS, Windows, musl) nothing is done.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_threshold = -1, -3  # mallopt's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, in bytes
+        libc = ctypes.CDLL(None)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_threshold, 2**30)

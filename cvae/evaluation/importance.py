@@ -1,0 +1,78 @@
+"""Importance sampling of log p(x), and what the same draws say of rate, distortion and the posterior's mean."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from zuko.distributions import NormalizingFlow
+
+from cvae.evaluation.blocks import SAMPLES, filled, noise_seed
+from cvae.noise import fixed_noise
+from cvae.vae import VAE, Latent
+
+
+class Measured(NamedTuple):
+    """What the draws say of each image; nats, float64 on the CPU. The D latents are those of all groups, the top one first."""
+
+    log_px: Tensor  # (B,) the importance-sampled log p(x)
+    rate: Tensor  # (B,) mean over samples of log q(z|x) - log p(z)
+    distortion: Tensor  # (B,) mean over samples of -log p(x|z)
+    mean: Tensor  # (B, D) of q(z|x), or of the draws where q does not know its mean
+    mean_error: Tensor  # (B, D) the variance of `mean` as an estimate: 0 where it is exact
+    z: Tensor  # (B, D') the first draw of the top group, in the model's type and on its device
+    log_q: Tensor  # (B,) of that draw
+    log_p: Tensor  # (B,) of that draw
+
+
+def measure(
+    vae: VAE,
+    x: Tensor,
+    y: Tensor | None,
+    samples: int,
+    images: int,
+    seeds: tuple[int, int],
+    advance: Callable[[str, int], None],
+) -> Measured:
+    """Importance sampling for a block: images x (B, C, H, W), labels y (B,), B at most `images`, the size of a full block.
+
+    log p(x) is estimated by log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x) (Burda et al. 2016, eq. 8), as a running logsumexp.
+
+    seeds: of the evaluation, and the block's number. advance: called with ("rows", n) after n rows.
+    """
+    count = len(x)
+    x, y = filled(x, images), None if y is None else filled(y, images)
+    log_px = torch.full((count,), -torch.inf, dtype=torch.float64)
+    sums: list[list[Tensor]] = []  # over the samples of a block, of: rate, distortion (B,), z, z^2 (B, D)
+    for start in range(0, samples, SAMPLES):
+        with fixed_noise(noise_seed(*seeds, start // SAMPLES), x.device):
+            trace = vae(x, y, SAMPLES)
+        kept = slice(0, min(SAMPLES, samples - start)), slice(0, count)
+        log_q, log_p = (exact([getattr(latent, name)[kept] for latent in trace.latents]) for name in ("log_q", "log_p"))
+        log_px_z = exact([trace.px.log_prob(x)[kept]])
+        log_px = torch.logaddexp(log_px, (log_px_z + log_p - log_q).logsumexp(0))
+        z = torch.cat([latent.z[kept].cpu().double() for latent in trace.latents], -1)
+        sums.append([part.sum(0) for part in (log_q - log_p, -log_px_z, z, z**2)])
+        if start == 0:
+            top = trace.latents[0]
+            first = top.z[0, :count].clone(), exact([top.log_q[0, :count]]), exact([top.log_p[0, :count]])
+            known = torch.cat([known_mean(latent, images)[:count] for latent in trace.latents], -1)
+        advance("rows", log_px_z.numel())
+    rate, distortion, mean, square = (sum(parts) / samples for parts in zip(*sums, strict=True))
+    error = (square - mean**2) / (samples - 1) if samples > 1 else torch.full_like(mean, torch.nan)
+    mean, error = torch.where(known.isnan(), mean, known), torch.where(known.isnan(), error, 0.0)
+    return Measured(log_px - math.log(samples), rate, distortion, mean, error, *first)
+
+
+def exact(parts: list[Tensor]) -> Tensor:
+    """The sum of the parts, one a group, in float64 on the CPU."""
+    return torch.stack([part.cpu().double() for part in parts]).sum(0)
+
+
+def known_mean(latent: Latent, images: int) -> Tensor:
+    """E[z|x] (B, D), NaN where q does not know it: a flow's has no closed form, and below the top q depends on draws."""
+    q = latent.q
+    if isinstance(q, NormalizingFlow) or len(q.batch_shape) > 1:
+        return torch.full((images, q.event_shape[0]), torch.nan, dtype=torch.float64)
+    return q.mean.cpu().double()

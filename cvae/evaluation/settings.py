@@ -1,0 +1,37 @@
+"""How a model is measured."""
+
+from dataclasses import dataclass
+
+from cvae.checks import positive_int, positive_number, seed_number
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of an evaluation, checked when they are made.
+
+    Args:
+        samples: importance samples an image
+        images: only the first so many test images; None: all
+        aggregate_images: at most so many of them for the aggregate posterior, whose cost grows with their square; with a
+            posterior that scores foreign z slowly (an inverse autoregressive flow takes D passes) most of the time goes there
+        memory: GiB that the activations of a decoded chunk may take, about. The chunk is the unit of randomness too, so a
+            large model whose chunks it makes smaller gets other draws; smaller models do not change with it
+        seed: of the noise
+
+    Raises:
+        ConfigError: a value is not allowed.
+    """
+
+    samples: int = 5000
+    images: int | None = None
+    aggregate_images: int = 2000
+    memory: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive_int("samples", self.samples)
+        if self.images is not None:
+            positive_int("images", self.images)
+        positive_int("aggregate_images", self.aggregate_images)
+        positive_number("memory", self.memory)
+        seed_number("seed", self.seed)

@@ -1,0 +1,56 @@
+"""How an experiment's values meet what the user chose: what still applies is kept, and what the user typed always wins.
+
+An experiment (conf/experiment/NAME.yaml) chooses a member of each group and sets values of them. Hydra composes the choices,
+the user's before the experiment's. The values then go in before those that the user typed, and only where they mean
+something: not for a key that the chosen member does not have, nor over a choice within a group (objective/beta=linear).
+Hydra has no place for such a rule, so it is added to the step in which Hydra applies what the user typed.
+"""
+
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig, ListConfig, open_dict
+
+apply_what_was_typed = ConfigLoaderImpl._apply_overrides_to_config
+
+
+def apply_experiment_then_what_was_typed(overrides: list, cfg: DictConfig) -> None:
+    """Hydra's step, with the experiment's values before. cfg.experiment then holds what was left out, as lines to be said."""
+    if isinstance(cfg.get("experiment"), DictConfig):
+        with open_dict(cfg):
+            values = cfg.pop("experiment")
+            cfg.experiment = {"left_out": merge(cfg, values)}
+    apply_what_was_typed(overrides, cfg)
+
+
+def merge(target: DictConfig, values: DictConfig, place: str = "") -> list[str]:
+    """Put values into target, in place; returns a line for each that does not apply. A key with a + is new, and is added."""
+    left_out = []
+    for key in values:
+        value, new = values._get_node(key), key.lstrip("+")
+        name = f"{place}{new}"
+        if new == key and key not in target:
+            left_out.append(f"{name}={shown(value)}: {place.rstrip('.') or 'the config'} has no such key")
+        elif isinstance(current := target._get_node(new), DictConfig) and (chosen := choice(current, value)):
+            left_out.append(f"{name}={shown(value)}: {name} is {chosen}")
+        elif isinstance(current, DictConfig) and isinstance(value, DictConfig):
+            left_out += merge(current, value, f"{name}.")
+        else:
+            target[new] = value
+    return left_out
+
+
+def choice(current: DictConfig, value: Any) -> str | None:
+    """What was chosen within a group, if `value` would put something else in its place."""
+    target = current.get("_target_")
+    if not isinstance(value, DictConfig):
+        return target
+    other = value.get("_target_", target)
+    return target if other != target else None
+
+
+def shown(value: Any) -> str:
+    return str(value if isinstance(value, DictConfig | ListConfig) else value._value())
+
+
+ConfigLoaderImpl._apply_overrides_to_config = staticmethod(apply_experiment_then_what_was_typed)

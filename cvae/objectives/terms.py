@@ -1,0 +1,72 @@
+"""The contract of objectives, and what they share."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
+
+from cvae.errors import ConfigError
+from cvae.vae import VAE, Latent, Trace
+
+
+class Terms(NamedTuple):
+    """What an objective says of each image of a batch; every tensor is (B,), in nats."""
+
+    loss: Tensor  # what the optimizer minimizes, its mean over the batch
+    bound: Tensor  # the objective's own lower bound on log p(x), which models are chosen by; higher is better
+    rate: Tensor  # KL(q(z|x) || p(z)), or its Monte Carlo estimate
+    distortion: Tensor  # -E_q log p(x|z), or its Monte Carlo estimate
+    parts: Mapping[str, Tensor]  # further curves: each group's rate, the total correlation, penalties, …
+
+    @property
+    def elbo(self) -> Tensor:
+        return -self.distortion - self.rate
+
+
+class Objective(nn.Module):
+    """What is optimized: from a model and a batch to Terms.
+
+    A module, so that it can have parameters of its own (a critic): they get a parameter group of the same optimizer and are
+    trained by the same backward pass.
+    """
+
+    def prepare(self, num_images: int) -> None:
+        """Told once, before training, how many training images there are."""
+
+    def forward(self, vae: VAE, x: Tensor, y: Tensor | None = None, step: int | Tensor = 0) -> Terms:
+        """The terms for images x (B, C, H, W) in [0, 1] with labels y (B,), None for a model without classes.
+
+        step: how many optimizer steps were made, for schedules.
+        """
+        raise NotImplementedError
+
+
+def total(values: list[Tensor]) -> Tensor:
+    """The sum of tensors of one shape, over the groups of latents or over penalties."""
+    return torch.stack(values).sum(0) if len(values) > 1 else values[0]
+
+
+def rate_of_groups(rates: list[Tensor]) -> dict[str, Tensor]:
+    """Curves of the rate (B,) of each group, counted from the top, where there are several."""
+    return {f"rate_{number}": rate for number, rate in enumerate(rates, 1)} if len(rates) > 1 else {}
+
+
+def penalized(loss: Tensor, trace: Trace) -> Tensor:
+    """The loss (B,) with the penalties of the model's parts."""
+    return loss + total(list(trace.penalties.values())) if trace.penalties else loss
+
+
+def only_group(trace: Trace, objective: str) -> Latent:
+    """The one group of latents, or ConfigError where there are several."""
+    if len(trace.latents) > 1:
+        raise ConfigError(
+            "objective", objective, f"another one for a model with {len(trace.latents)} groups of latents"
+        )
+    return trace.latents[0]
+
+
+def factorizes(distribution: Distribution) -> bool:
+    """Whether it is written as a product over the dimensions of z: Independent, of densities of one number each."""
+    return isinstance(distribution, Independent) and distribution.base_dist.event_shape == ()

@@ -1,0 +1,48 @@
+"""Loggers: where curves, pictures and hyperparameters go besides the run directory."""
+
+from collections.abc import Iterable, Mapping
+
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+
+from cvae import pictures
+from cvae.run import Run
+
+HIDDEN = ("callbacks", "logger", "run_dir", "evaluation", "experiment")  # no difference between two models
+
+
+def tensorboard(run_dir: str) -> TensorBoardLogger:
+    """Event files in the run directory."""
+    folder = Run(run_dir).tensorboard
+    return TensorBoardLogger(folder.parent, name="", version=folder.name, default_hp_metric=False)
+
+
+def hyperparameters(cfg: DictConfig) -> dict:
+    """What can differ between two runs: the config without paths, callbacks and loggers."""
+    shown = OmegaConf.to_container(cfg, resolve=True)
+    del shown["data"]["root"]
+    return {group: value for group, value in shown.items() if group not in HIDDEN}
+
+
+def log_result(loggers: Iterable[Logger], params: dict, figures: Mapping[str, float], step: int) -> None:
+    """The hyperparameters with the final figures: one record in TensorBoard's HPARAMS, two calls for the other loggers."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(params, dict(figures), step)
+        else:
+            logger.log_hyperparams(params)
+            logger.log_metrics(dict(figures), step)
+
+
+def log_picture(loggers: Iterable[Logger], tag: str, content: bytes, height: int, width: int, step: int) -> None:
+    """An encoded picture (PNG, GIF) of this size in pixels, for the loggers that show pictures."""
+    summary = pictures.image_summary(tag, content, height, width)
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment._get_file_writer().add_summary(summary, step)
+
+
+def close(loggers: Iterable[Logger], status: str) -> None:
+    """Wait until all that was logged is on disk: TensorBoard writes from a daemon thread, which ends with the process."""
+    for logger in loggers:
+        logger.finalize(status)

@@ -1,0 +1,72 @@
+"""Rules for values that go straight to libraries, whose own errors would not name the key."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
+
+from cvae.build import make
+from cvae.checks import number, one_of, positive_int, positive_number, seed_number
+from cvae.devices import available
+from cvae.errors import ConfigError, UserError
+
+
+def two_decays(key: str, value: Any) -> None:
+    """Adam's betas."""
+    pair = list(value) if isinstance(value, ListConfig) else value
+    if not isinstance(pair, list) or len(pair) != 2 or not all(type(b) in (int, float) and 0 <= b < 1 for b in pair):
+        raise ConfigError(key, value, "two numbers, each at least 0 and below 1")
+
+
+def some_batches(key: str, value: Any) -> None:
+    """A limit of Lightning's: a number of batches, or a share of them."""
+    if type(value) not in (int, float) or value <= 0 or (type(value) is float and value > 1):
+        raise ConfigError(
+            key, value, "a positive integer (batches) or a number above 0 and at most 1 (a share of them)"
+        )
+
+
+REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError)  # what torch raises for values that it does not take
+
+RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config has; null is checked too
+    "seed": seed_number,
+    "conditional": partial(one_of, allowed=(False, True)),
+    "trainer.accelerator": available,
+    "trainer.max_epochs": positive_int,
+    "trainer.log_every_n_steps": positive_int,
+    "trainer.limit_train_batches": some_batches,
+    "trainer.limit_val_batches": some_batches,
+    "trainer.limit_test_batches": some_batches,
+    "optimizer.lr": positive_number,
+    "optimizer.eps": number,
+    "optimizer.weight_decay": number,
+    "optimizer.betas": two_decays,
+    "optimizer.fused": partial(one_of, allowed=(False, True)),
+    "scheduler.T_max": positive_int,
+    "scheduler.eta_min": number,
+}
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ConfigError for a value that breaks a rule, UserError for one that the optimizer or the scheduler refuses."""
+    for key, rule in RULES.items():
+        group, _, name = key.rpartition(".")
+        if name in (cfg[group] if group else cfg):
+            rule(key, OmegaConf.select(cfg, key))
+    optimizer = tried(cfg, "optimizer", [{"params": [nn.Parameter(torch.zeros(1))]}])
+    scheduler = tried(cfg, "scheduler", optimizer)
+    try:
+        optimizer.step(), scheduler.step()  # torch looks at some values only here
+    except REFUSALS as error:
+        raise UserError(f"scheduler: {cfg.scheduler._target_} does not take its values: {error}") from error
+
+
+def tried(cfg: DictConfig, group: str, argument: Any) -> Any:
+    """The torch object of a group, made of `argument`; UserError where torch refuses its values, such as eps=-1."""
+    try:
+        return make(cfg, group)(argument)
+    except REFUSALS as error:
+        raise UserError(f"{group}: {cfg[group]._target_} does not take its values: {error}") from error
