@@ -68,7 +68,7 @@ class VAE(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None = None, samples: int = 1, score: bool = True) -> Trace:
         """`samples` draws of z for each image x (B, C, H, W) in [0, 1] with label y (B,), and what p and q say of them.
 
-        With score=False the gradient of log_q reaches the encoder through z alone (Roeder et al. 2017).
+        With score=False the gradient of log_q reaches the encoder through the draws alone (Roeder et al. 2017).
 
         Raises:
             ValueError: y is missing, or given to a model without classes. x is not checked: that would wait for the device.

@@ -118,7 +118,7 @@ def test_an_importance_weighted_run_is_chosen_by_its_own_bound(run, extra):
     assert result == -metrics["test/loss"] > metrics["test/elbo"]
     if not extra:
         best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
-        (state,) = (state for name, state in best["callbacks"].items() if name.startswith("ModelCheckpoint"))
+        (state,) = (state for name, state in best["callbacks"].items() if name.startswith("Checkpoints"))
         assert state["best_model_score"].item() == pytest.approx(result)
 
 
@@ -203,7 +203,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         ("optimizer.betas=[0.9,2]", r"optimizer.betas=\[0.9, 2\]: must be two numbers"),
         ("+trainer.limit_test_batches=0", "trainer.limit_test_batches=0: must be a positive integer"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0: must be"),
-        ("trainer.accelerator=abacus", "trainer.accelerator=abacus: must be a device of this machine: one of auto, cpu"),
+        (
+            "trainer.accelerator=abacus",
+            "trainer.accelerator=abacus: must be a device of this machine: one of auto, cpu",
+        ),
         ("conditional=no-way", "conditional=no-way: must be one of False, True"),
         ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0: must be"),
         ("data.image_shape=[28,28]", r"data.image_shape=\[28, 28\]: must be three positive integers"),
@@ -246,5 +249,7 @@ def test_a_conditional_model_shows_a_row_a_class(run):
 
 def test_a_gpu_that_is_not_there(run, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="trainer.accelerator=gpu: must be a device of this machine: one of auto, cpu"):
+    with pytest.raises(
+        ConfigError, match="trainer.accelerator=gpu: must be a device of this machine: one of auto, cpu"
+    ):
         run("a", "trainer=gpu", "trainer.accelerator=gpu")

@@ -1,0 +1,78 @@
+"""Sums over images: exact means whatever the batches were."""
+
+import pytest
+import torch
+
+from cvae.objectives import Terms
+from cvae.training.totals import Totals
+
+
+def terms(values, **parts):
+    """Terms whose figures are multiples of the values (B,), each of another."""
+    values = torch.as_tensor(values)
+    return Terms(values * 4, values * 5, values * 2, values * 3, parts)
+
+
+def test_means_are_over_images_whatever_the_batches():
+    """Unlike the tutorial's mean of batch means, in which a short last batch weighs as much as a full one."""
+    values = torch.randn(10)
+    whole, parts, merged = Totals(), Totals(), Totals()
+    whole.add(terms(values))
+    for part in (values[:7], values[7:]):
+        parts.add(terms(part))
+        one = Totals()
+        one.add(terms(part))
+        merged.merge(one)
+    expected = values.double().mean().item()
+    factors = {"elbo": -5, "rate": 2, "distortion": 3, "loss": 4, "bound": 5}
+    for totals in (whole, parts, merged):
+        assert totals.count == 10
+        assert totals.means() == pytest.approx({name: f * expected for name, f in factors.items()}, abs=1e-6)
+        assert totals.means_of_all_processes() == totals.means()  # of one process
+
+
+def test_parts_have_means_too():
+    totals = Totals()
+    totals.add(terms([1.0, 2.0], mmd=torch.tensor([5.0, 7.0])))
+    totals.add(terms([3.0], mmd=torch.tensor([9.0])))
+    assert totals.means()["mmd"] == pytest.approx(7) and list(totals.means())[-1] == "mmd"
+
+
+def test_sums_keep_small_differences_of_large_figures():
+    """60,000 figures near 1e4: a float32 sum of that size has no digits left for the third decimal."""
+    totals, value = Totals(), torch.tensor(10000.123)
+    for _ in range(600):
+        totals.add(terms(value.repeat(100)))
+    assert totals.means()["rate"] == pytest.approx((2 * value).item(), abs=1e-7)
+    in_float32 = sum((2 * value).repeat(100).sum() for _ in range(600)) / 60000
+    assert abs(in_float32.item() - (2 * value).item()) > 1e-4  # the test can fail
+
+
+def test_nothing_is_kept_after_a_reset_nor_of_the_graph():
+    totals, values = Totals(), torch.ones(3, requires_grad=True)
+    totals.add(terms(values))
+    assert not totals.sums.requires_grad
+    totals.reset()
+    assert totals.count == 0 and totals.sums is None
+    totals.add(terms([2.0]))
+    assert totals.means()["rate"] == 4
+    empty = Totals()
+    empty.merge(Totals())
+    assert empty.count == 0
+    empty.merge(totals)
+    assert empty.means() == totals.means()
+
+
+def test_processes_are_summed_before_the_mean(monkeypatch):
+    """Two processes, one with 1 image and one with 3: the all-reduce adds sums and counts."""
+    other = Totals()
+    other.add(terms([10.0, 20.0, 30.0]))
+
+    def all_reduce(both):
+        both += torch.cat([other.sums, other.sums.new_tensor([other.count])])
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    totals = Totals()
+    totals.add(terms([4.0]))
+    assert totals.means_of_all_processes()["rate"] == pytest.approx(2 * 16)
