@@ -61,7 +61,7 @@ def message_of(error: Exception) -> str:
             "GROUP=null is no choice: name a file of conf/GROUP; ~callbacks.NAME and ~logger.NAME leave single ones out"
         )
     if isinstance(error, OverrideParseException):
-        return f"{error.override} cannot be read: a value with spaces or other signs needs quotes of its own, as in {quoted(error.override)}"
+        return not_readable(error.override)
     return str(error)
 
 
@@ -74,7 +74,7 @@ def no_such_key(full_key: str, keys: DictConfig) -> str:
     if near:
         message += f" Did you mean {' or '.join(near[:3])}?"
     message += f" {parent or 'The config'} has: {', '.join(str(key) for key in keys if key != 'hydra')}."
-    return message + (f" A new key takes a plus: +{full_key}=…" if parent else "")
+    return message + (f" A new key takes a plus: +{full_key}=VALUE" if parent else "")
 
 
 def leaves(cfg: DictConfig, place: str = "") -> list[str]:
@@ -89,10 +89,12 @@ def leaves(cfg: DictConfig, place: str = "") -> list[str]:
     return found
 
 
-def quoted(override: str) -> str:
-    """KEY=VALUE with quotes for the shell and within them quotes for Hydra."""
-    key, _, value = override.partition("=")
-    return f"""'{key}="{value}"'"""
+def not_readable(override: str) -> str:
+    """How to quote: for the shell, and within that for Hydra."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override} is not KEY=VALUE. A value with spaces needs quotes around both: 'KEY=\"VALUE WITH SPACES\"'"
+    return f"{override} cannot be read. A value with signs needs quotes within quotes: '{key}=\"{value}\"'"
 
 
 class NewRunDirectory(Callback):

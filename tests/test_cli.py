@@ -16,7 +16,7 @@ def command(*arguments, cwd, **environment):
     ours = ("HYDRA_", "CVAE_", "OMP_WAIT", "GOMP")
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | environment
     python = [sys.executable, *map(str, arguments)]
-    return subprocess.run(python, capture_output=True, text=True, cwd=cwd, env=env, timeout=300)
+    return subprocess.run(python, capture_output=True, text=True, cwd=cwd, env=env, timeout=100)
 
 
 def test_help_names_the_groups(tmp_path):
@@ -39,13 +39,17 @@ def test_help_names_the_groups(tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("model.filterz=3", "Error: there is no key model.filterz. Did you mean filters? model has: "),
+        ("model.filterz=3", "Error: there is no key model.filterz. Did you mean model.filters? model has: "),
         ("modle=conv", "Error: there is no key modle. Did you mean model?"),
+        ("lr=0.1", "Error: there is no key lr. Did you mean optimizer.lr?"),
+        ("optimizer.weight_decay=0.1", "A new key takes a plus: +optimizer.weight_decay=VALUE"),
+        ("space", "Error: space is not KEY=VALUE. A value with spaces needs quotes around both: 'KEY="),
+        ("data.root=/it's", """needs quotes within quotes: 'data.root="/it's"'"""),
         ("model=transformer", "Available options in 'model'"),
         ("experiment=nothing", "tf_tutorial"),
         ("trainer=abacus", "cpu"),
         ("logger=null", "Error: GROUP=null is no choice"),
-        ("model.filters=[32", "Error: "),
+        ("model.filters=[32", "Error: model.filters=[32 cannot be read"),
         ("data.root=${nowhere}", "Error: "),
         ("run_dir=elsewhere", "run_dir=elsewhere: must be left as it is; set hydra.run.dir"),
     ],
@@ -53,12 +57,6 @@ def test_help_names_the_groups(tmp_path):
 def test_misspelt_input_ends_with_one_message(tmp_path, override, said):
     done = train_py(override, cwd=tmp_path)
     assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("arguments", [["experiment=beta_vae"], ["objective.beta=4"], ["-m", "objective.beta=4"]])
-def test_a_choice_is_not_dropped_silently(tmp_path, arguments):
-    done = train_py(*arguments, "objective/beta=linear", cwd=tmp_path)
-    assert done.returncode == 1 and "objective/beta=linear has no effect: objective.beta=4" in done.stderr
 
 
 def test_a_sweep_over_choices_within_a_choice(tmp_path):
@@ -69,13 +67,6 @@ def test_a_sweep_over_choices_within_a_choice(tmp_path):
     configs = [(tmp_path / "sweep" / job / ".hydra" / "config.yaml").read_text() for job in "01"]
     assert ["schedules.Linear" in config for config in configs] == [True, False]
     assert ["schedules.Cyclical" in config for config in configs] == [False, True]
-
-
-def test_an_experiment_that_chooses_within_a_replaced_choice_says_what_to_do(tmp_path):
-    done = train_py("experiment=vampprior", "objective=iwae", cwd=tmp_path)
-    assert (
-        done.returncode == 1 and "start from experiment=tf_tutorial" in done.stderr and "Traceback" not in done.stderr
-    )
 
 
 def test_a_bad_value_ends_with_one_message_which_the_log_has_too(tmp_path):

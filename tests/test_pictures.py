@@ -20,15 +20,15 @@ def test_grid_places_images_row_by_row():
     assert [pixels[y, x, 0] for y in (3, 9) for x in (3, 9)] == [0, 85, 170, 255]
 
 
-def test_manifold_spans_the_quantiles_right_and_down():
-    """A decoder that paints z itself: the first dimension grows to the right, the second downwards."""
+def test_manifold_spans_the_quantiles_right_and_up():
+    """A decoder that paints z itself: the first dimension grows to the right, the second upwards, as in the scatter."""
     mean = lambda z: torch.stack([z[:, 0], z[:, 1], 0 * z[:, 0]], 1)[:, :, None, None] / 4 + 0.5
     vae = SimpleNamespace(decode=lambda z, y: SimpleNamespace(mean=mean(z)))
     pixels = pictures.latent_manifold(vae, 20, "cpu") / 255 * 4 - 2
     low, high = -1.6449, 1.6449  # the 0.05 and 0.95 quantiles of the standard normal
     assert pixels.shape == (20, 20, 3)
     np.testing.assert_allclose(pixels[[0, 0, -1, -1], [0, -1, 0, -1], 0], [low, high, low, high], atol=0.02)
-    np.testing.assert_allclose(pixels[[0, 0, -1, -1], [0, -1, 0, -1], 1], [low, low, high, high], atol=0.02)
+    np.testing.assert_allclose(pixels[[0, 0, -1, -1], [0, -1, 0, -1], 1], [high, high, low, low], atol=0.02)
 
 
 def test_gif_holds_its_last_frame_and_loops():

@@ -1,0 +1,74 @@
+"""An experiment and the command line: what still applies is kept, the user wins, the rest is said."""
+
+import pytest
+from conftest import config
+
+from cvae.training.train import train
+
+
+def test_an_experiment_sets_its_values():
+    cfg = config("experiment=vampprior")
+    assert (cfg.prior.components, cfg.model.hidden, cfg.data.batch_size, cfg.optimizer.lr) == (
+        500,
+        [300, 300],
+        100,
+        1e-3,
+    )
+    assert cfg.objective.beta == {"_target_": "cvae.schedules.Linear", "start": 0, "end": 1, "steps": 6000}
+    assert cfg.experiment == {"left_out": []}
+
+
+def test_what_applies_to_a_choice_of_the_users_is_kept_and_the_rest_said():
+    cfg = config("experiment=vampprior", "objective=iwae", "model=conv")
+    assert cfg.objective == {"_target_": "cvae.objectives.IWAE", "samples": 50, "gradient": "plain"}
+    assert cfg.model.latent_dim == 40 and cfg.model.filters == [32, 64]
+    said = "\n".join(cfg.experiment.left_out)
+    assert "model.hidden=[300, 300]: model has no such key" in said and "model.activation=tanh" in said
+    assert "objective.beta=" in said and len(cfg.experiment.left_out) == 3
+
+
+def test_a_choice_within_a_choice_wins_over_the_experiments_value():
+    cfg = config("experiment=beta_vae", "objective/beta=linear", "objective.beta.end=6")
+    assert cfg.objective.beta == {"_target_": "cvae.schedules.Linear", "start": 0.0, "end": 6, "steps": 10000}
+    assert cfg.experiment.left_out == ["objective.beta=4: objective.beta is cvae.schedules.Linear"]
+    cfg = config("experiment=vampprior", "objective/beta=cyclical")
+    assert cfg.objective.beta._target_ == "cvae.schedules.Cyclical" and len(cfg.experiment.left_out) == 1
+    cfg = config("experiment=vampprior", "objective/beta=linear")  # the experiment's own: its values still apply
+    assert cfg.objective.beta.steps == 6000 and cfg.experiment.left_out == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "key", "value"),
+    [
+        ("objective.beta=2", "beta", 2),
+        ("objective.beta.steps=100", "beta", {"_target_": "cvae.schedules.Linear", "start": 0, "end": 1, "steps": 100}),
+        ("+objective.new=3", "new", 3),
+    ],
+)
+def test_what_the_user_typed_wins(typed, key, value):
+    assert config("experiment=vampprior", typed).objective[key] == value
+
+
+def test_an_experiment_of_the_users_own(tmp_path):
+    """A key with a plus is new; a misspelt one is said."""
+    from hydra import compose, initialize_config_dir
+    from conftest import ROOT
+
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nexperiment: {trainer: {+gradient_clip_val: 1, max_epoch: 3}, seed: 4}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", ["experiment=mine", f"hydra.searchpath=[{tmp_path}]"])
+    assert cfg.trainer.gradient_clip_val == 1 and cfg.seed == 4 and "max_epoch" not in cfg.trainer
+    assert cfg.experiment.left_out == ["trainer.max_epoch=3: trainer has no such key"]
+
+
+def test_what_was_left_out_is_said_at_the_start(caplog, tmp_path):
+    caplog.set_level("INFO")
+    cfg = config("experiment=beta_vae", "objective=iwae", "seed=-1", f"run_dir={tmp_path}")
+    with pytest.raises(ValueError, match="seed=-1"):
+        train(cfg)
+    assert [record.message for record in caplog.records] == [
+        "Left out of the experiment: objective.kl=closed_form: objective has no such key",
+        "Left out of the experiment: objective.beta=4: objective has no such key",
+    ]
