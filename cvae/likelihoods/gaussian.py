@@ -6,16 +6,17 @@ from torch.distributions import Distribution, Independent, Normal
 
 from cvae.checks import one_of, positive_number
 from cvae.errors import ConfigError
+from cvae.likelihoods.likelihood import Likelihood
 from cvae.likelihoods.scale import bounded
 
 
-class Gaussian(nn.Module):
+class Gaussian(Likelihood):
     """p(x|z) = prod N(x_i; mean_i, scale^2), a density. Params: mean (C, H, W), then for scale="pixel" log-scale (C, H, W).
 
     Args:
-        scale: sigma, a number above 0 in units of [0, 1]; or "global": one learned scale for all pixels and images (Rybkin et
-            al. 2021, sigma-VAE); or "pixel": one a pixel, from the decoder.
-        mean: "linear": the decoder's output is the mean; "sigmoid": its sigmoid is.
+        scale: the standard deviation for pixels in [0, 1], a number above 0; or "global": one learned number for all pixels and
+            images (Rybkin et al. 2021, sigma-VAE); or "pixel": one number a pixel, from the decoder
+        mean: "linear": the decoder's output; "sigmoid": the sigmoid of the decoder's output
 
     Raises:
         ConfigError: an option is not one of these.

@@ -4,21 +4,17 @@ import math
 
 import torch
 from torch import nn
-from torch.distributions import (
-    Categorical,
-    Distribution,
-    Independent,
-    Normal,
-)
+from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from cvae.checks import positive_int
 from cvae.distributions import Mixture
+from cvae.priors.prior import Prior
 
 
-class MixtureOfGaussians(nn.Module):
+class MixtureOfGaussians(Prior):
     """p(z) = sum_k w_k N(z; mean_k, diag(exp(logvar_k))), all learned.
 
-    Starts with equal weights, variances 1/2 and means from N(0, I/2): near N(0, I), with components that differ.
+    It starts with equal weights, variances 1/2 and means drawn from N(0, I/2): close to N(0, I), and no two components alike.
 
     Args:
         components: how many Gaussians
