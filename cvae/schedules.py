@@ -1,7 +1,7 @@
 """Schedules: the optimizer step -> a number. They depend on the step alone, so a resumed run continues exactly.
 
-If the step is an integer, the number is a float; if the step is a tensor () of an integer, the number is a tensor () on the
-same device. The learning rate has torch's schedulers: see conf/scheduler.
+If the step is an integer, the number is a float; if the step is a tensor () of an integer, the number is a tensor () on
+the same device. The learning rate has torch's schedulers: see conf/scheduler.
 """
 
 from collections.abc import Callable

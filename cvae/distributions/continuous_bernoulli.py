@@ -1,19 +1,22 @@
 """The continuous Bernoulli distribution."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 
 class ContinuousBernoulli(Distribution):
-    """The density exp(logit x) / A on [0, 1], A = (exp(logit) - 1) / logit (Loaiza-Ganem and Cunningham 2019), elementwise.
+    """Elementwise the density exp(logit x) / A on [0, 1], A = (exp(logit) - 1) / logit.
 
-    torch's own class computes with probabilities, and float32 rounds sigmoid(±16) to 0 or 1: beyond that its normalizer and
-    its mean stay constant, so the density no longer integrates to 1. This class computes with the logits, without such a
-    limit: a = |logit| enters as (1 - exp(-a)) / a, and around 0 a series replaces that.
+    Defined by Loaiza-Ganem and Cunningham 2019. torch's own class computes with probabilities, and float32 rounds
+    sigmoid(±16) to 0 or 1: beyond that its normalizer and its mean stay constant, and the density no longer integrates
+    to 1. This class computes with the logits, without such a limit: a = |logit| enters as (1 - exp(-a)) / a, and around
+    0 a series replaces that.
     """
 
-    arg_constraints = {}
+    arg_constraints: ClassVar = {}
 
     def __init__(self, logits: Tensor):
         self.logits = logits

@@ -1,11 +1,13 @@
-"""Distributions over the 256 grey levels, x = level / 255: a logistic variable clipped to [0, 255] and rounded to a level.
+"""Distributions over 256 grey levels, x = level / 255: a logistic variable, clipped to [0, 255] and rounded.
 
-A level's mass is the difference of the logistic CDF half a level above it and half a level below it. The bin of 0 reaches
-down to minus infinity and that of 255 up to infinity, so the masses sum to exactly 1 (Salimans et al. 2017, PixelCNN++,
-eq. 2 and section 2.1; the discretized logistic of Kingma et al. 2016, "Improved Variational Inference with Inverse
-Autoregressive Flow", has bins of 1/256, none of them open). Parameters are for pixels from -1 to 1, as in PixelCNN++: the
-first outputs of a network, around 0, then make a wide distribution around mid-grey.
+A level's mass is the difference of the logistic CDF half a level above it and half a level below it. The bin of 0
+reaches down to minus infinity and that of 255 up to infinity, so the masses sum to exactly 1 (Salimans et al. 2017,
+PixelCNN++, eq. 2 and section 2.1; the discretized logistic of Kingma et al. 2016, "Improved Variational Inference with
+Inverse Autoregressive Flow", has bins of 1/256, none of them open). Parameters are for pixels from -1 to 1, as in
+PixelCNN++: the first outputs of a network, around 0, then make a wide distribution around mid-grey.
 """
+
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +22,9 @@ def log_mass(level: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
         sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)),
 
-    and an open bin has only one of the three factors: that of 0 the first, that of 255 the second. Nothing cancels, however far
-    the level is and however narrow or wide its bin. So the difference needs no floor, which would stop the gradient.
+    and an open bin has only one of the three factors: that of 0 the first, that of 255 the second. Nothing cancels,
+    however far the level is and however narrow or wide its bin. So the difference needs no floor, which would stop the
+    gradient.
     """
     inverse_scale = torch.exp(-log_scale)
     below_upper = F.logsigmoid(((level + 0.5) / 127.5 - 1 - mean) * inverse_scale)
@@ -47,7 +50,7 @@ def sample_level(mean: Tensor, log_scale: Tensor) -> Tensor:
 class DiscretizedLogistic(Distribution):
     """One discretized logistic a pixel. mean (...) and log_scale, broadcast to it, are for pixels from -1 to 1."""
 
-    arg_constraints = {}
+    arg_constraints: ClassVar = {}
 
     def __init__(self, mean: Tensor, log_scale: Tensor):
         self.location, self.log_scale = mean, log_scale
@@ -80,7 +83,7 @@ class MixtureOfLogistics(Distribution):
         coefficients: (..., K, C(C-1)/2, H, W), of channel 0 in 1, of 0 in 2, of 1 in 2, and so on
     """
 
-    arg_constraints = {}
+    arg_constraints: ClassVar = {}
 
     def __init__(self, logits: Tensor, mean: Tensor, log_scale: Tensor, coefficients: Tensor):
         super().__init__(mean.shape[:-4], mean.shape[-3:], validate_args=False)
@@ -101,8 +104,8 @@ class MixtureOfLogistics(Distribution):
     def mean(self) -> Tensor:
         """(..., C, H, W) in [0, 1], before rounding: of each channel, given the mean of the channels before it.
 
-        That is exact as long as no component is clipped at black or white. Where one is clipped, the mean of the channels
-        after the first has no closed form, and this is close to it.
+        That is exact as long as no component is clipped at black or white. Where one is clipped, the mean of the
+        channels after the first has no closed form, and this is close to it.
         """
         channels = []
         for log_scale in self.log_scales:
@@ -129,7 +132,7 @@ class MixtureOfLogistics(Distribution):
 
 
 def mean_given(before, means, coefficients) -> Tensor:
-    """Means (..., K, H, W) of the next channel, given the channels `before` it, each (..., K or 1, H, W) from -1 to 1."""
+    """Means (..., K, H, W) of the next channel, given those `before` it, each (..., K or 1, H, W) from -1 to 1."""
     channel = len(before)
     mean, first = means[channel], channel * (channel - 1) // 2
     for i, value in enumerate(before):

@@ -15,7 +15,7 @@ class Flow(NormalizingFlow):
 
 
 def near_identity(transform: nn.Module) -> nn.Module:
-    """Shrink the last layer of one of zuko's lazy transforms, in place, so that the transform starts close to z -> z."""
+    """Shrink the last layer of one of zuko's lazy transforms, in place: the transform then starts close to z -> z."""
     with torch.no_grad():
         if hasattr(transform, "hyper"):
             transform.hyper[-1].weight.mul_(0.01)

@@ -13,9 +13,9 @@ from cvae.distributions.precision import double
 class Mixture(MixtureSameFamily):
     """torch's mixture, batch (), for many components and many z: it works through the z in chunks, to bound memory.
 
-    The backward pass recomputes the chunks instead of keeping them. A batch of the usual size is a single chunk, unless one
-    component needs more than D floats for the log-density of one z; its distribution then says so by an attribute `scratch`.
-    `diagonal_normal_log_prob` scores components that are diagonal Gaussians.
+    The backward pass recomputes the chunks instead of keeping them. A batch of the usual size is a single chunk, unless
+    one component needs more than D floats for the log-density of one z; its distribution then says so by an attribute
+    `scratch`. `diagonal_normal_log_prob` scores components that are diagonal Gaussians.
     """
 
     floats = 2**24  # of each intermediate result of a chunk: 64 MiB in float32
@@ -65,8 +65,9 @@ class Mixture(MixtureSameFamily):
 def diagonal_normal_log_prob(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """log N(z_n; loc_k, diag(scale_k^2)) of each z (N, D) under each loc and scale (K, D): (N, K), in nats.
 
-    It uses products of matrices, since the plain formula writes and reads its N K D differences several times. The expanded
-    square loses digits where z is close to a mean and the scale is small; hence float64 (except on MPS, which has none).
+    It uses products of matrices, since the plain formula writes and reads its N K D differences several times. The
+    expanded square loses digits where z is close to a mean and the scale is small; hence float64 (except on MPS, which
+    has none).
     """
     z, loc, scale = double(z), double(loc), double(scale)
     precision = scale.square().reciprocal()

@@ -12,13 +12,14 @@ def rsample_and_log_prob(q: Distribution, shape=(), score: bool = True) -> tuple
     The draws are reparameterized if q can do that (`q.has_rsample`). If it cannot (discrete latents), z comes from
     `q.sample` and carries no gradient, so the gradient of whatever reads z never reaches q.
 
-    A flow computes the density of its own draws in the same pass (zuko's `rsample_and_log_prob`). To ask for it afterwards
-    would invert the flow, which takes D passes for an inverse autoregressive flow.
+    A flow computes the density of its own draws in the same pass (zuko's `rsample_and_log_prob`). To ask for it
+    afterwards would invert the flow, which takes D passes for an inverse autoregressive flow.
 
     Args:
-        score: False leaves out the score, the gradient of log q(z) with respect to q's parameters at a fixed z (Roeder et al.
-            2017, "Sticking the Landing"). The value of log q(z) stays the same, but its gradient then reaches the parameters
-            only through z. In general this costs one more `log_prob` of z, so D passes of an inverse autoregressive flow.
+        score: False leaves out the score, the gradient of log q(z) with respect to q's parameters at a fixed z (Roeder
+            et al. 2017, "Sticking the Landing"). The value of log q(z) stays the same, but its gradient then reaches
+            the parameters only through z. In general this costs one more `log_prob` of z, so D passes of an inverse
+            autoregressive flow.
     """
     if isinstance(q, TriangularNormal):
         return q.rsample_and_log_prob(shape, score)  # with or without the score, to float32's digits

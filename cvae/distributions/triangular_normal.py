@@ -10,8 +10,8 @@ from cvae.distributions.precision import double
 class TriangularNormal(MultivariateNormal):
     """N(loc, L L^T), given by its Cholesky factor L = `scale_tril`, that knows the density of its own draws.
 
-    z = loc + L eps has log q(z) = log N(eps; 0, I) - log det L. The plain way back from z to eps is a triangular solve. In
-    float32 it loses all digits from about 30 dimensions on, since random triangular matrices are ill-conditioned.
+    z = loc + L eps has log q(z) = log N(eps; 0, I) - log det L. The way back from z to eps is a triangular solve, which
+    in float32 loses all digits from about 30 dimensions on, since random triangular matrices are ill-conditioned.
     """
 
     def rsample_and_log_prob(self, sample_shape=(), score: bool = True) -> tuple[Tensor, Tensor]:
@@ -30,8 +30,8 @@ class TriangularNormal(MultivariateNormal):
     def _without_score(self, z: Tensor, eps: Tensor, log_q: Tensor) -> Tensor:
         """The value of log_q, with the gradient through z alone: d log q(z) / dz = -L^-T eps.
 
-        The general way subtracts the score from the total derivative, and the score at z needs the triangular solve for eps.
-        Here eps is known, and the one solve that remains is done in float64.
+        The general way subtracts the score from the total derivative, and the score at z needs the triangular solve for
+        eps. Here eps is known, and the one solve that remains is done in float64.
         """
         noise = double(eps.detach()).reshape(-1, *self.loc.shape).movedim(0, -1)  # (*batch, D, draws)
         factor = double(self.scale_tril.detach()).mT

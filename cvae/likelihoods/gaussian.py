@@ -1,5 +1,7 @@
 """The Gaussian likelihood."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
@@ -11,11 +13,13 @@ from cvae.likelihoods.scale import bounded
 
 
 class Gaussian(Likelihood):
-    """p(x|z) = prod N(x_i; mean_i, scale^2), a density. Params: mean (C, H, W), then for scale="pixel" log-scale (C, H, W).
+    """p(x|z) = prod N(x_i; mean_i, scale^2), a density.
+
+    Params: mean (C, H, W), then for scale="pixel" log-scale (C, H, W).
 
     Args:
-        scale: the standard deviation for pixels in [0, 1], a number above 0; or "global": one learned number for all pixels and
-            images (Rybkin et al. 2021, sigma-VAE); or "pixel": one number a pixel, from the decoder
+        scale: the standard deviation for pixels in [0, 1], a number above 0; or "global": one learned number for all
+            pixels and images (Rybkin et al. 2021, sigma-VAE); or "pixel": one number a pixel, from the decoder
         mean: "linear": the decoder's output; "sigmoid": the sigmoid of the decoder's output
 
     Raises:
@@ -25,7 +29,7 @@ class Gaussian(Likelihood):
     describes = ("levels", "continuous")
     is_mass = False
 
-    def __init__(self, image_shape, scale: float | str = 1.0, mean: str = "linear"):
+    def __init__(self, image_shape: Sequence[int], scale: float | str = 1.0, mean: str = "linear"):
         super().__init__()
         if isinstance(scale, str):
             if scale not in ("global", "pixel"):

@@ -11,7 +11,7 @@ from cvae.errors import ConfigError
 
 
 def divisible(image_shape: Sequence[int], stride: int, least: int | None = None) -> tuple[int, int, int]:
-    """(C, H, W). Raises ConfigError, naming sizes that work, unless H and W are multiples of `stride` of at least `least`."""
+    """(C, H, W). Raises ConfigError unless H and W are multiples of `stride`, and at least `least`."""
     channels, *size = image_shape
     least = least or stride
     if any(n % stride or n < least for n in size):
@@ -73,15 +73,17 @@ class Shift(nn.Module):
 class Conv2dSame(nn.Conv2d):
     """A convolution with TensorFlow's padding="same": (B, C, H, W) -> (B, C', ceil(H/stride), ceil(W/stride)).
 
-    As many zeros surround the image as the last window needs. Where their number is odd, TensorFlow puts the larger half at
-    the end; torch's `padding` cannot do that.
+    As many zeros surround the image as the last window needs. Where their number is odd, TensorFlow puts the larger
+    half at the end; torch's `padding` cannot do that.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
         super().__init__(in_channels, out_channels, kernel_size, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        missing = [max(k - 1 - (n - 1) % s, 0) for n, k, s in zip(x.shape[2:], self.kernel_size, self.stride)]
+        missing = [
+            max(k - 1 - (n - 1) % s, 0) for n, k, s in zip(x.shape[2:], self.kernel_size, self.stride, strict=True)
+        ]
         start, end = [n // 2 for n in missing], [n - n // 2 for n in missing]
         if start != end:
             x, start = F.pad(x, (start[1], end[1], start[0], end[0])), 0
@@ -92,8 +94,8 @@ class ConvTranspose2dSame(nn.ConvTranspose2d):
     """A transposed convolution with TensorFlow's padding="same": (B, C, H, W) -> (B, C', stride*H, stride*W).
 
     The full result has kernel - stride rows too many. TensorFlow crops the smaller half of them at the start, torch's
-    `padding` with `output_padding` the smaller half at the end. Where the number is odd, the two differ: then one row of zeros
-    in front of the small input shifts the result into place, which is cheaper than to crop the large output.
+    `padding` with `output_padding` the smaller half at the end. Where the number is odd, the two differ: then one row
+    of zeros in front of the small input shifts the result into place, which is cheaper than to crop the large output.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int):

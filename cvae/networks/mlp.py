@@ -10,8 +10,15 @@ from cvae.errors import ConfigError
 from cvae.networks.layers import FlattenHWC, UnflattenHWC, keras_init
 
 
-def mlp(image_shape, latent_dim: int, num_features: int, num_params: int, hidden=(200, 200), activation: str = "tanh"):
-    """Dense layers, by default those of Burda et al. 2016 ("Importance Weighted Autoencoders") with one stochastic layer.
+def mlp(
+    image_shape: Sequence[int],
+    latent_dim: int,
+    num_features: int,
+    num_params: int,
+    hidden: Sequence[int] = (200, 200),
+    activation: str = "tanh",
+) -> tuple[nn.Module, nn.Module]:
+    """Dense layers, by default those of Burda et al. 2016 ("Importance Weighted Autoencoders", one stochastic layer).
 
     Args:
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse order; [] makes both linear

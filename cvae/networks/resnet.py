@@ -1,6 +1,7 @@
 """Residual networks."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -16,13 +17,20 @@ from cvae.networks.layers import (
 
 
 def resnet(
-    image_shape, latent_dim: int, num_features: int, num_params: int, width: int = 64, depth: int = 2, halvings: int = 2
-):
-    """Residual networks in the style of Kingma et al. 2016 ("Improved Variational Inference with Inverse Autoregressive Flow").
+    image_shape: Sequence[int],
+    latent_dim: int,
+    num_features: int,
+    num_params: int,
+    width: int = 64,
+    depth: int = 2,
+    halvings: int = 2,
+) -> tuple[nn.Module, nn.Module]:
+    """Residual networks in the style of Kingma et al. 2016.
 
-    Encoder: `halvings` times a 4x4 convolution of stride 2 and `depth` residual blocks, then a dense layer from the whole
-    small map to the features. The decoder mirrors it, with transposed convolutions; a 3x3 convolution at the full size makes
-    the parameters. With two halvings 28x28 becomes 7x7, and 32x32 becomes 8x8; larger images need a third or a fourth.
+    That is "Improved Variational Inference with Inverse Autoregressive Flow". Encoder: `halvings` times a 4x4
+    convolution of stride 2 and `depth` residual blocks, then a dense layer from the whole small map to the features.
+    The decoder mirrors it, with transposed convolutions; a 3x3 convolution at the full size makes the parameters. With
+    two halvings 28x28 becomes 7x7, and 32x32 becomes 8x8; larger images need a third or a fourth.
 
     Args:
         width: channels at half the image's size; each further halving doubles them
@@ -62,7 +70,7 @@ def resnet(
 class ResidualBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), (B, C, H, W) -> the same (He et al. 2016, "Identity Mappings …").
 
-    `he_init` sets the second convolution to zero. So a new block is the identity, and networks of any depth start alike.
+    `he_init` sets the second convolution to zero. So a new block is the identity: networks of any depth start alike.
     """
 
     def __init__(self, channels: int):
@@ -79,12 +87,12 @@ class ResidualBlock(nn.Module):
 
 
 def normed_silu(channels: int) -> nn.Sequential:
-    """GroupNorm, then SiLU. There are 8 groups if `channels` is a multiple of 8; unlike BatchNorm, no image affects another."""
+    """GroupNorm of 8 groups (fewer if 8 does not divide `channels`), then SiLU; no image affects another."""
     return nn.Sequential(nn.GroupNorm(math.gcd(8, channels), channels), nn.SiLU())
 
 
 def he_init(module: nn.Module) -> None:
-    """Kernels from N(0, 2 / fan-in) (He et al. 2015, eq. 10), zero biases; the last kernel of each residual block is zero."""
+    """Kernels from N(0, 2 / fan-in) (He et al. 2015, eq. 10); zero biases; zero last kernels of the residual blocks."""
     if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_in(module)))
         nn.init.zeros_(module.bias)
@@ -95,8 +103,8 @@ def he_init(module: nn.Module) -> None:
 def fan_in(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> float:
     """How many inputs one output sums over.
 
-    For a transposed convolution that is in_channels * kernel^2 / stride^2 on average: each input reaches kernel^2 pixels of an
-    output with stride^2 times as many. (torch's `kaiming_normal_` takes out_channels * kernel^2 there.)
+    For a transposed convolution that is in_channels * kernel^2 / stride^2 on average: each input reaches kernel^2
+    pixels of an output with stride^2 times as many. (torch's `kaiming_normal_` takes out_channels * kernel^2 there.)
     """
     if isinstance(layer, nn.ConvTranspose2d):
         return layer.in_channels * math.prod(layer.kernel_size) / math.prod(layer.stride)

@@ -10,7 +10,7 @@ from cvae.posteriors.posterior import Posterior
 
 
 class DiagonalGaussian(Posterior):
-    """q(z|x) = N(mean, diag(exp(logvar))) (Kingma and Welling 2014, eq. 9). Features: mean (D), then log-variance (D)."""
+    """q(z|x) = N(mean, diag(exp(logvar))) (Kingma and Welling 2014, eq. 9). Features: mean (D), log-variance (D)."""
 
     def __init__(self, latent_dim: int):
         super().__init__()
@@ -27,10 +27,10 @@ def diagonal_normal(mean: Tensor, logvar: Tensor) -> Distribution:
 
 
 class FullGaussian(Posterior):
-    """q(z|x) = N(mean, L L^T) with L lower triangular, as TensorFlow Probability's MultivariateNormalTriL layer makes it.
+    """q(z|x) = N(mean, L L^T), as TensorFlow Probability's MultivariateNormalTriL layer makes it.
 
-    Features: mean (D), then D(D+1)/2 numbers that fill L in a spiral (`fill_triangular`). On the diagonal of L stands
-    softplus + 1e-5 of the number that falls there, so the diagonal is positive.
+    Features: mean (D), then D(D+1)/2 numbers that fill the lower triangle of L in a spiral (`fill_triangular`). On the
+    diagonal of L stands softplus + 1e-5 of the number that falls there, so the diagonal is positive.
     """
 
     def __init__(self, latent_dim: int):

@@ -1,5 +1,8 @@
 """A normalizing flow as prior."""
 
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
 from torch.distributions import Distribution
 from zuko.flows import NSF
 
@@ -12,8 +15,8 @@ from cvae.priors.prior import Prior
 class FlowPrior(Prior):
     """p(z) by an autoregressive neural spline flow (Durkan et al. 2019) from N(0, I); it starts close to N(0, I).
 
-    `log_prob` takes one network pass per transform, a draw D passes. In each dimension the splines transform [-5, 5]; outside
-    of it the tails stay those of N(0, 1).
+    `log_prob` takes one network pass per transform, a draw D passes. In each dimension the splines transform [-5, 5];
+    outside of it the tails stay those of N(0, 1).
 
     Args:
         transforms: how many autoregressive transforms; the order of the dimensions is reversed from one to the next
@@ -24,7 +27,14 @@ class FlowPrior(Prior):
         ConfigError: `transforms` or `hidden` is not a positive integer, or `bins` is not an integer of at least 2.
     """
 
-    def __init__(self, latent_dim: int, image_shape=None, transforms: int = 3, hidden: int = 128, bins: int = 8):
+    def __init__(
+        self,
+        latent_dim: int,
+        image_shape: Sequence[int] | None = None,
+        transforms: int = 3,
+        hidden: int = 128,
+        bins: int = 8,
+    ):
         super().__init__()
         if positive_int("bins", bins) < 2:
             raise ConfigError("bins", bins, "an integer of at least 2")
@@ -36,5 +46,5 @@ class FlowPrior(Prior):
         for transform in self.flow.transform.transforms:
             near_identity(transform)
 
-    def forward(self, encode=None) -> Distribution:
+    def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
         return self.flow()

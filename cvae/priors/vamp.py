@@ -1,6 +1,6 @@
 """The VampPrior."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,11 @@ from cvae.priors.prior import Prior
 class VampPrior(Prior):
     """p(z) = 1/K sum_k q(z|u_k) over learned pseudo-inputs u_k in [0, 1] (Tomczak and Welling 2018, eq. 9).
 
-    q is the model's own encoder and posterior, so this prior trains them too. As in the authors' code, the pseudo-inputs are
-    drawn from a normal distribution at the start and clamped to [0, 1] where they are read. With labels, they hold the label
-    planes too. Each call encodes all of them: if you need p(z) several times with the same weights, keep the distribution.
-    Every posterior fits; IAF is slow here, since each z goes back through the flow of each component.
+    q is the model's own encoder and posterior, so this prior trains them too. As in the authors' code, the
+    pseudo-inputs are drawn from a normal distribution at the start and clamped to [0, 1] where they are read. With
+    labels, they hold the label planes too. Each call encodes all of them: if you need p(z) several times with the same
+    weights, keep the distribution. Every posterior fits; IAF is slow here, since each z goes back through the flow of
+    each component.
 
     Args:
         image_shape: (C', H, W) of what the encoder reads
@@ -30,7 +31,12 @@ class VampPrior(Prior):
     """
 
     def __init__(
-        self, latent_dim: int, image_shape, components: int = 500, pseudo_mean: float = 0.05, pseudo_std: float = 0.01
+        self,
+        latent_dim: int,
+        image_shape: Sequence[int],
+        components: int = 500,
+        pseudo_mean: float = 0.05,
+        pseudo_std: float = 0.01,
     ):
         super().__init__()
         shape = (positive_int("components", components), *image_shape)

@@ -1,6 +1,6 @@
-"""One conformance test for every likelihood: a new one takes a line in CASES and its log_prob, written plainly, in the file.
+"""The same tests for every likelihood: a new one needs a line in CASES, and a textbook log_prob to compare with.
 
-Where not said otherwise, in float64.
+They run in float64 unless they say otherwise.
 """
 
 import io
@@ -216,7 +216,7 @@ EXTREMES = (-1e4, -50.0, 0.0, 50.0, 1e4)
 
 @every_case
 def test_float32_is_finite_and_precise_at_the_extremes(case):
-    """Saturated logits, scales of exp(±50), black and white, all with all: the value is float64's, the gradient is finite."""
+    """Saturated logits, scales of exp(±50), black and white: the values are those of float64, the gradients finite."""
     x = data(case, 300, case.channels, 1, 1)
     for log_scale in EXTREMES:
         module = make(case)

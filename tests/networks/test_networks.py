@@ -63,7 +63,7 @@ def test_shapes_and_gradients(name, channels, height, width):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_layer_counts(name):
-    """Every parameter has a gradient once the zeros of the initialization are gone, and images do not mix in a batch."""
+    """Away from the initialization's zeros every parameter has a gradient; and no image of a batch affects another."""
     encoder, decoder = (part.double() for part in small(name, (1, 8, 12)))
     with torch.no_grad():
         for parameter in [*encoder.parameters(), *decoder.parameters()]:
@@ -176,7 +176,7 @@ def test_resnet_blocks_begin_as_the_identity():
 
 
 def test_resnet_starts_in_range():
-    """At the default size, features and parameters of a new network are neither dead nor saturated, whatever the depth."""
+    """At the default size, outputs of a new network are neither dead nor saturated, whatever the depth."""
     for depth in (1, 8):
         encoder, decoder = build("resnet", (1, 28, 28), width=16, depth=depth)
         for out in (encoder(torch.rand(8, 1, 28, 28)), decoder(torch.randn(8, 3))):
@@ -187,7 +187,7 @@ def test_resnet_starts_in_range():
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("size", [7, 8, 9])
 def test_same_convolution_is_tensorflows(kernel, stride, size):
-    """By the definition: output i sums weight[k] * x[i * stride + k - start], `start` the smaller half of what is missing."""
+    """By definition: output i sums weight[k] * x[i * stride + k - start], `start` the smaller half of the padding."""
     layer = layers.Conv2dSame(1, 1, kernel, stride).double()
     x = torch.randn(size, size, dtype=torch.double)
     out_size = -(-size // stride)
@@ -204,7 +204,7 @@ def test_same_convolution_is_tensorflows(kernel, stride, size):
 @pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (4, 2), (5, 1), (5, 2), (5, 3), (7, 2), (2, 2), (1, 1)])
 @pytest.mark.parametrize("height, width", [(4, 5), (3, 1)])
 def test_same_transposed_convolution_is_the_adjoint(kernel, stride, height, width):
-    """TensorFlow defines it as the gradient of the convolution: <conv(x), y> = <x, transposed(y)> with the same weights."""
+    """TensorFlow defines it as the convolution's gradient: <conv(x), y> = <x, transposed(y)> with the same weights."""
     conv, transposed = layers.Conv2dSame(3, 2, kernel, stride), layers.ConvTranspose2dSame(2, 3, kernel, stride)
     transposed.weight = conv.weight
     for layer in (conv, transposed):

@@ -76,7 +76,7 @@ def test_density_of_own_draws_is_that_of_log_prob(make, dims, shape):
 
 @pytest.mark.parametrize("dims", [1, 2, 5])
 def test_gradients_of_own_draws_are_those_of_log_prob(make, dims):
-    """The total derivative, through z and through q, whether the density comes with the draw or is asked for afterwards."""
+    """The total derivative, through z and through q, whether the density comes with the draw or from log_prob."""
     posterior = shaken(make(dims))
     features = features_of(posterior)
     inputs = [features, *posterior.parameters()]
@@ -125,11 +125,11 @@ def test_diagonal_gaussian_is_a_product_of_normals():
 
 
 def test_full_gaussian_against_covariance():
-    """By the covariance and plain linear algebra. The entries (a, b, c) make L = [[c, 0], [b, a]], before the softplus."""
+    """By the covariance, in plain linear algebra. Before the softplus entries (a, b, c) make L = [[c, 0], [b, a]]."""
     features, z = torch.randn(1, 5, dtype=torch.float64), torch.randn(7, 1, 2, dtype=torch.float64)
     a, b, c = features[0, 2:].tolist()
-    softplus = lambda value: math.log1p(math.exp(value)) + 1e-5
-    tril = torch.tensor([[softplus(c), 0], [b, softplus(a)]], dtype=torch.float64)
+    first, second = (math.log1p(math.exp(value)) + 1e-5 for value in (c, a))
+    tril = torch.tensor([[first, 0], [b, second]], dtype=torch.float64)
     covariance = tril @ tril.T
     away = z[:, 0] - features[0, :2]
     squared = torch.einsum("ni,ij,nj->n", away, torch.linalg.inv(covariance), away)
