@@ -271,8 +271,48 @@ def test_a_learned_scale_is_bounded_but_never_stuck():
     scale = bounded(log_scale)
     torch.testing.assert_close(scale[1:4], log_scale[1:4], atol=0.01, rtol=0)
     assert scale.abs().max() <= 7
+    torch.testing.assert_close(scale, 7 * torch.tanh(log_scale / 7))
     scale.sum().backward()
     assert (log_scale.grad > 0).all()
+
+
+def test_a_learned_scale_starts_at_one():
+    """For pixels in [0, 1] (Gaussian) and from -1 to 1 (logistic)."""
+    for name in ("Gaussian", "DiscretizedLogistic"):
+        module = getattr(likelihoods, name)((1, 2, 2), scale="global")
+        assert {key: value.item() for key, value in module.named_parameters()} == {"log_scale": 0}
+        assert not list(getattr(likelihoods, name)((1, 2, 2), scale="pixel").parameters())
+    assert not list(likelihoods.Gaussian((1, 2, 2)).parameters())
+
+
+@every_case
+def test_a_likelihood_says_what_it_is(case):
+    module = make(case)
+    assert isinstance(module, likelihoods.Likelihood)
+    assert isinstance(module.num_params, int) and isinstance(module.describes, tuple)
+
+
+def test_a_likelihood_without_forward_cannot_be_made():
+    with pytest.raises(TypeError, match="forward"):
+        type("Unfinished", (likelihoods.Likelihood,), {})()
+
+
+@pytest.mark.parametrize(
+    "name, options, num_params",
+    [
+        ("Bernoulli", {}, 3),
+        ("ContinuousBernoulli", {}, 3),
+        ("Gaussian", {}, 3),
+        ("Gaussian", {"scale": "global"}, 3),
+        ("Gaussian", {"scale": "pixel"}, 6),
+        ("DiscretizedLogistic", {}, 3),
+        ("DiscretizedLogistic", {"scale": "pixel"}, 6),
+        ("MixtureOfLogistics", {}, 100),
+        ("MixtureOfLogistics", {"components": 4}, 40),
+    ],
+)
+def test_numbers_of_maps_for_three_channels(name, options, num_params):
+    assert getattr(likelihoods, name)((3, 4, 4), **options).num_params == num_params
 
 
 @pytest.mark.parametrize(
