@@ -5,6 +5,7 @@ import torch
 from torch.distributions import Independent, Normal, OneHotCategorical
 
 from cvae.distributions import TriangularNormal, rsample_and_log_prob
+from cvae.distributions.precision import double
 from cvae.distributions.sampling import without_score
 from cvae.posteriors import FullGaussian
 
@@ -108,6 +109,8 @@ def test_triangular_normal_without_score_in_any_shape(batch, shape):
     torch.manual_seed(1)
     same_z, same_log_q = q.rsample_and_log_prob(shape, score=False)
     assert torch.equal(same_z, z) and torch.equal(same_log_q, log_q)
+    (total,) = torch.autograd.grad(log_q.sum(), loc, retain_graph=True)
+    assert not total.any(), "moving the mean moves the draws along, so with the score log q stays the same"
     pull = torch.linalg.solve(tril.mT, torch.linalg.solve(tril, (z - loc).unsqueeze(-1))).squeeze(-1)
     expected = -pull.reshape(-1, *loc.shape).sum(0)
     torch.testing.assert_close(torch.autograd.grad(same_log_q.sum(), loc)[0], expected)
@@ -130,3 +133,15 @@ def test_triangular_draws_keep_float32s_digits_under_autocast():
         z, log_q = rsample_and_log_prob(q, (5,))
     assert z.dtype == log_q.dtype == torch.float32
     torch.testing.assert_close(log_q, q.log_prob(z), rtol=1e-4, atol=1e-4)
+
+
+def test_float64_is_left_out_where_there_is_none():
+    class OnMPS:
+        device = torch.device("mps")
+
+        def double(self):
+            pytest.fail("MPS has no float64")
+
+    on_mps = OnMPS()
+    assert double(on_mps) is on_mps
+    assert double(torch.zeros(2)).dtype == torch.float64

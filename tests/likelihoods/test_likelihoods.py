@@ -235,6 +235,14 @@ def test_float32_is_finite_and_precise_at_the_extremes(case):
 
 
 @every_case
+def test_no_value_is_checked(case):
+    """A check would wait for the device at every step; the training module sees that the loss is not finite."""
+    module = make(case, 2)
+    p = module(torch.full((3, module.num_params, 2, 2), math.nan))
+    assert p.log_prob(torch.full((3, case.channels, 2, 2), math.nan)).isnan().all()
+
+
+@every_case
 def test_reload_is_identical(case):
     module, x = make(case, 4), data(case, 5, case.channels, 4, 4)
     params = torch.randn(5, module.num_params, 4, 4)

@@ -16,7 +16,7 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 from zuko.flows import MaskedAutoregressiveTransform
 
 from cvae import posteriors
-from cvae.distributions import near_identity, rsample_and_log_prob
+from cvae.distributions import TriangularNormal, near_identity, rsample_and_log_prob
 from cvae.errors import ConfigError
 from cvae.likelihoods import Bernoulli as BernoulliLikelihood
 from cvae.networks import mlp
@@ -146,6 +146,15 @@ def test_extreme_features_stay_finite(make, spread):
         assert gradient.isfinite().all()
 
 
+def test_no_value_is_checked(make):
+    """A check would wait for the device at every step; the training module sees that the loss is not finite."""
+    posterior = make(3)
+    q = posterior(torch.full((2, posterior.num_features), math.nan))
+    assert q.log_prob(torch.full((2, 3), math.nan)).isnan().all()
+    z, log_q = rsample_and_log_prob(q)
+    assert z.isnan().all() and log_q.isnan().all()
+
+
 def test_diagonal_gaussian_is_a_product_of_normals():
     features, z = torch.randn(3, 4, dtype=torch.float64), torch.randn(5, 3, 2, dtype=torch.float64)
     (m0, m1), (v0, v1) = features[:, :2].T, features[:, 2:].exp().T
@@ -217,6 +226,8 @@ def test_closed_form_kl_of_full_covariance_is_torchs():
     loc, scale = torch.randn(3, dtype=torch.float64), torch.rand(3, dtype=torch.float64) + 0.5
     expected = kl_divergence(q, MultivariateNormal(loc, scale_tril=scale.diag()))
     torch.testing.assert_close(kl_divergence(q, Independent(Normal(loc, scale), 1)), expected)
+    rows = TriangularNormal(q.loc.expand(4, 2, 3), scale_tril=q.scale_tril)
+    torch.testing.assert_close(kl_divergence(rows, Independent(Normal(loc, scale), 1)), expected.expand(4, 2))
     for other in (Independent(Bernoulli(torch.full((3,), 0.5)), 1), Independent(Normal(torch.zeros(2, 3), 1.0), 2)):
         with pytest.raises(NotImplementedError):
             kl_divergence(q, other)

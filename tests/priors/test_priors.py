@@ -104,6 +104,17 @@ def test_far_away_stays_finite(make, far):
     assert all(parameter.grad.isfinite().all() for parameter in vae.prior.parameters())
 
 
+def test_no_value_is_checked(make):
+    """A check would wait for the device at every step; the training module sees that the loss is not finite."""
+    vae = make(3)
+    assert vae.p_z().log_prob(torch.full((2, 3), math.nan)).isnan().all()
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.fill_(math.nan)
+    if not isinstance(vae.prior, StandardNormal):
+        assert vae.p_z().log_prob(torch.zeros(2, 3)).isnan().all()
+
+
 def test_mixture_equals_a_sum_over_components():
     prior = shaken(MixtureOfGaussians(2, components=3))
     z, weights = torch.randn(5, 2, dtype=torch.float64), prior.logits.softmax(0)
