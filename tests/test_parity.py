@@ -23,11 +23,12 @@ FOLDER = Path(os.environ.get("CVAE_PARITY_DIR", FIXTURES))
 class System:
     """How one system's names and units map to ours. `f` are its values on the first batch."""
 
-    layers: str  # TensorFlow's names of the layers with weights, in our order; a+b: two that are one layer here, side by side
+    layers: str  # TensorFlow's names of the layers with weights, in our order; a+b: two that are one layer here
     distortion: Callable = lambda f: -f["logpx_z"]  # f -> nats, per image or their mean
     rate: Callable = lambda f: f["logqz_x"] - f["logpz"]
     loss: tuple[float, float] = (1.0, 0.0)  # theirs = loss[0] * ours + loss[1]
     trajectory: float = 1e-5  # relative tolerance of the losses while training with torch's Adam: see test_training_…
+    rounding: float = 1e-5  # the same with Keras's Adam, where they differ by rounding alone
 
 
 SYSTEMS = {
@@ -48,6 +49,9 @@ SYSTEMS = {
     "tfp_layers": System(
         "enc_conv1 enc_conv2 enc_conv3 enc_conv4 enc_conv5 enc_dense "
         "dec_deconv1 dec_deconv2 dec_deconv3 dec_deconv4 dec_deconv5 dec_deconv6 dec_conv",
+        # Thirteen layers and a learning rate of 1e-3 amplify rounding: the losses differ by 1.2e-5 at the fifth step.
+        trajectory=5e-5,
+        rounding=5e-5,
     ),
 }
 
@@ -136,7 +140,7 @@ def noise(monkeypatch):
 
 
 class Rows:
-    """A source of data with the rows `idx` of MNIST's training images: the fixture's own, or MNIST's if it lacks some."""
+    """A source of data with the rows `idx` of MNIST's training images, from the fixture, or else from MNIST."""
 
     def __init__(self, idx):
         with np.load(FIXTURES / "mnist_rows.npz") as fixture:
@@ -224,9 +228,9 @@ def test_objective_and_gradients(cfg, vae, system, reference, f, noise):
 def test_training_follows_tensorflow(cfg, vae, system, reference, noise, adam):
     """The experiment's optimizer on TensorFlow's batches and noise.
 
-    Keras leaves Adam's epsilon out of the bias correction (Kingma and Ba's epsilon-hat), torch does not. With its epsilon put
-    there, our losses and weights are TensorFlow's up to rounding. With torch's own they part where gradients are tiny: by
-    2e-4 in keras_io, by 4e-3 in tf_guide.
+    Keras leaves Adam's epsilon out of the bias correction (Kingma and Ba's epsilon-hat), torch does not. With its
+    epsilon put there, our losses and weights are TensorFlow's up to rounding. With torch's own they part where
+    gradients are tiny: by 2e-4 in keras_io, by 4e-3 in tf_guide.
     """
     optimizer, objective = make(cfg, "optimizer")(vae.parameters()), make(cfg, "objective")
     (group,), epsilon = optimizer.param_groups, cfg.optimizer.eps
@@ -240,7 +244,7 @@ def test_training_follows_tensorflow(cfg, vae, system, reference, noise, adam):
             group["eps"] = epsilon / sqrt(1 - group["betas"][1] ** step)
         optimizer.step()
         losses.append(system.loss[0] * loss.item() + system.loss[1])
-    close(np.array(losses), reference["losses"], relative=1e-5 if adam == "keras" else system.trajectory)
+    close(np.array(losses), reference["losses"], relative=system.rounding if adam == "keras" else system.trajectory)
     if adam == "torch":
         return
     for names, kind, parameter in named_parameters(vae, system):

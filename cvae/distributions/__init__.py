@@ -8,6 +8,12 @@ from cvae.distributions.sampling import rsample_and_log_prob
 from cvae.distributions.triangular_normal import TriangularNormal
 
 __all__ = [
-    "ContinuousBernoulli", "DiscretizedLogistic", "Flow", "Mixture", "MixtureOfLogistics", "TriangularNormal", "near_identity",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Flow",
+    "Mixture",
+    "MixtureOfLogistics",
+    "TriangularNormal",
+    "near_identity",
     "rsample_and_log_prob",
-]  # fmt: skip
+]

@@ -1,10 +1,13 @@
-"""Distributions over the 256 grey levels, x = level / 255: a logistic variable clipped to [0, 255] and rounded to a level.
+"""Distributions over 256 grey levels, x = level / 255: a logistic variable, clipped to [0, 255] and rounded.
 
-A level's mass is the difference of the logistic CDF half a level above and half a level below it; the bins of 0 and 255 are
-open. So the masses sum to exactly 1 (Kingma et al. 2016, "Improving variational inference with inverse autoregressive flow";
-Salimans et al. 2017, PixelCNN++, eq. 2). Parameters are for pixels from -1 to 1, as PixelCNN++ has them: a network's first
-outputs, around 0, then mean a wide distribution around mid-grey.
+A level's mass is the difference of the logistic CDF half a level above it and half a level below it. The bin of 0
+reaches down to minus infinity and that of 255 up to infinity, so the masses sum to exactly 1 (Salimans et al. 2017,
+PixelCNN++, eq. 2 and section 2.1; the discretized logistic of Kingma et al. 2016, "Improved Variational Inference with
+Inverse Autoregressive Flow", has bins of 1/256, none of them open). Parameters are for pixels from -1 to 1, as in
+PixelCNN++: the first outputs of a network, around 0, then make a wide distribution around mid-grey.
 """
+
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +22,15 @@ def log_mass(level: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
         sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)),
 
-    and of the three factors an open bin keeps only its one. Nothing cancels, however far the level and however narrow or wide
-    the bin, so there is no need for a floor under the difference, which would stop the gradient.
+    and an open bin has only one of the three factors: that of 0 the first, that of 255 the second. Nothing cancels,
+    however far the level is and however narrow or wide its bin. So the difference needs no floor, which would stop the
+    gradient.
     """
     inverse_scale = torch.exp(-log_scale)
     below_upper = F.logsigmoid(((level + 0.5) / 127.5 - 1 - mean) * inverse_scale)
     above_lower = F.logsigmoid((mean - ((level - 0.5) / 127.5 - 1)) * inverse_scale)
     width = torch.log(-torch.expm1(inverse_scale / -127.5))
-    # Factors of 0 and 1, and no infinite edges: those have a gradient of infinity times 0.
+    # Factors of 0 and 1 instead of infinite edges, whose gradient would be infinity times 0.
     not_first, not_last = (level > 0).to(mean.dtype), (level < 255).to(mean.dtype)
     return below_upper * not_last + above_lower * not_first + width * (not_first * not_last)
 
@@ -38,7 +42,7 @@ def clipped_mean(mean: Tensor, log_scale: Tensor) -> Tensor:
 
 
 def sample_level(mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Draws, clipped and rounded to one of the levels 0, 1, …, 255."""
+    """Draws, clipped and rounded to one of the levels 0, 1, …, 255; mean and log_scale are for pixels from -1 to 1."""
     value = mean + log_scale.exp() * torch.logit(torch.rand_like(mean))
     return (value * 127.5 + 127.5).clamp(0, 255).round()
 
@@ -46,23 +50,24 @@ def sample_level(mean: Tensor, log_scale: Tensor) -> Tensor:
 class DiscretizedLogistic(Distribution):
     """One discretized logistic a pixel. mean (...) and log_scale, broadcast to it, are for pixels from -1 to 1."""
 
-    arg_constraints = {}
+    arg_constraints: ClassVar = {}
 
     def __init__(self, mean: Tensor, log_scale: Tensor):
         self.location, self.log_scale = mean, log_scale
         super().__init__(mean.shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """In nats, one a pixel, for value in [0, 1], which is taken to its nearest level."""
+        """In nats, one number a pixel, for value in [0, 1], rounded to the nearest level."""
         return log_mass((value * 255).round(), self.location, self.log_scale)
 
     @property
     def mean(self) -> Tensor:
-        """In [0, 1]; of the variable before it is rounded, which is within half a level of the mean after."""
+        """In [0, 1], before rounding to a level: within half a level of the mean after it."""
         return (clipped_mean(self.location, self.log_scale) + 1) / 2
 
     @torch.no_grad()
     def sample(self, sample_shape=()) -> Tensor:
+        """Draws (*sample_shape, ...): levels / 255."""
         return sample_level(self.location.expand(self._extended_shape(sample_shape)), self.log_scale) / 255
 
 
@@ -78,7 +83,7 @@ class MixtureOfLogistics(Distribution):
         coefficients: (..., K, C(C-1)/2, H, W), of channel 0 in 1, of 0 in 2, of 1 in 2, and so on
     """
 
-    arg_constraints = {}
+    arg_constraints: ClassVar = {}
 
     def __init__(self, logits: Tensor, mean: Tensor, log_scale: Tensor, coefficients: Tensor):
         super().__init__(mean.shape[:-4], mean.shape[-3:], validate_args=False)
@@ -86,7 +91,7 @@ class MixtureOfLogistics(Distribution):
         self.means, self.log_scales, self.coefficients = (part.unbind(-3) for part in (mean, log_scale, coefficients))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """In nats (...), for value (..., C, H, W) in [0, 1], which is taken to its nearest levels."""
+        """In nats (...), for value (..., C, H, W) in [0, 1], rounded to the nearest levels."""
         levels = (value * 255).round().unsqueeze(-4)  # (..., 1, C, H, W)
         of_component, before = 0.0, []
         for level, log_scale in zip(levels.unbind(-3), self.log_scales, strict=True):
@@ -97,10 +102,10 @@ class MixtureOfLogistics(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """(..., C, H, W) in [0, 1], before rounding; a channel's mean is taken at the mean of the channels before it.
+        """(..., C, H, W) in [0, 1], before rounding: of each channel, given the mean of the channels before it.
 
-        That is the mean as long as a component stays within black and white. Where it is clipped there, the mean of the
-        channels after the first has no closed form, and this is near it.
+        That is exact as long as no component is clipped at black or white. Where one is clipped, the mean of the
+        channels after the first has no closed form, and this is close to it.
         """
         channels = []
         for log_scale in self.log_scales:
@@ -111,12 +116,13 @@ class MixtureOfLogistics(Distribution):
 
     @torch.no_grad()
     def sample(self, sample_shape=()) -> Tensor:
-        component = (
-            Categorical(logits=self.logits.movedim(-3, -1), validate_args=False).sample(sample_shape).unsqueeze(-3)
-        )
-        chosen = lambda maps: [
-            m.expand(*sample_shape, *m.shape).take_along_dim(component, -3) for m in maps
-        ]  # (..., 1, H, W)
+        """Draws (*sample_shape, ..., C, H, W): levels / 255."""
+        weights = Categorical(logits=self.logits.movedim(-3, -1), validate_args=False)
+        component = weights.sample(sample_shape).unsqueeze(-3)  # (*sample_shape, ..., 1, H, W)
+
+        def chosen(maps):
+            return [m.expand(*sample_shape, *m.shape).take_along_dim(component, -3) for m in maps]
+
         means, log_scales, coefficients = map(chosen, (self.means, self.log_scales, self.coefficients))
         levels, before = [], []
         for log_scale in log_scales:
@@ -126,7 +132,7 @@ class MixtureOfLogistics(Distribution):
 
 
 def mean_given(before, means, coefficients) -> Tensor:
-    """Means (..., K, H, W) of the channel that comes after those `before`, each (..., K or 1, H, W) from -1 to 1."""
+    """Means (..., K, H, W) of the next channel, given those `before` it, each (..., K or 1, H, W) from -1 to 1."""
     channel = len(before)
     mean, first = means[channel], channel * (channel - 1) // 2
     for i, value in enumerate(before):

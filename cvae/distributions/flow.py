@@ -10,17 +10,17 @@ class Flow(NormalizingFlow):
 
     @property
     def mean(self) -> Tensor:
-        """Where the flow takes the base's mean (B, D): a centre of the distribution, not E[z], which has no closed form."""
+        """The point that the flow makes of the base's mean, (B, D): a centre. E[z] itself has no closed form."""
         return self.transform.inv(self.base.mean)
 
 
 def near_identity(transform: nn.Module) -> nn.Module:
-    """Shrink the last layer of one of zuko's lazy transforms, in place, so that the transform starts close to z -> z."""
+    """Shrink the last layer of one of zuko's lazy transforms, in place: the transform then starts close to z -> z."""
     with torch.no_grad():
         if hasattr(transform, "hyper"):
             transform.hyper[-1].weight.mul_(0.01)
             transform.hyper[-1].bias.zero_()
-        else:  # one dimension and no context: plain parameters instead of a network
+        else:  # in one dimension without context, plain parameters take the place of the network
             for parameter in transform.phi:
                 parameter.mul_(0.01)
     return transform

@@ -1,23 +1,21 @@
-"""Mixtures of many components, scored with bounded memory."""
+"""Mixtures of many components, scored in bounded memory."""
 
 import math
 
 import torch
 from torch import Tensor
-from torch.distributions import (
-    Independent,
-    MixtureSameFamily,
-    Normal,
-)
+from torch.distributions import Independent, MixtureSameFamily, Normal
 from torch.utils.checkpoint import checkpoint
+
+from cvae.distributions.precision import double
 
 
 class Mixture(MixtureSameFamily):
-    """torch's mixture, batch (), for many components and many z: memory is bounded by doing the z in chunks.
+    """torch's mixture, batch (), for many components and many z: it works through the z in chunks, to bound memory.
 
-    Chunks are recomputed in the backward pass instead of being kept. A batch of usual size is a single chunk, unless the
-    component says that it needs more than D floats for the log-density of one z, by an attribute `scratch`. Components that
-    are diagonal Gaussians are scored by `diagonal_normal_log_prob`.
+    The backward pass recomputes the chunks instead of keeping them. A batch of the usual size is a single chunk, unless
+    one component needs more than D floats for the log-density of one z; its distribution then says so by an attribute
+    `scratch`. `diagonal_normal_log_prob` scores components that are diagonal Gaussians.
     """
 
     floats = 2**24  # of each intermediate result of a chunk: 64 MiB in float32
@@ -55,6 +53,7 @@ class Mixture(MixtureSameFamily):
         return torch.cat(parts).reshape(z.shape[:-1])
 
     def sample(self, sample_shape=()) -> Tensor:
+        """Draws z (*sample_shape, D)."""
         sample, num = super().sample, torch.Size(sample_shape).numel()
         chunk = self._chunk(drawn=True)  # torch draws from every component, then chooses
         if num <= chunk:
@@ -66,12 +65,14 @@ class Mixture(MixtureSameFamily):
 def diagonal_normal_log_prob(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """log N(z_n; loc_k, diag(scale_k^2)) of each z (N, D) under each loc and scale (K, D): (N, K), in nats.
 
-    By matrix products, since the N K D differences of the plain formula would be written and read several times. The square
-    multiplied out loses digits where z is close to a mean and the scale is small, hence float64 (but on MPS, which has none).
+    It uses products of matrices, since the plain formula writes and reads its N K D differences several times. The
+    expanded square loses digits where z is close to a mean and the scale is small; hence float64 (except on MPS, which
+    has none).
     """
-    if z.device.type != "mps":
-        z, loc, scale = z.double(), loc.double(), scale.double()
+    z, loc, scale = double(z), double(loc), double(scale)
     precision = scale.square().reciprocal()
-    squares = z.square() @ precision.T - 2 * z @ (loc * precision).T  # sum_d ((z - loc) / scale)^2, less what follows
+    squares = (
+        z.square() @ precision.T - 2 * z @ (loc * precision).T
+    )  # sum_d ((z - loc) / scale)^2, without loc^2 / scale^2
     constant = (loc.square() * precision + 2 * scale.log() + math.log(2 * math.pi)).sum(-1)
     return -(squares + constant) / 2

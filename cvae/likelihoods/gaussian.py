@@ -1,21 +1,26 @@
 """The Gaussian likelihood."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from cvae.checks import one_of, positive_number
 from cvae.errors import ConfigError
+from cvae.likelihoods.likelihood import Likelihood
 from cvae.likelihoods.scale import bounded
 
 
-class Gaussian(nn.Module):
-    """p(x|z) = prod N(x_i; mean_i, scale^2), a density. Params: mean (C, H, W), then for scale="pixel" log-scale (C, H, W).
+class Gaussian(Likelihood):
+    """p(x|z) = prod N(x_i; mean_i, scale^2), a density.
+
+    Params: mean (C, H, W), then for scale="pixel" log-scale (C, H, W).
 
     Args:
-        scale: sigma, a number above 0 in units of [0, 1]; or "global": one learned scale for all pixels and images (Rybkin et
-            al. 2021, sigma-VAE); or "pixel": one a pixel, from the decoder.
-        mean: "linear": the decoder's output is the mean; "sigmoid": its sigmoid is.
+        scale: the standard deviation for pixels in [0, 1], a number above 0; or "global": one learned number for all
+            pixels and images (Rybkin et al. 2021, sigma-VAE); or "pixel": one number a pixel, from the decoder
+        mean: "linear": the decoder's output; "sigmoid": the sigmoid of the decoder's output
 
     Raises:
         ConfigError: an option is not one of these.
@@ -24,7 +29,7 @@ class Gaussian(nn.Module):
     describes = ("levels", "continuous")
     is_mass = False
 
-    def __init__(self, image_shape, scale: float | str = 1.0, mean: str = "linear"):
+    def __init__(self, image_shape: Sequence[int], scale: float | str = 1.0, mean: str = "linear"):
         super().__init__()
         if isinstance(scale, str):
             if scale not in ("global", "pixel"):

@@ -1,6 +1,7 @@
 """The small ConvNets of three tutorials: TensorFlow's, keras.io's and TensorFlow Probability's."""
 
 import math
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -17,30 +18,37 @@ from cvae.networks.layers import (
 )
 
 
-def conv(image_shape, latent_dim: int, num_features: int, num_params: int, filters=(32, 64), base_channels: int = 32):
+def conv(
+    image_shape: Sequence[int],
+    latent_dim: int,
+    num_features: int,
+    num_params: int,
+    filters: int | Sequence[int] = (32, 64),
+    base_channels: int = 32,
+) -> tuple[nn.Module, nn.Module]:
     """The two small ConvNets of TensorFlow's tutorial "Convolutional Variational Autoencoder".
 
-    Encoder: two 3x3 convolutions of stride 2 without padding, then a dense layer to the features. Decoder: a dense layer
-    to (H/4, W/4, base_channels), two 3x3 transposed convolutions of stride 2, one of stride 1 to the parameters.
+    Encoder: two 3x3 convolutions of stride 2 without padding, then a dense layer to the features. Decoder: a dense
+    layer to (H/4, W/4, base_channels), two 3x3 transposed convolutions of stride 2, and one of stride 1 to the
+    parameters.
 
     Args:
         filters: channels of the two convolutions, mirrored in the decoder; one number stands for both.
         base_channels: channels of the map that the decoder's dense layer makes (the tutorial's 32).
 
     Raises:
-        ConfigError: `filters` is neither a positive integer nor two of them, `base_channels` is no positive integer, or H or
-            W is no multiple of 4 of at least 8.
+        ConfigError: an option is not as above, or H or W is not a multiple of 4 that is at least 8.
     """
     channels, height, width = divisible(image_shape, 4, least=8)
     first, second = two_filters(filters)
     positive_int("base_channels", base_channels)
-    valid = lambda size: ((size - 3) // 2 + 1 - 3) // 2 + 1  # two unpadded 3x3 convolutions of stride 2
+    small = math.prod(((n - 3) // 2 + 1 - 3) // 2 + 1 for n in (height, width))  # after two unpadded convolutions
 
     encoder = nn.Sequential(
         nn.Conv2d(channels, first, 3, stride=2), nn.ReLU(),
         nn.Conv2d(first, second, 3, stride=2), nn.ReLU(),
         FlattenHWC(),
-        nn.Linear(valid(height) * valid(width) * second, num_features),
+        nn.Linear(small * second, num_features),
     )  # fmt: skip
     decoder = nn.Sequential(
         nn.Linear(latent_dim, height // 4 * (width // 4) * base_channels), nn.ReLU(),
@@ -52,19 +60,26 @@ def conv(image_shape, latent_dim: int, num_features: int, num_params: int, filte
     return encoder.apply(keras_init), decoder.apply(keras_init)
 
 
-def conv_keras_io(image_shape, latent_dim: int, num_features: int, num_params: int, filters=(32, 64), hidden: int = 16):
+def conv_keras_io(
+    image_shape: Sequence[int],
+    latent_dim: int,
+    num_features: int,
+    num_params: int,
+    filters: int | Sequence[int] = (32, 64),
+    hidden: int = 16,
+) -> tuple[nn.Module, nn.Module]:
     """The ConvNets of the keras.io example "Variational AutoEncoder" (keras.io/examples/generative/vae).
 
-    Encoder: two 3x3 convolutions of stride 2, a dense layer of `hidden` units, a dense layer to the features (the example's
-    two, for mean and log-variance, side by side). Decoder: a dense layer to (H/4, W/4, filters[1]), two 3x3 transposed
-    convolutions of stride 2, one of stride 1 to the parameters. All padding is "same".
+    Encoder: two 3x3 convolutions of stride 2, a dense layer of `hidden` units, and a dense layer to the features (the
+    example's two layers, for mean and log-variance, side by side). Decoder: a dense layer to (H/4, W/4, filters[1]),
+    two 3x3 transposed convolutions of stride 2, and one of stride 1 to the parameters. All padding is "same".
 
     Args:
         filters: channels of the two convolutions, mirrored in the decoder; one number stands for both.
         hidden: units of the encoder's dense layer.
 
     Raises:
-        ConfigError: an option is not as above, or H or W is no multiple of 4.
+        ConfigError: an option is not as above, or H or W is not a multiple of 4.
     """
     channels, height, width = divisible(image_shape, 4)
     first, second = two_filters(filters)
@@ -87,20 +102,27 @@ def conv_keras_io(image_shape, latent_dim: int, num_features: int, num_params: i
     return encoder.apply(keras_init), decoder.apply(keras_init)
 
 
-def conv_tfp(image_shape, latent_dim: int, num_features: int, num_params: int, filters=(32, 64), bottleneck: int = 64):
+def conv_tfp(
+    image_shape: Sequence[int],
+    latent_dim: int,
+    num_features: int,
+    num_params: int,
+    filters: int | Sequence[int] = (32, 64),
+    bottleneck: int = 64,
+) -> tuple[nn.Module, nn.Module]:
     """The ConvNets of TensorFlow Probability's tutorial "Probabilistic Layers: Variational Auto Encoder".
 
-    Encoder: the pixels, shifted to [-0.5, 0.5]; four 5x5 convolutions of strides 1, 2, 1, 2; one that spans the whole
-    (H/4, W/4) map (7x7 in the tutorial); a dense layer to the features. Decoder: a transposed convolution that spans the
-    whole map, five 5x5 ones of strides 1, 2, 1, 2, 1, and a 5x5 convolution to the parameters.
+    Encoder: the pixels, shifted to [-0.5, 0.5]; four 5x5 convolutions of strides 1, 2, 1, 2; a convolution that spans
+    the whole (H/4, W/4) map (7x7 in the tutorial); a dense layer to the features. Decoder: a transposed convolution
+    that spans the whole map, five 5x5 ones of strides 1, 2, 1, 2, 1, and a 5x5 convolution to the parameters.
 
     Args:
-        filters: channels of the convolutions at the full and at half the size, mirrored in the decoder; one number stands
-            for both.
+        filters: channels of the convolutions at the full and at half the size, mirrored in the decoder; one number
+            stands for both.
         bottleneck: channels of the convolution that spans the map (the tutorial's 4 * encoded_size).
 
     Raises:
-        ConfigError: an option is not as above, or H or W is no multiple of 4.
+        ConfigError: an option is not as above, or H or W is not a multiple of 4.
     """
     channels, height, width = divisible(image_shape, 4)
     first, second = two_filters(filters)

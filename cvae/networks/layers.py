@@ -1,4 +1,4 @@
-"""What the networks share: TensorFlow's padding and flattening, Keras's and He's initialization, checks of sizes."""
+"""What the networks share: TensorFlow's padding and flattening, Keras's initialization, checks of sizes."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from cvae.checks import is_int
 from cvae.errors import ConfigError
 
 
-def divisible(image_shape, stride: int, least: int | None = None) -> tuple[int, int, int]:
-    """(C, H, W), or ConfigError, naming sizes that work, unless H and W are multiples of `stride` and at least `least`."""
+def divisible(image_shape: Sequence[int], stride: int, least: int | None = None) -> tuple[int, int, int]:
+    """(C, H, W). Raises ConfigError unless H and W are multiples of `stride`, and at least `least`."""
     channels, *size = image_shape
     least = least or stride
     if any(n % stride or n < least for n in size):
@@ -26,8 +26,8 @@ def divisible(image_shape, stride: int, least: int | None = None) -> tuple[int, 
     return channels, *size
 
 
-def two_filters(filters) -> tuple[int, int]:
-    """`n` -> (n, n); [n, m] -> (n, m); else ConfigError."""
+def two_filters(filters: int | Sequence[int]) -> tuple[int, int]:
+    """`n` -> (n, n); [n, m] -> (n, m). Raises ConfigError unless n and m are positive integers."""
     pair = [filters] * 2 if is_int(filters) else filters
     if not isinstance(pair, Sequence) or len(pair) != 2 or not all(is_int(n) and n > 0 for n in pair):
         raise ConfigError("filters", filters, "a positive integer (for both layers) or a list of two, like [32,64]")
@@ -42,7 +42,7 @@ def keras_init(module: nn.Module) -> None:
 
 
 class FlattenHWC(nn.Module):
-    """(B, C, H, W) -> (B, H*W*C), TensorFlow's order; with channels_last memory it moves no data."""
+    """(B, C, H, W) -> (B, H*W*C), TensorFlow's order; in channels_last memory this moves no data."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1).flatten(1)
@@ -73,15 +73,17 @@ class Shift(nn.Module):
 class Conv2dSame(nn.Conv2d):
     """A convolution with TensorFlow's padding="same": (B, C, H, W) -> (B, C', ceil(H/stride), ceil(W/stride)).
 
-    The zeros around the image are as many as the last window needs; where their number is odd, TensorFlow puts the larger
-    half at the end, which torch's `padding` cannot.
+    As many zeros surround the image as the last window needs. Where their number is odd, TensorFlow puts the larger
+    half at the end; torch's `padding` cannot do that.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
         super().__init__(in_channels, out_channels, kernel_size, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        missing = [max(k - 1 - (n - 1) % s, 0) for n, k, s in zip(x.shape[2:], self.kernel_size, self.stride)]
+        missing = [
+            max(k - 1 - (n - 1) % s, 0) for n, k, s in zip(x.shape[2:], self.kernel_size, self.stride, strict=True)
+        ]
         start, end = [n // 2 for n in missing], [n - n // 2 for n in missing]
         if start != end:
             x, start = F.pad(x, (start[1], end[1], start[0], end[0])), 0
@@ -91,9 +93,9 @@ class Conv2dSame(nn.Conv2d):
 class ConvTranspose2dSame(nn.ConvTranspose2d):
     """A transposed convolution with TensorFlow's padding="same": (B, C, H, W) -> (B, C', stride*H, stride*W).
 
-    The full result has kernel - stride rows too many. TensorFlow crops the smaller half of them at the start; torch's
-    `padding` with `output_padding` crops the smaller half at the end. Where the two differ (an odd number), one row of
-    zeros in front of the small input shifts the result into place, which is cheaper than cropping the large output.
+    The full result has kernel - stride rows too many. TensorFlow crops the smaller half of them at the start, torch's
+    `padding` with `output_padding` the smaller half at the end. Where the number is odd, the two differ: then one row
+    of zeros in front of the small input shifts the result into place, which is cheaper than to crop the large output.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int):

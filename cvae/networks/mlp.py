@@ -1,6 +1,7 @@
 """Dense networks."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -9,15 +10,22 @@ from cvae.errors import ConfigError
 from cvae.networks.layers import FlattenHWC, UnflattenHWC, keras_init
 
 
-def mlp(image_shape, latent_dim: int, num_features: int, num_params: int, hidden=(200, 200), activation: str = "tanh"):
-    """Dense layers; the defaults are those of one stochastic layer in Burda et al. 2016 ("Importance Weighted Autoencoders").
+def mlp(
+    image_shape: Sequence[int],
+    latent_dim: int,
+    num_features: int,
+    num_params: int,
+    hidden: Sequence[int] = (200, 200),
+    activation: str = "tanh",
+) -> tuple[nn.Module, nn.Module]:
+    """Dense layers, by default those of Burda et al. 2016 ("Importance Weighted Autoencoders", one stochastic layer).
 
     Args:
-        hidden: widths of the encoder's hidden layers, in reverse order those of the decoder; [] makes both linear.
-        activation: "relu" or "tanh", after each hidden layer.
+        hidden: widths of the encoder's hidden layers; the decoder has them in reverse order; [] makes both linear
+        activation: after each hidden layer: "relu" or "tanh"
 
     Raises:
-        ConfigError: `hidden` is no list of positive integers, or `activation` is neither of the two.
+        ConfigError: `hidden` is not a list of positive integers, or `activation` is neither of the two.
     """
     channels, height, width = image_shape
     if not isinstance(hidden, Sequence) or isinstance(hidden, str) or not all(is_int(n) and n > 0 for n in hidden):
@@ -25,8 +33,8 @@ def mlp(image_shape, latent_dim: int, num_features: int, num_params: int, hidden
     nonlinear = {"relu": nn.ReLU, "tanh": nn.Tanh}[one_of("activation", activation, ("relu", "tanh"))]
 
     def layers(*widths):
-        for wide, narrow in zip(widths[:-2], widths[1:-1], strict=True):
-            yield from (nn.Linear(wide, narrow), nonlinear())
+        for before, after in pairwise(widths[:-1]):
+            yield from (nn.Linear(before, after), nonlinear())
         yield nn.Linear(*widths[-2:])
 
     encoder = nn.Sequential(FlattenHWC(), *layers(channels * height * width, *hidden, num_features))

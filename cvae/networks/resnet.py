@@ -1,6 +1,7 @@
 """Residual networks."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -16,21 +17,28 @@ from cvae.networks.layers import (
 
 
 def resnet(
-    image_shape, latent_dim: int, num_features: int, num_params: int, width: int = 64, depth: int = 2, halvings: int = 2
-):
-    """Residual networks in the style of Kingma et al. 2016 ("Improved Variational Inference with Inverse Autoregressive Flow").
+    image_shape: Sequence[int],
+    latent_dim: int,
+    num_features: int,
+    num_params: int,
+    width: int = 64,
+    depth: int = 2,
+    halvings: int = 2,
+) -> tuple[nn.Module, nn.Module]:
+    """Residual networks in the style of Kingma et al. 2016.
 
-    Encoder: `halvings` times a 4x4 convolution of stride 2 and `depth` residual blocks, then a dense layer from the whole
-    small map to the features. The decoder mirrors it, with transposed convolutions; a 3x3 convolution at the full size makes
-    the parameters. 28x28 becomes 7x7, 32x32 becomes 8x8; larger images want a third or fourth halving.
+    That is "Improved Variational Inference with Inverse Autoregressive Flow". Encoder: `halvings` times a 4x4
+    convolution of stride 2 and `depth` residual blocks, then a dense layer from the whole small map to the features.
+    The decoder mirrors it, with transposed convolutions; a 3x3 convolution at the full size makes the parameters. With
+    two halvings 28x28 becomes 7x7, and 32x32 becomes 8x8; larger images need a third or a fourth.
 
     Args:
-        width: channels at half the image's size, doubled by each further halving.
-        depth: residual blocks (two 3x3 convolutions each) at each size, in encoder and decoder.
-        halvings: how often height and width are halved.
+        width: channels at half the image's size; each further halving doubles them
+        depth: residual blocks (two 3x3 convolutions each) at each size, in encoder and decoder
+        halvings: how often height and width are halved
 
     Raises:
-        ConfigError: an option is no positive integer, or H or W is no multiple of 2**halvings.
+        ConfigError: an option is not a positive integer, or H or W is not a multiple of 2**halvings.
     """
     for key, value in {"width": width, "depth": depth, "halvings": halvings}.items():
         positive_int(key, value)
@@ -42,7 +50,8 @@ def resnet(
         return [ResidualBlock(n) for _ in range(depth)]
 
     down, up = [], []
-    for before, after in pairwise([channels, *widths]):  # a kernel of twice the stride reaches each pixel equally often
+    # Each pixel lies under equally many windows, as the kernel is twice the stride.
+    for before, after in pairwise([channels, *widths]):
         down += [Conv2dSame(before, after, 4, stride=2), *blocks(after)]
     for before, after in pairwise([*reversed(widths), width]):
         up += [*blocks(before), ConvTranspose2dSame(before, after, 4, stride=2)]
@@ -61,7 +70,7 @@ def resnet(
 class ResidualBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), (B, C, H, W) -> the same (He et al. 2016, "Identity Mappings …").
 
-    `he_init` sets the second convolution to zero: a new block is the identity, so that any depth starts out alike.
+    `he_init` sets the second convolution to zero. So a new block is the identity: networks of any depth start alike.
     """
 
     def __init__(self, channels: int):
@@ -78,14 +87,25 @@ class ResidualBlock(nn.Module):
 
 
 def normed_silu(channels: int) -> nn.Sequential:
-    """GroupNorm of up to 8 groups, which unlike BatchNorm lets no image depend on others, then SiLU."""
+    """GroupNorm of 8 groups (fewer if 8 does not divide `channels`), then SiLU; no image affects another."""
     return nn.Sequential(nn.GroupNorm(math.gcd(8, channels), channels), nn.SiLU())
 
 
 def he_init(module: nn.Module) -> None:
-    """He-normal kernels (He et al. 2015, eq. 10), zero biases; zero also the last kernel of each residual block."""
+    """Kernels from N(0, 2 / fan-in) (He et al. 2015, eq. 10); zero biases; zero last kernels of the residual blocks."""
     if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_in(module)))
         nn.init.zeros_(module.bias)
-    elif isinstance(module, ResidualBlock):  # `apply` comes here after its layers
+    elif isinstance(module, ResidualBlock):  # `apply` visits a block after its layers
         nn.init.zeros_(module.residual[-1].weight)
+
+
+def fan_in(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> float:
+    """How many inputs one output sums over.
+
+    For a transposed convolution that is in_channels * kernel^2 / stride^2 on average: each input reaches kernel^2
+    pixels of an output with stride^2 times as many. (torch's `kaiming_normal_` takes out_channels * kernel^2 there.)
+    """
+    if isinstance(layer, nn.ConvTranspose2d):
+        return layer.in_channels * math.prod(layer.kernel_size) / math.prod(layer.stride)
+    return layer.weight[0].numel()

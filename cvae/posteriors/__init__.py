@@ -2,5 +2,6 @@
 
 from cvae.posteriors.gaussian import DiagonalGaussian, FullGaussian
 from cvae.posteriors.iaf import IAF
+from cvae.posteriors.posterior import Posterior
 
-__all__ = ["IAF", "DiagonalGaussian", "FullGaussian"]
+__all__ = ["IAF", "DiagonalGaussian", "FullGaussian", "Posterior"]

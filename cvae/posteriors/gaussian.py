@@ -2,14 +2,15 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from cvae.distributions import TriangularNormal
+from cvae.posteriors.posterior import Posterior
 
 
-class DiagonalGaussian(nn.Module):
-    """q(z|x) = N(mean, diag(exp(logvar))) (Kingma and Welling 2014, eq. 9). Features: mean (D), then log-variance (D)."""
+class DiagonalGaussian(Posterior):
+    """q(z|x) = N(mean, diag(exp(logvar))) (Kingma and Welling 2014, eq. 9). Features: mean (D), log-variance (D)."""
 
     def __init__(self, latent_dim: int):
         super().__init__()
@@ -25,11 +26,11 @@ def diagonal_normal(mean: Tensor, logvar: Tensor) -> Distribution:
     return Independent(Normal(mean, (logvar / 2).exp(), validate_args=False), 1, validate_args=False)
 
 
-class FullGaussian(nn.Module):
-    """q(z|x) = N(mean, L L^T), L lower triangular, as TensorFlow Probability's MultivariateNormalTriL layer makes it.
+class FullGaussian(Posterior):
+    """q(z|x) = N(mean, L L^T), as TensorFlow Probability's MultivariateNormalTriL layer makes it.
 
-    Features: mean (D), then D(D+1)/2 numbers that fill L in a spiral (`fill_triangular`). The diagonal of L is
-    softplus + 1e-5 of what lands there, so that it is positive.
+    Features: mean (D), then D(D+1)/2 numbers that fill the lower triangle of L in a spiral (`fill_triangular`). On the
+    diagonal of L stands softplus + 1e-5 of the number that falls there, so the diagonal is positive.
     """
 
     def __init__(self, latent_dim: int):

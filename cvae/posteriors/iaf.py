@@ -9,23 +9,25 @@ from zuko.transforms import ComposedTransform
 from cvae.checks import positive_int
 from cvae.distributions import Flow, near_identity
 from cvae.posteriors.gaussian import diagonal_normal
+from cvae.posteriors.posterior import Posterior
 
 
-class IAF(nn.Module):
-    """Inverse autoregressive flow (Kingma et al. 2016): z = f_T(... f_1(z_0, h) ..., h), z_0 ~ N(mean, diag(exp(logvar))).
+class IAF(Posterior):
+    """The inverse autoregressive flow of Kingma et al. 2016.
 
-    Each f scales and shifts every dimension by what a masked network reads in the dimensions before it and in the context
-    h; the order turns round from one f to the next. A draw and its own log-density take one network pass a transform
-    (`rsample_and_log_prob`); `log_prob` of any other z inverts the flow, in D passes a transform.
+    z = f_T(... f_1(z_0, h) ..., h), z_0 ~ N(mean, diag(exp(logvar))). Each f scales and shifts every dimension of its
+    input; a masked network computes scale and shift from the dimensions before it and from the context h. The order of
+    the dimensions is reversed from one f to the next. A draw together with its log-density takes one network pass per f
+    (`rsample_and_log_prob`); `log_prob` of any other z inverts the flow, which takes D passes per f.
 
-    The scale is exp(a) with |a| < 6.9 where the paper has a sigmoid, and all f start close to the identity.
+    The scale is exp(a) with |a| < 6.9, where the paper has a sigmoid. All f start close to the identity.
 
     Features: mean (D), then log-variance (D), then h (context). The distribution's `mean` is not E[z]: see `Flow`.
 
     Args:
         transforms: how many f
         hidden: units in each of the two hidden layers of each masked network
-        context: numbers in h
+        context: how many numbers h has
 
     Raises:
         ConfigError: one of them is not a positive integer.
@@ -45,11 +47,12 @@ class IAF(nn.Module):
             )
             for i in range(positive_int("transforms", transforms))
         )
+        # About how many floats log_prob of one z keeps for the backward pass: D passes through each network.
         self.scratch = transforms * latent_dim * (latent_dim + context + 4 * hidden)
 
     def forward(self, features: Tensor) -> Distribution:
         mean, logvar, context = features.split(self.sizes, dim=-1)
         forward = ComposedTransform(*(transform(context) for transform in self.transforms))  # z_0 -> z
-        q = Flow(forward.inv, diagonal_normal(mean, logvar))  # zuko's flows are given by the way back, z -> z_0
-        q.scratch = self.scratch  # floats that log_prob of one z keeps for the backward pass, about
+        q = Flow(forward.inv, diagonal_normal(mean, logvar))  # zuko's flows take the inverse, z -> z_0
+        q.scratch = self.scratch
         return q

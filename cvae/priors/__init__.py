@@ -1,11 +1,9 @@
-"""Priors: () -> p(z), a Distribution with event (D,).
-
-Each is built from latent_dim (D), image_shape (what the encoder reads) and encode, a Module x -> q(z|x); most need D alone.
-"""
+"""Priors: encode -> p(z), a Distribution with batch () and event (D,). Most priors ignore `encode`: see `Prior`."""
 
 from cvae.priors.flow import FlowPrior
 from cvae.priors.mixture import MixtureOfGaussians
+from cvae.priors.prior import Prior
 from cvae.priors.standard_normal import StandardNormal
 from cvae.priors.vamp import VampPrior
 
-__all__ = ["FlowPrior", "MixtureOfGaussians", "StandardNormal", "VampPrior"]
+__all__ = ["FlowPrior", "MixtureOfGaussians", "Prior", "StandardNormal", "VampPrior"]

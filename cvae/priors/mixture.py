@@ -1,24 +1,22 @@
 """A learned mixture of Gaussians as prior."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
-from torch.distributions import (
-    Categorical,
-    Distribution,
-    Independent,
-    Normal,
-)
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from cvae.checks import positive_int
 from cvae.distributions import Mixture
+from cvae.priors.prior import Prior
 
 
-class MixtureOfGaussians(nn.Module):
+class MixtureOfGaussians(Prior):
     """p(z) = sum_k w_k N(z; mean_k, diag(exp(logvar_k))), all learned.
 
-    Starts with equal weights, variances 1/2 and means from N(0, I/2): near N(0, I), with components that differ.
+    It starts with equal weights, variances 1/2 and means drawn from N(0, I/2): close to N(0, I), and no two components
+    alike.
 
     Args:
         components: how many Gaussians
@@ -27,14 +25,14 @@ class MixtureOfGaussians(nn.Module):
         ConfigError: `components` is not a positive integer.
     """
 
-    def __init__(self, latent_dim: int, image_shape=None, components: int = 10):
+    def __init__(self, latent_dim: int, image_shape: Sequence[int] | None = None, components: int = 10):
         super().__init__()
         positive_int("components", components)
         self.logits = nn.Parameter(torch.zeros(components))
         self.mean = nn.Parameter(torch.randn(components, latent_dim) * 0.5**0.5)
         self.logvar = nn.Parameter(torch.full((components, latent_dim), math.log(0.5)))
 
-    def forward(self, encode=None) -> Distribution:
+    def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
         scale = (self.logvar / 2).exp()
         gaussians = Independent(Normal(self.mean, scale, validate_args=False), 1, validate_args=False)
         return Mixture(Categorical(logits=self.logits, validate_args=False), gaussians, validate_args=False)

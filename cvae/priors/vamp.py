@@ -1,6 +1,6 @@
 """The VampPrior."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,20 +9,22 @@ from torch.distributions import Categorical, Distribution
 from cvae.checks import positive_int, positive_number
 from cvae.distributions import Mixture
 from cvae.errors import ConfigError
+from cvae.priors.prior import Prior
 
 
-class VampPrior(nn.Module):
+class VampPrior(Prior):
     """p(z) = 1/K sum_k q(z|u_k) over learned pseudo-inputs u_k in [0, 1] (Tomczak and Welling 2018, eq. 9).
 
-    q is the model's own encoder and posterior, which this prior trains too. As in the authors' code the pseudo-inputs start
-    from a normal distribution and are cut off at 0 and 1. With labels, they hold the label planes too. Each call encodes all
-    of them: keep the distribution where it is used several times with the same weights. Any posterior will do; IAF is slow
-    here, since each z is taken back through the flow of each component.
+    q is the model's own encoder and posterior, so this prior trains them too. As in the authors' code, the
+    pseudo-inputs are drawn from a normal distribution at the start and clamped to [0, 1] where they are read. With
+    labels, they hold the label planes too. Each call encodes all of them: if you need p(z) several times with the same
+    weights, keep the distribution. Every posterior fits; IAF is slow here, since each z goes back through the flow of
+    each component.
 
     Args:
-        image_shape: (C, H, W) of what the encoder reads
+        image_shape: (C', H, W) of what the encoder reads
         components: K
-        pseudo_mean, pseudo_std: of the normal distribution that the pixels of the pseudo-inputs start from
+        pseudo_mean, pseudo_std: of the normal distribution that their pixels are drawn from at the start
 
     Raises:
         ConfigError: `components` is not a positive integer, `pseudo_mean` not from 0 to 1, or `pseudo_std` not above 0.
@@ -31,7 +33,7 @@ class VampPrior(nn.Module):
     def __init__(
         self,
         latent_dim: int,
-        image_shape,
+        image_shape: Sequence[int],
         components: int = 500,
         pseudo_mean: float = 0.05,
         pseudo_std: float = 0.01,

@@ -1,4 +1,4 @@
-"""Discretized logistics: what tests/test_likelihoods.py cannot ask of every likelihood."""
+"""Discretized logistics: what tests/likelihoods cannot ask of every likelihood."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def test_masses_sum_to_one_however_narrow_wide_or_far(log_scale):
 
 
 def test_far_levels_keep_their_tail():
-    """Where the difference of the CDFs is 0 even in float64, the log-mass goes on along the tail, exp(-distance / scale)."""
+    """Where the CDFs' difference is 0 even in float64, the log-mass falls with the tail, exp(-distance / scale)."""
     mean, log_scale = torch.tensor(-1.0), torch.tensor(-7.0)
     steps = log_mass(torch.arange(3.0, 255.0), mean, log_scale).diff()
     torch.testing.assert_close(
@@ -36,8 +36,8 @@ def test_values_between_levels_count_as_the_nearest():
 def mixture(logits, mean, log_scale, coefficients, channels):
     """The mixture of the first channels alone."""
     pairs = channels * (channels - 1) // 2
-    first = lambda maps, count: maps.narrow(-3, 0, count)
-    return MixtureOfLogistics(logits, first(mean, channels), first(log_scale, channels), first(coefficients, pairs))
+    mean, log_scale = mean[..., :channels, :, :], log_scale[..., :channels, :, :]
+    return MixtureOfLogistics(logits, mean, log_scale, coefficients[..., :pairs, :, :])
 
 
 def test_chain_rule_over_the_channels():

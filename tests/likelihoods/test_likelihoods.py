@@ -1,6 +1,6 @@
-"""One conformance test for every likelihood: a new one takes a line in CASES and its log_prob, written plainly, in the file.
+"""The same tests for every likelihood: a new one needs a line in CASES, and a textbook log_prob to compare with.
 
-Where not said otherwise, in float64.
+They run in float64 unless they say otherwise.
 """
 
 import io
@@ -216,7 +216,7 @@ EXTREMES = (-1e4, -50.0, 0.0, 50.0, 1e4)
 
 @every_case
 def test_float32_is_finite_and_precise_at_the_extremes(case):
-    """Saturated logits, scales of exp(±50), black and white, all with all: the value is float64's, the gradient is finite."""
+    """Saturated logits, scales of exp(±50), black and white: the values are those of float64, the gradients finite."""
     x = data(case, 300, case.channels, 1, 1)
     for log_scale in EXTREMES:
         module = make(case)
@@ -232,6 +232,14 @@ def test_float32_is_finite_and_precise_at_the_extremes(case):
         for gradient in (params.grad, *(parameter.grad for parameter in module.parameters())):
             assert gradient.isfinite().all()
         assert p.mean.isfinite().all() and p.sample().isfinite().all()
+
+
+@every_case
+def test_no_value_is_checked(case):
+    """A check would wait for the device at every step; the training module sees that the loss is not finite."""
+    module = make(case, 2)
+    p = module(torch.full((3, module.num_params, 2, 2), math.nan))
+    assert p.log_prob(torch.full((3, case.channels, 2, 2), math.nan)).isnan().all()
 
 
 @every_case
@@ -271,8 +279,48 @@ def test_a_learned_scale_is_bounded_but_never_stuck():
     scale = bounded(log_scale)
     torch.testing.assert_close(scale[1:4], log_scale[1:4], atol=0.01, rtol=0)
     assert scale.abs().max() <= 7
+    torch.testing.assert_close(scale, 7 * torch.tanh(log_scale / 7))
     scale.sum().backward()
     assert (log_scale.grad > 0).all()
+
+
+def test_a_learned_scale_starts_at_one():
+    """For pixels in [0, 1] (Gaussian) and from -1 to 1 (logistic)."""
+    for name in ("Gaussian", "DiscretizedLogistic"):
+        module = getattr(likelihoods, name)((1, 2, 2), scale="global")
+        assert {key: value.item() for key, value in module.named_parameters()} == {"log_scale": 0}
+        assert not list(getattr(likelihoods, name)((1, 2, 2), scale="pixel").parameters())
+    assert not list(likelihoods.Gaussian((1, 2, 2)).parameters())
+
+
+@every_case
+def test_a_likelihood_says_what_it_is(case):
+    module = make(case)
+    assert isinstance(module, likelihoods.Likelihood)
+    assert isinstance(module.num_params, int) and isinstance(module.describes, tuple)
+
+
+def test_a_likelihood_without_forward_cannot_be_made():
+    with pytest.raises(TypeError, match="forward"):
+        type("Unfinished", (likelihoods.Likelihood,), {})()
+
+
+@pytest.mark.parametrize(
+    "name, options, num_params",
+    [
+        ("Bernoulli", {}, 3),
+        ("ContinuousBernoulli", {}, 3),
+        ("Gaussian", {}, 3),
+        ("Gaussian", {"scale": "global"}, 3),
+        ("Gaussian", {"scale": "pixel"}, 6),
+        ("DiscretizedLogistic", {}, 3),
+        ("DiscretizedLogistic", {"scale": "pixel"}, 6),
+        ("MixtureOfLogistics", {}, 100),
+        ("MixtureOfLogistics", {"components": 4}, 40),
+    ],
+)
+def test_numbers_of_maps_for_three_channels(name, options, num_params):
+    assert getattr(likelihoods, name)((3, 4, 4), **options).num_params == num_params
 
 
 @pytest.mark.parametrize(

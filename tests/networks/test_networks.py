@@ -1,5 +1,7 @@
 """Every network: shapes, sizes that work and sizes that do not, TensorFlow's padding, published parameter counts."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from torch import nn
 from cvae.build import make
 from cvae.errors import ConfigError
 from cvae.networks import layers
-from cvae.networks.resnet import ResidualBlock
+from cvae.networks.layers import Conv2dSame, ConvTranspose2dSame, keras_init
+from cvae.networks.resnet import ResidualBlock, he_init, normed_silu
 
 CONF = ROOT / "conf" / "model"
 
@@ -63,7 +66,7 @@ def test_shapes_and_gradients(name, channels, height, width):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_layer_counts(name):
-    """Every parameter has a gradient once the zeros of the initialization are gone, and images do not mix in a batch."""
+    """Away from the initialization's zeros every parameter has a gradient; and no image of a batch affects another."""
     encoder, decoder = (part.double() for part in small(name, (1, 8, 12)))
     with torch.no_grad():
         for parameter in [*encoder.parameters(), *decoder.parameters()]:
@@ -154,6 +157,113 @@ def test_mlp_is_what_it_says():
     torch.testing.assert_close(linear((a + b) / 2), (linear(a) + linear(b)) / 2)
 
 
+# layer, how many inputs one output sums over, how many outputs one input reaches
+LAYERS = [
+    (nn.Linear(500, 300), 500, 300),
+    (nn.Conv2d(40, 60, 3), 360, 540),
+    (nn.Conv2d(40, 60, (2, 3)), 240, 360),
+    (Conv2dSame(40, 60, 4, stride=2), 640, 960 / 4),
+    (nn.ConvTranspose2d(40, 60, 3), 360, 540),
+    (ConvTranspose2dSame(40, 60, 3, stride=1), 360, 540),
+    (ConvTranspose2dSame(40, 60, 4, stride=2), 640 / 4, 960),
+    (ConvTranspose2dSame(60, 40, 6, stride=3), 60 * 36 / 9, 40 * 36),
+]
+each_layer = pytest.mark.parametrize("layer, fan_in, fan_out", LAYERS, ids=lambda value: str(value))
+
+
+def start(layer, init):
+    nn.init.ones_(layer.bias)
+    init(layer)
+    assert not layer.bias.any()
+    return layer.weight.detach().flatten()
+
+
+@each_layer
+def test_he_init(layer, fan_in, fan_out):
+    """N(0, 2 / fan-in): the standard deviation, and the fourth moment of a normal variable, 3."""
+    weights = start(layer, he_init)
+    noise = len(weights) ** -0.5
+    assert abs(weights.mean()) < 5 * noise * weights.std()
+    assert weights.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=5 * noise)
+    assert (weights / weights.std()).pow(4).mean().item() == pytest.approx(3, abs=60 * noise)
+
+
+@each_layer
+def test_he_init_keeps_the_variance_behind_a_relu(layer, fan_in, fan_out):
+    """The mean square of the output is 1 where the input is the ReLU of standard normal numbers."""
+    start(layer, he_init)
+    channels = getattr(layer, "in_channels", None)
+    x = torch.randn(8, channels, 24, 24) if channels else torch.randn(200, layer.in_features)
+    out = layer(x.relu()).detach()
+    inner = out[..., 4:-4, 4:-4] if channels else out  # where no window reaches the border
+    assert inner.square().mean().item() == pytest.approx(1, rel=0.15)
+
+
+@each_layer
+def test_keras_init(layer, fan_in, fan_out):
+    """Uniform within sqrt(6 / (fan-in + fan-out)); Keras leaves the stride out of its fans."""
+    stride = math.prod(getattr(layer, "stride", (1,)))
+    outputs = fan_out * (stride if isinstance(layer, nn.Conv2d) else 1)
+    inputs = fan_in * (stride if isinstance(layer, nn.ConvTranspose2d) else 1)
+    limit = (6 / (inputs + outputs)) ** 0.5
+    weights = start(layer, keras_init)
+    assert 0.99 * limit < weights.abs().max() <= limit
+    assert weights.std().item() == pytest.approx(limit / 3**0.5, rel=5 * len(weights) ** -0.5)
+
+
+def test_other_layers_keep_their_weights():
+    for init in (he_init, keras_init):
+        norm = nn.GroupNorm(2, 4)
+        init(norm)
+        assert norm.weight.eq(1).all() and norm.bias.eq(0).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_layer_starts_as_its_network_says(name):
+    """He's normal weights in the residual network, Glorot's uniform ones in the others; no biases."""
+    for part in build(name, (1, 28, 28), num_features=8, num_params=2):
+        zero = {block.residual[-1] for block in blocks_of(part)}
+        for layer in part.modules():
+            if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                continue
+            assert not layer.bias.any()
+            weights, receptive = layer.weight.detach(), layer.weight[0, 0].numel()
+            first, second = weights.shape[0] * receptive, weights.shape[1] * receptive
+            if layer in zero:
+                assert not weights.any()
+            elif name == "resnet":
+                fan_in = first / 4 if isinstance(layer, nn.ConvTranspose2d) else second
+                assert weights.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=5 * weights.numel() ** -0.5)
+            else:
+                limit = (6 / (first + second)) ** 0.5
+                assert 0.9 * limit < weights.abs().max() <= limit
+
+
+@pytest.mark.parametrize("channels, groups", [(3, 1), (6, 2), (8, 8), (12, 4), (16, 8), (64, 8)])
+def test_normalization_of_the_residual_network(channels, groups):
+    """Over the channels of a group and space, for each image by itself; then x sigmoid(x)."""
+    layer = normed_silu(channels).double()
+    norm = layer[0]
+    with torch.no_grad():
+        norm.weight.normal_(), norm.bias.normal_()
+    x = 3 + 2 * torch.randn(2, channels, 3, 4, dtype=torch.float64)
+    grouped = x.reshape(2, groups, -1)
+    variance, mean = torch.var_mean(grouped, -1, correction=0, keepdim=True)
+    normed = ((grouped - mean) / (variance + 1e-5).sqrt()).reshape(x.shape)
+    normed = normed * norm.weight[:, None, None] + norm.bias[:, None, None]
+    torch.testing.assert_close(layer(x), normed * normed.sigmoid())
+
+
+def test_residual_block_by_hand():
+    """x + conv(silu(norm(conv(silu(norm(x)))))), each with its own weights."""
+    block = ResidualBlock(4).double()
+    first, conv, second, last = block.residual
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    torch.testing.assert_close(block(x), x + last(second(conv(first(x)))))
+    assert [type(part) for part in block.residual] == [nn.Sequential, Conv2dSame, nn.Sequential, Conv2dSame]
+    assert (conv.kernel_size, last.kernel_size, conv.stride) == ((3, 3), (3, 3), (1, 1))
+
+
 def blocks_of(module):
     return [layer for layer in module.modules() if isinstance(layer, ResidualBlock)]
 
@@ -176,7 +286,7 @@ def test_resnet_blocks_begin_as_the_identity():
 
 
 def test_resnet_starts_in_range():
-    """At the default size, features and parameters of a new network are neither dead nor saturated, whatever the depth."""
+    """At the default size, outputs of a new network are neither dead nor saturated, whatever the depth."""
     for depth in (1, 8):
         encoder, decoder = build("resnet", (1, 28, 28), width=16, depth=depth)
         for out in (encoder(torch.rand(8, 1, 28, 28)), decoder(torch.randn(8, 3))):
@@ -187,7 +297,7 @@ def test_resnet_starts_in_range():
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("size", [7, 8, 9])
 def test_same_convolution_is_tensorflows(kernel, stride, size):
-    """By the definition: output i sums weight[k] * x[i * stride + k - start], `start` the smaller half of what is missing."""
+    """By definition: output i sums weight[k] * x[i * stride + k - start], `start` the smaller half of the padding."""
     layer = layers.Conv2dSame(1, 1, kernel, stride).double()
     x = torch.randn(size, size, dtype=torch.double)
     out_size = -(-size // stride)
@@ -204,7 +314,7 @@ def test_same_convolution_is_tensorflows(kernel, stride, size):
 @pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (4, 2), (5, 1), (5, 2), (5, 3), (7, 2), (2, 2), (1, 1)])
 @pytest.mark.parametrize("height, width", [(4, 5), (3, 1)])
 def test_same_transposed_convolution_is_the_adjoint(kernel, stride, height, width):
-    """TensorFlow defines it as the gradient of the convolution: <conv(x), y> = <x, transposed(y)> with the same weights."""
+    """TensorFlow defines it as the convolution's gradient: <conv(x), y> = <x, transposed(y)> with the same weights."""
     conv, transposed = layers.Conv2dSame(3, 2, kernel, stride), layers.ConvTranspose2dSame(2, 3, kernel, stride)
     transposed.weight = conv.weight
     for layer in (conv, transposed):

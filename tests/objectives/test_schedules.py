@@ -73,3 +73,15 @@ def test_in_the_whole_config():
     with initialize_config_dir(CONF, version_base="1.3"):
         objective = make(compose("config", ["objective/beta=linear", "objective.beta.steps=100"]), "objective")
     assert objective.beta(50) == 0.5
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_constant_learning_rate_is_the_optimizers_in_every_epoch():
+    """Also beyond the epochs in which torch's ConstantLR applies its factor (five), and without a warning."""
+    with initialize_config_dir(CONF, version_base="1.3"):
+        cfg = compose("config", ["scheduler=constant"])
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    scheduler = make(cfg, "scheduler")(optimizer)
+    for _ in range(8):
+        assert optimizer.param_groups[0]["lr"] == 0.3
+        optimizer.step(), scheduler.step()

@@ -13,12 +13,16 @@ from conftest import ROOT
 from densities import assert_moments, integrals, shaken
 from omegaconf import OmegaConf
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
+from zuko.flows import MaskedAutoregressiveTransform
 
 from cvae import posteriors
-from cvae.distributions import rsample_and_log_prob
+from cvae.distributions import TriangularNormal, near_identity, rsample_and_log_prob
 from cvae.errors import ConfigError
-from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian
+from cvae.likelihoods import Bernoulli as BernoulliLikelihood
+from cvae.networks import mlp
+from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian, Posterior
 from cvae.posteriors.gaussian import fill_triangular
+from cvae.priors import StandardNormal
 
 POSTERIORS = {
     "diagonal_gaussian": DiagonalGaussian,
@@ -76,7 +80,7 @@ def test_density_of_own_draws_is_that_of_log_prob(make, dims, shape):
 
 @pytest.mark.parametrize("dims", [1, 2, 5])
 def test_gradients_of_own_draws_are_those_of_log_prob(make, dims):
-    """The total derivative, through z and through q, whether the density comes with the draw or is asked for afterwards."""
+    """The total derivative, through z and through q, whether the density comes with the draw or from log_prob."""
     posterior = shaken(make(dims))
     features = features_of(posterior)
     inputs = [features, *posterior.parameters()]
@@ -89,6 +93,31 @@ def test_gradients_of_own_draws_are_those_of_log_prob(make, dims):
     for at_once, afterwards in zip(*gradients, strict=True):
         assert at_once.isfinite().all() and at_once.any()
         torch.testing.assert_close(at_once, afterwards, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 5])
+def test_without_the_score_the_gradient_comes_through_z_alone(make, dims):
+    """The chain rule by hand: d log q(z) / dz at fixed parameters, then dz / d parameters at fixed noise."""
+    posterior = shaken(make(dims))
+    features = features_of(posterior)
+    inputs = [features, *posterior.parameters()]
+    torch.manual_seed(1)
+    z, expected_log_q = rsample_and_log_prob(posterior(features), (4,))
+    at_z = z.detach().requires_grad_()
+    (through_z,) = torch.autograd.grad(posterior(features.detach()).log_prob(at_z).sum(), at_z)
+    expected = torch.autograd.grad(z, inputs, through_z)
+    torch.manual_seed(1)
+    again, log_q = rsample_and_log_prob(posterior(features), (4,), score=False)
+    assert torch.equal(again, z) and torch.equal(log_q, expected_log_q)
+    for ours, by_hand in zip(torch.autograd.grad(log_q.sum(), inputs), expected, strict=True):
+        torch.testing.assert_close(ours, by_hand, rtol=1e-6, atol=1e-6)
+
+
+def test_without_the_score_no_gradient_is_needed(make):
+    posterior = make(3)
+    with torch.no_grad():
+        z, log_q = rsample_and_log_prob(posterior(features_of(posterior, dtype=torch.float32)), (4,), score=False)
+    assert not z.requires_grad and not log_q.requires_grad
 
 
 def test_reload_is_identical(make):
@@ -117,6 +146,15 @@ def test_extreme_features_stay_finite(make, spread):
         assert gradient.isfinite().all()
 
 
+def test_no_value_is_checked(make):
+    """A check would wait for the device at every step; the training module sees that the loss is not finite."""
+    posterior = make(3)
+    q = posterior(torch.full((2, posterior.num_features), math.nan))
+    assert q.log_prob(torch.full((2, 3), math.nan)).isnan().all()
+    z, log_q = rsample_and_log_prob(q)
+    assert z.isnan().all() and log_q.isnan().all()
+
+
 def test_diagonal_gaussian_is_a_product_of_normals():
     features, z = torch.randn(3, 4, dtype=torch.float64), torch.randn(5, 3, 2, dtype=torch.float64)
     (m0, m1), (v0, v1) = features[:, :2].T, features[:, 2:].exp().T
@@ -125,11 +163,11 @@ def test_diagonal_gaussian_is_a_product_of_normals():
 
 
 def test_full_gaussian_against_covariance():
-    """By the covariance and plain linear algebra. The entries (a, b, c) make L = [[c, 0], [b, a]], before the softplus."""
+    """By the covariance, in plain linear algebra. Before the softplus entries (a, b, c) make L = [[c, 0], [b, a]]."""
     features, z = torch.randn(1, 5, dtype=torch.float64), torch.randn(7, 1, 2, dtype=torch.float64)
     a, b, c = features[0, 2:].tolist()
-    softplus = lambda value: math.log1p(math.exp(value)) + 1e-5
-    tril = torch.tensor([[softplus(c), 0], [b, softplus(a)]], dtype=torch.float64)
+    first, second = (math.log1p(math.exp(value)) + 1e-5 for value in (c, a))
+    tril = torch.tensor([[first, 0], [b, second]], dtype=torch.float64)
     covariance = tril @ tril.T
     away = z[:, 0] - features[0, :2]
     squared = torch.einsum("ni,ij,nj->n", away, torch.linalg.inv(covariance), away)
@@ -188,6 +226,8 @@ def test_closed_form_kl_of_full_covariance_is_torchs():
     loc, scale = torch.randn(3, dtype=torch.float64), torch.rand(3, dtype=torch.float64) + 0.5
     expected = kl_divergence(q, MultivariateNormal(loc, scale_tril=scale.diag()))
     torch.testing.assert_close(kl_divergence(q, Independent(Normal(loc, scale), 1)), expected)
+    rows = TriangularNormal(q.loc.expand(4, 2, 3), scale_tril=q.scale_tril)
+    torch.testing.assert_close(kl_divergence(rows, Independent(Normal(loc, scale), 1)), expected.expand(4, 2))
     for other in (Independent(Bernoulli(torch.full((3,), 0.5)), 1), Independent(Normal(torch.zeros(2, 3), 1.0), 2)):
         with pytest.raises(NotImplementedError):
             kl_divergence(q, other)
@@ -219,6 +259,38 @@ def test_iaf_samples_with_one_network_pass_a_transform():
     assert len(passes) == 3
     q.log_prob(z)
     assert len(passes) == 3 + 3 * (5 + 1), "the way back: D passes for z_0, one for the Jacobian"
+
+
+def test_iaf_reverses_the_order_from_one_transform_to_the_next():
+    """In f_1 dimension i depends on those up to i, in f_2 on those from i on, and so on."""
+    posterior = shaken(IAF(4, transforms=4, hidden=16, context=2))
+    context, z = torch.randn(2, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    for i, transform in enumerate(posterior.transforms):
+        jacobian = torch.autograd.functional.jacobian(transform(context), z)
+        depends = torch.ones(4, 4).tril() if i % 2 == 0 else torch.ones(4, 4).triu()
+        assert torch.equal(jacobian != 0, depends.bool())
+
+
+def test_iaf_has_two_hidden_layers_of_elus():
+    posterior = IAF(3, transforms=2, hidden=7, context=5)
+    for transform in posterior.transforms:
+        assert [layer.out_features for layer in list(transform.hyper)[::2]] == [7, 7, 6]
+        assert all(isinstance(layer, torch.nn.ELU) for layer in list(transform.hyper)[1::2])
+
+
+def test_flows_start_at_a_hundredth_of_their_last_layer():
+    """Which is what keeps a new flow close to the identity, also in one dimension without a network."""
+    transform = MaskedAutoregressiveTransform(3, 2)
+    before = transform.hyper[-1].weight.detach().clone()
+    assert near_identity(transform) is transform
+    torch.testing.assert_close(transform.hyper[-1].weight, before / 100)
+    assert not transform.hyper[-1].bias.any()
+    plain = MaskedAutoregressiveTransform(1, 0)
+    before = [parameter.detach().clone() for parameter in plain.phi]
+    near_identity(plain)
+    torch.testing.assert_close(list(plain.phi), [parameter / 100 for parameter in before])
+    for transform in IAF(3).transforms:
+        assert transform.hyper[-1].weight.abs().max() <= 0.01 / 128**0.5
 
 
 def test_iaf_starts_close_to_its_base():
@@ -256,3 +328,30 @@ def test_every_option_stands_in_its_file(name):
     }
     assert options == defaults
     assert {file.stem for file in (ROOT / "conf" / "posterior").glob("*.yaml")} == set(POSTERIORS), "a line is missing"
+
+
+def test_a_posterior_without_forward_cannot_be_made(make):
+    assert isinstance(make(2), Posterior)
+    with pytest.raises(TypeError, match="forward"):
+        type("Unfinished", (Posterior,), {})()
+
+
+@pytest.mark.parametrize("name", GAUSSIANS)
+def test_a_step_compiles_without_a_graph_break(name):
+    """Encoder, draw, density with and without the score, decoder and likelihood in one graph, with the same values."""
+    posterior, likelihood, prior = POSTERIORS[name](3), BernoulliLikelihood((1, 4, 4)), StandardNormal(3)
+    encoder, decoder = mlp((1, 4, 4), 3, posterior.num_features, likelihood.num_params, hidden=[])
+    x = torch.rand(2, 1, 4, 4).round()
+
+    def step(x):
+        q = posterior(encoder(x))
+        z, log_q = rsample_and_log_prob(q)
+        log_px = likelihood(decoder(z)).log_prob(x)
+        return (log_q - prior().log_prob(z) - log_px).mean() + rsample_and_log_prob(q, (2,), score=False)[1].mean()
+
+    losses, parameters = [], [*encoder.parameters(), *decoder.parameters()]
+    for run in (step, torch.compile(step, fullgraph=True, backend="eager")):
+        torch.manual_seed(1)
+        loss = run(x)
+        losses.append([loss, *torch.autograd.grad(loss, parameters)])
+    torch.testing.assert_close(*losses)

@@ -19,7 +19,7 @@ from cvae.distributions import Mixture
 from cvae.errors import ConfigError
 from cvae.likelihoods import Bernoulli
 from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian
-from cvae.priors import FlowPrior, MixtureOfGaussians, StandardNormal, VampPrior
+from cvae.priors import FlowPrior, MixtureOfGaussians, Prior, StandardNormal, VampPrior
 from cvae.vae import VAE
 
 SMALL_IAF = partial(IAF, transforms=2, hidden=8, context=3)
@@ -104,6 +104,17 @@ def test_far_away_stays_finite(make, far):
     assert all(parameter.grad.isfinite().all() for parameter in vae.prior.parameters())
 
 
+def test_no_value_is_checked(make):
+    """A check would wait for the device at every step; the training module sees that the loss is not finite."""
+    vae = make(3)
+    assert vae.p_z().log_prob(torch.full((2, 3), math.nan)).isnan().all()
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.fill_(math.nan)
+    if not isinstance(vae.prior, StandardNormal):
+        assert vae.p_z().log_prob(torch.zeros(2, 3)).isnan().all()
+
+
 def test_mixture_equals_a_sum_over_components():
     prior = shaken(MixtureOfGaussians(2, components=3))
     z, weights = torch.randn(5, 2, dtype=torch.float64), prior.logits.softmax(0)
@@ -120,20 +131,61 @@ def test_mixture_starts_near_the_standard_normal():
     torch.testing.assert_close(p.variance, torch.ones(3), rtol=0, atol=0.1)
 
 
+def test_mixture_starts_with_equal_weights_and_halved_variances():
+    prior = MixtureOfGaussians(3, components=4000)
+    assert not prior.logits.any()
+    torch.testing.assert_close(prior.logvar.exp(), torch.full((4000, 3), 0.5))
+    assert prior.mean.std().item() == pytest.approx(0.5**0.5, rel=0.05)
+
+
+def test_what_is_learned_and_what_is_saved(make):
+    """The standard normal learns and saves nothing, a mixture its weights too, a VampPrior its pseudo-inputs alone."""
+    learned = {
+        StandardNormal: set(),
+        MixtureOfGaussians: {"logits", "mean", "logvar"},
+        VampPrior: {"pseudo_inputs"},
+    }
+    prior = make(2).prior
+    names = {name for name, parameter in prior.named_parameters() if parameter.requires_grad}
+    assert names == learned.get(type(prior), names) and prior.state_dict().keys() >= names
+    if type(prior) in learned:
+        assert prior.state_dict().keys() == names
+    assert all(buffer.shape for buffer in prior.buffers())
+
+
+def test_standard_normal_follows_the_model_to_its_dtype():
+    p = StandardNormal(2).double()()
+    assert p.log_prob(torch.zeros(2, dtype=torch.float64)).dtype == torch.float64
+    torch.testing.assert_close(p.log_prob(torch.tensor([1.0, -2.0]).double()).item(), -math.log(2 * math.pi) - 2.5)
+
+
+def test_vamp_has_equal_weights():
+    p = vae_of(VAMP, DiagonalGaussian, 2).p_z()
+    torch.testing.assert_close(p.mixture_distribution.probs, torch.full((3,), 1 / 3))
+
+
+def test_vamp_reads_pseudo_inputs_in_float32_under_autocast():
+    """So does the density: only the products of matrices of the encoder are done in bfloat16."""
+    vae, read = vae_of(VAMP, DiagonalGaussian, 2), []
+    vae.encoder.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        log_p = vae.p_z().log_prob(torch.randn(4, 2))
+    assert read == [torch.float32] and log_p.dtype == torch.float32
+
+
 def test_vamp_equals_a_mixture_by_hand():
-    """(1/K) sum_k N(z; W u_k + b), term by term, with u_k cut off at 0 and 1."""
+    """(1/K) sum_k N(z; W u_k + b), term by term, with u_k clamped to [0, 1]."""
     vae = shaken(vae_of(VAMP, DiagonalGaussian, 2), 1.0)
-    pseudo_inputs, (flatten, linear) = vae.prior.pseudo_inputs, vae.encoder
+    pseudo_inputs, linear = vae.prior.pseudo_inputs, vae.encoder[1]
     assert (pseudo_inputs < 0).any() and (pseudo_inputs > 1).any()
     for z in torch.randn(4, 2, dtype=torch.float64):
         density = 0.0
         for u in pseudo_inputs.detach():
-            features = linear.weight @ u.flatten().clamp(0, 1) + linear.bias
-            for j in range(2):  # log N(z_j; mean_j, exp(logvar_j))
-                mean, logvar = features[j].item(), features[2 + j].item()
-                log_factor = -0.5 * (math.log(2 * math.pi) + logvar + (z[j].item() - mean) ** 2 / math.exp(logvar))
-                product = log_factor if j == 0 else product + log_factor
-            density += math.exp(product) / 3
+            features = (linear.weight @ u.flatten().clamp(0, 1) + linear.bias).tolist()
+            log_q = 0.0
+            for mean, logvar, value in zip(features[:2], features[2:], z.tolist(), strict=True):
+                log_q -= 0.5 * (math.log(2 * math.pi) + logvar + (value - mean) ** 2 / math.exp(logvar))
+            density += math.exp(log_q) / 3
         assert vae.p_z().log_prob(z).item() == pytest.approx(math.log(density), rel=1e-10)
 
 
@@ -199,13 +251,41 @@ def test_draws_in_chunks_have_the_moments_of_the_density(monkeypatch):
 
 @pytest.mark.parametrize("dims", [1, 4])
 def test_flow_by_change_of_variables(dims):
-    """log p(z) = log N(f(z); 0, I) + log |det df/dz|, with the Jacobian by automatic differentiation; and f is invertible."""
+    """log p(z) = log N(f(z); 0, I) + log |det df/dz|, the Jacobian by automatic differentiation; f is invertible."""
     p = shaken(FlowPrior(dims, hidden=8))()
     for z in (*torch.randn(5, dims, dtype=torch.float64), torch.full((dims,), 6.0, dtype=torch.float64)):
         jacobian = torch.autograd.functional.jacobian(p.transform, z)
         expected = Normal(0, 1).log_prob(p.transform(z)).sum() + torch.linalg.slogdet(jacobian).logabsdet
         torch.testing.assert_close(p.log_prob(z), expected)
         torch.testing.assert_close(p.transform.inv(p.transform(z)), z)
+
+
+def test_flow_prior_reverses_the_order_from_one_transform_to_the_next():
+    """In the first transform dimension i depends on those up to i, in the second on those from i on, and so on."""
+    prior, z = shaken(FlowPrior(4, hidden=16), 1.0), torch.randn(4, dtype=torch.float64)
+    assert len(prior.flow.transform.transforms) == 3
+    for i, transform in enumerate(prior.flow.transform.transforms):
+        jacobian = torch.autograd.functional.jacobian(transform(), z)
+        depends = torch.ones(4, 4).tril() if i % 2 == 0 else torch.ones(4, 4).triu()
+        assert torch.equal(jacobian != 0, depends.bool())
+
+
+def test_flow_prior_has_the_sizes_it_is_told():
+    """Two hidden layers; for `bins` pieces 3 bins - 1 numbers in each dimension; plain parameters in one dimension."""
+    for transform in FlowPrior(3, transforms=2, hidden=7, bins=5).flow.transform.transforms:
+        assert [layer.out_features for layer in list(transform.hyper)[::2]] == [7, 7, 3 * 14]
+    for transform in FlowPrior(1, bins=5).flow.transform.transforms:
+        assert [parameter.shape[-1] for parameter in transform.phi] == [5, 5, 4]
+
+
+def test_flow_prior_starts_at_a_hundredth_of_its_last_layer():
+    for dims in (1, 3):
+        for transform in FlowPrior(dims).flow.transform.transforms:
+            if dims == 1:
+                assert all(0 < parameter.abs().max() < 0.05 for parameter in transform.phi)
+            else:
+                assert not transform.hyper[-1].bias.any()
+                assert 0 < transform.hyper[-1].weight.abs().max() <= 0.01 / 128**0.5
 
 
 def test_flow_starts_near_the_standard_normal():
@@ -251,3 +331,9 @@ def test_every_option_stands_in_its_file(file):
         key: parameter.default for key, parameter in inspect.signature(cls).parameters.items() if key not in given
     }
     assert file.stem in PRIORS, "a line is missing"
+
+
+def test_a_prior_without_forward_cannot_be_made(make):
+    assert isinstance(make(2).prior, Prior)
+    with pytest.raises(TypeError, match="forward"):
+        type("Unfinished", (Prior,), {})()

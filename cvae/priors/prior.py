@@ -1,0 +1,24 @@
+"""What every prior is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+
+class Prior(nn.Module, ABC):
+    """p(z), fixed or learned.
+
+    A subclass takes `latent_dim` (D), `image_shape` (C', H, W) of what the encoder reads, and its own options. C'
+    counts the label planes of a conditional model too.
+    """
+
+    @abstractmethod
+    def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
+        """p(z): batch (), event (D,).
+
+        Args:
+            encode: the model's own encoder and posterior, images (K, C', H, W) -> q(z|x) with batch (K,) and event
+                (D,). Only VampPrior needs it; every other prior ignores it.
+        """

@@ -1,0 +1,89 @@
+"""Mixtures: their chunks, and components that are diagonal Gaussians."""
+
+import pytest
+import torch
+from torch.distributions import Categorical, Independent, MultivariateNormal, Normal
+
+from cvae.distributions import Mixture
+from cvae.distributions.mixture import diagonal_normal_log_prob
+from cvae.posteriors import IAF
+
+
+def mixture(components):
+    return Mixture(Categorical(logits=torch.randn(components.batch_shape)), components, validate_args=False)
+
+
+def diagonal(num, dims):
+    return Independent(Normal(torch.randn(num, dims), 0.1 + torch.rand(num, dims)), 1)
+
+
+def full(num, dims):
+    return MultivariateNormal(torch.randn(num, dims), scale_tril=torch.eye(dims).expand(num, -1, -1))
+
+
+@pytest.mark.parametrize("dtype, rtol", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_diagonal_normals_by_matrix_products(scale, dtype, rtol):
+    """As torch's plain formula in float64, also close to a narrow mean, where the multiplied-out square cancels."""
+    loc = 3 * torch.randn(5, 40, dtype=dtype)
+    scales = scale * (0.5 + torch.rand(5, 40, dtype=dtype))
+    z = torch.cat([loc + scales * torch.randn(5, 40, dtype=dtype), torch.zeros(1, 40, dtype=dtype)])
+    expected = Normal(loc.double(), scales.double()).log_prob(z.double()[:, None]).sum(-1)
+    torch.testing.assert_close(diagonal_normal_log_prob(z, loc, scales), expected, rtol=rtol, atol=rtol)
+
+
+def test_a_mixture_scores_diagonal_normals_as_any_other_components():
+    logits, loc, scale = torch.randn(7), torch.randn(7, 3), 0.1 + torch.rand(7, 3)
+    z = torch.randn(4, 2, 3)
+    fast = Mixture(Categorical(logits=logits), Independent(Normal(loc, scale), 1))
+    plain = Mixture(Categorical(logits=logits), MultivariateNormal(loc, scale_tril=scale.diag_embed()))
+    torch.testing.assert_close(fast.log_prob(z), plain.log_prob(z))
+    assert fast.log_prob(z).dtype == torch.float32
+
+
+def test_chunks_are_as_large_as_the_memory_allows(monkeypatch):
+    """2^24 floats: for one z, K components take 2 K (diagonal, in float64), K D, or K times what the component says."""
+    iaf = IAF(3, transforms=2, hidden=8, context=4)
+    of_flow = iaf(torch.randn(5, iaf.num_features))
+    for components, scored in ((diagonal(5, 3), 2), (full(5, 3), 3), (of_flow, of_flow.scratch)):
+        p = mixture(components)
+        assert p._chunk() == 2**24 // (5 * scored)
+        assert p._chunk(drawn=True) == 2**24 // (5 * 3)
+    monkeypatch.setattr(Mixture, "floats", 9)
+    assert mixture(diagonal(5, 3))._chunk() == 1
+
+
+def test_only_normals_of_vectors_take_the_fast_way():
+    maps = Independent(Normal(torch.randn(5, 2, 3), 1.0), 2)
+    assert not mixture(maps)._diagonal and mixture(diagonal(5, 3))._diagonal and not mixture(full(5, 3))._diagonal
+
+
+def saved_floats(function):
+    """How many numbers the forward pass keeps for the backward pass."""
+    kept = {}
+
+    def keep(t):
+        kept[t.untyped_storage().data_ptr()] = t  # held, so that no other takes its address
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        function()
+    return sum(t.untyped_storage().nbytes() for t in kept.values()) / 4
+
+
+def test_scratch_is_what_an_iaf_keeps_for_one_z():
+    """Up to a factor of 2, and whatever the sizes are."""
+    for sizes in ({"hidden": 32, "context": 8}, {"hidden": 4, "context": 128}):
+        iaf = IAF(8, transforms=3, **sizes)
+        q = iaf(torch.randn(1, iaf.num_features))
+        few, many = (torch.randn(num, 1, 8) for num in (10, 30))
+        for_one = (saved_floats(lambda: q.log_prob(many)) - saved_floats(lambda: q.log_prob(few))) / 20  # noqa: B023
+        assert 0.5 < q.scratch / for_one < 2
+
+
+def test_the_backward_pass_recomputes_the_chunks(monkeypatch):
+    loc, z = torch.randn(5, 3, requires_grad=True), torch.randn(100, 3)
+    p = mixture(Independent(Normal(loc, 1.0), 1))
+    at_once = saved_floats(lambda: p.log_prob(z))
+    monkeypatch.setattr(Mixture, "floats", 5 * 2 * 20)  # 20 z a chunk
+    assert saved_floats(lambda: p.log_prob(z)) < at_once / 2
