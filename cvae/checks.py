@@ -1,6 +1,7 @@
 """Checks of single values: each returns the value, or raises a ConfigError that says what is allowed. Needs no torch."""
 
 import math
+from collections.abc import Sequence
 
 from cvae.errors import ConfigError
 
@@ -42,3 +43,13 @@ def seed_number(key: str, value) -> int:
     if not is_int(value) or not 0 <= value < 2**32:
         raise ConfigError(key, value, "an integer from 0 to 4294967295")
     return value
+
+
+def image_shape(key: str, value) -> tuple[int, int, int]:
+    """Return `value` as (C, H, W), or raise ConfigError unless it is three positive integers, the first 1 or 3."""
+    shape = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    if not isinstance(shape, list) or len(shape) != 3 or not all(is_int(size) and size > 0 for size in shape):
+        raise ConfigError(key, shape, "three positive integers [channels, height, width]")
+    if shape[0] not in (1, 3):
+        raise ConfigError(key, shape, "[channels, height, width] with 1 channel (grey) or 3 (RGB)")
+    return tuple(shape)
