@@ -36,9 +36,9 @@ class ImageFolder:
     """The images below a folder, of any count, size and format that Pillow reads.
 
     `root`/train/… are the training images, `root`/test/… the test images. Without these two folders, all images below
-    `root` are one set, and a part of it is kept for testing. An image's class is the folder right below `root` (or below
-    train or test) that holds it; the classes are numbered in alphabetical order. Images in no such folder are one more
-    class, the first one.
+    `root` are one set, and a part of it is kept for testing. An image's class is the folder right below `root` (or
+    below train or test) that holds it; the classes are numbered in alphabetical order. Images in no such folder are one
+    more class, the first one.
 
     Each image is turned as its EXIF orientation says, made grey or RGB (transparent pixels become white; 16 bits become
     8), cropped around its centre to the aspect ratio of `image_shape` and resized (bilinear, antialiased). Of an
@@ -72,7 +72,7 @@ class ImageFolder:
         return len({name for _, name in train + test})
 
     def load(self) -> tuple[Images, Images]:
-        """(train, test). Raises DataError if the folder is missing or empty, or if files cannot be read (it names all)."""
+        """(train, test). Raises DataError if the folder is missing or empty, or names each unreadable file."""
         train, test = self._find()
         files = train + test
         classes = {name: label for label, name in enumerate(sorted({name for _, name in files}))}
@@ -87,7 +87,7 @@ class ImageFolder:
             except Exception as error:  # a damaged file can make a decoder raise almost anything
                 return str(error) or type(error).__name__
 
-        # Pillow only warns of a file that unpacks to very many pixels, and raises at twice as many; here both are errors.
+        # Pillow warns of a file that unpacks to very many pixels, and raises at twice as many; here both are errors.
         # The filter holds for all threads, so it is set once, outside them.
         with warnings.catch_warnings(), ThreadPoolExecutor() as pool:  # Pillow works without holding Python's lock
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -17,8 +17,8 @@ class Synthetic:
     Args:
         root: not read
         image_shape: [C, H, W]
-        num_classes: each class has a point on a circle; the centres of its spots are near it (standard deviation: 5 % of
-            the image)
+        num_classes: each class has a point on a circle; the centres of its spots are near it (standard deviation: 5 %
+            of the image)
         train_size: how many training images
         test_size: how many test images
     """
