@@ -41,6 +41,18 @@ def test_the_first_way_that_works_is_taken(tmp_path, caplog):
     assert caplog.messages == [f"The set is not in {where}: fetching it from {way}" for way in ("one", "two")]
 
 
+def test_downloads_go_into_a_hidden_folder_beside_the_files(tmp_path):
+    """On the same file system, so that a move is one step."""
+    seen = []
+
+    def get(folder):
+        seen.append(folder)
+        return []
+
+    fetch("The set", tmp_path, [("one", get)], "advice")
+    assert seen[0].parent == tmp_path and seen[0].name.startswith(".download-")
+
+
 def test_files_that_are_there_are_replaced(tmp_path):
     (tmp_path / "a").write_text("old")
     fetch("The set", tmp_path, [("one", writes("a"))], "advice")
