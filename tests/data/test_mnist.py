@@ -93,7 +93,18 @@ def test_the_mirrors_come_first(mnist_root, small_md5, tmp_path, monkeypatch):
     assert_small_mnist(source)
 
 
-def test_the_package_gives_the_four_files(small_md5, wheel, tmp_path):
+def test_the_known_hashes_of_the_package():
+    """Those of the genuine one: a changed digit would refuse it."""
+    sums = (mnist.WHEEL_SHA256 + mnist.PICKLE_SHA256).encode()
+    assert hashlib.md5(sums, usedforsecurity=False).hexdigest() == "8dec28150dfd5674e8ceaa7f098769c2"
+
+
+def test_the_package_gives_the_four_files(small_md5, wheel, tmp_path, monkeypatch):
+    def loads(content, encoding, whole=pickle.loads):  # the genuine pickle holds arrays as Python 2 wrote them
+        assert encoding == "latin1"
+        return whole(content, encoding=encoding)
+
+    monkeypatch.setattr(pickle, "loads", loads)
     (tmp_path / "to").mkdir()
     paths = mnist.from_package(tmp_path / "to")
     assert paths == [tmp_path / "to" / name for name in FILES]
