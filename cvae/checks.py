@@ -47,13 +47,10 @@ def seed_number(key: str, value: Any) -> int:
 
 
 def image_shape(key: str, value: Any) -> tuple[int, int, int]:
-    """Return (C, H, W), or raise ConfigError unless `value` is three positive integers, C 1 (grey) or 3 (colour)."""
-    if (
-        isinstance(value, str)
-        or not isinstance(value, Sequence)
-        or len(value) != 3
-        or not all(is_int(size) and size > 0 for size in value)
-    ):
-        raise ConfigError(key, value, "three positive integers, [channels, height, width]")
-    one_of(f"{key}[0]", value[0], (1, 3))
-    return tuple(value)
+    """Return `value` as (C, H, W), or raise ConfigError unless it is three positive integers, the first 1 or 3."""
+    shape = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    if not isinstance(shape, list) or len(shape) != 3 or not all(is_int(size) and size > 0 for size in shape):
+        raise ConfigError(key, shape, "three positive integers [channels, height, width]")
+    if shape[0] not in (1, 3):
+        raise ConfigError(key, shape, "[channels, height, width] with 1 channel (grey) or 3 (RGB)")
+    return tuple(shape)

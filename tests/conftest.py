@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import cvae.cli  # noqa: F401, as train.py does: an experiment's values are put in
-import cvae.data.mnist
+from cvae.data.idx_files import MD5, write_idx
 
 torch.set_num_threads(1)  # the tests run side by side, and their tensors are small
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def mnist_root(tmp_path_factory):
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     for name, array in small_mnist().items():
-        cvae.data.mnist.write_idx(folder / name, array)
+        write_idx(folder / name, array)
         content = (folder / name).read_bytes()
         (folder / name).unlink()
         (folder / f"{name}.gz").write_bytes(gzip.compress(content))
@@ -61,6 +61,6 @@ def mnist_root(tmp_path_factory):
 @pytest.fixture
 def small_md5(mnist_root, monkeypatch):
     """Let the small MNIST pass for the real one: its hashes in place of those."""
-    for name in cvae.data.mnist.MD5:
+    for name in MD5["MNIST"]:
         content = gzip.decompress((mnist_root / "MNIST" / "raw" / f"{name}.gz").read_bytes())
-        monkeypatch.setitem(cvae.data.mnist.MD5, name, hashlib.md5(content, usedforsecurity=False).hexdigest())
+        monkeypatch.setitem(MD5["MNIST"], name, hashlib.md5(content, usedforsecurity=False).hexdigest())

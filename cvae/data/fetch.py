@@ -1,29 +1,63 @@
-"""Downloads that leave whole files or nothing, and files known by their hash."""
+"""Downloads that leave whole files or nothing, and checks of files by their hash."""
 
 import hashlib
 import logging
+import os
 import tempfile
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from http.client import HTTPException
 from pathlib import Path
+
+from torchvision.datasets.utils import download_url
 
 from cvae.errors import DataError
 
 log = logging.getLogger(__name__)
 
-OFFLINE = (OSError, RuntimeError, HTTPException)  # what a download that fails raises
+# A way to fetch files: (where they come from, for messages; a function that puts whole, checked files into a given
+# folder and returns their paths).
+Way = tuple[str, Callable[[Path], list[Path]]]
+
+FAILURES = (OSError, RuntimeError, HTTPException)  # what a failed download raises; DataError is a RuntimeError
 
 
-@contextmanager
-def temporary_folder(inside: Path):
-    """A folder that is gone when its context ends: a download that breaks off leaves nothing behind."""
-    inside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=inside, prefix=".download-") as name:
-        yield Path(name)
+def fetch(name: str, folder: Path, ways: Iterable[Way], advice: str) -> None:
+    """Put files into `folder` in the first of the `ways` that works.
+
+    A download that fails or is interrupted leaves nothing behind: files move into `folder` when all of them are whole.
+
+    Args:
+        name: of the data, for messages
+        folder: where the files belong; made if it does not exist
+        ways: where from, and how
+        advice: what the user can do if no way works: the end of the error
+
+    Raises:
+        DataError: no way works; it gives the reason for each.
+    """
+    failures = []
+    for where, get in ways:
+        log.info("%s is not in %s: fetching it from %s", name, folder, where)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
+                for path in get(Path(temporary)):
+                    os.replace(path, folder / path.name)
+            return
+        except FAILURES as error:
+            failures.append(f"  {where}: {' '.join(str(error).split())}")
+    raise DataError("\n".join([f"{name} is not in {folder} and could not be fetched:", *failures, advice]))
+
+
+def download(url: str, md5: str, folder: Path) -> list[Path]:
+    """Download one file into `folder`. Raises one of FAILURES if it cannot, or if the file's MD5 sum is another."""
+    name = url.rpartition("/")[2]
+    download_url(url, folder, name, md5)
+    return [folder / name]
 
 
 def verified(path: Path, md5: str) -> bytes:
-    """The content of a file. Raises DataError if it is missing or not the one that torchvision knows."""
+    """The content of a file. Raises DataError if the file is missing or its MD5 sum is another."""
     if not path.is_file():
         raise DataError(f"{path} is missing")
     content = path.read_bytes()
@@ -31,22 +65,13 @@ def verified(path: Path, md5: str) -> bytes:
     return content
 
 
-def not_fetched(name: str, folder: Path, failures, files, layout: str, archive: Path | None = None) -> DataError:
-    tried = "\n".join(f"  {url}: {' '.join(str(error).split())}" for url, error in failures)
-    wanted = "\n".join(f"  {file}" for file in files)
-    either = f"Put {archive.name} into {archive.parent},\nor these files" if archive else "Put these files"
-    return DataError(
-        f"{name} is not in {folder} and could not be fetched:\n{tried}\n{either} into {folder}:\n{wanted}\n"
-        f"or point data.root (or the environment variable CVAE_DATA) at a folder that has them in {layout}."
-    )
-
-
 def verify(path: Path, content: bytes, expected: str, algorithm: str) -> None:
-    """Raise DataError unless the hash of `content` is as expected."""
+    """Raise DataError unless the hash of `content`, read from `path`, is the expected one."""
     found = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
     if found != expected:
         raise damaged(path, f"its {algorithm} is {found}, not {expected}")
 
 
 def damaged(path: Path, why: str) -> DataError:
+    """The error for a file that is not what it should be."""
     return DataError(f"{path} is damaged ({why}). Delete it, and the next run fetches it again.")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -11,60 +12,67 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision import datasets
 
-from cvae.checks import is_int
+from cvae import checks
+from cvae.checks import is_int, seed_number
 from cvae.data.images import Images
 from cvae.data.module import ImageData
 from cvae.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = (*datasets.folder.IMG_EXTENSIONS, ".gif", ".avif")  # what torchvision takes for an image file
+EXTENSIONS = (*datasets.folder.IMG_EXTENSIONS, ".gif", ".avif")  # torchvision's list, and two more that Pillow reads
 
 
 def image_folder(image_shape, test_size, seed, image_size=None, channels=None, **options) -> ImageData:
-    """ImageData of a user's own images; see `ImageFolder`. The config makes image_shape of image_size and channels."""
+    """ImageData of a user's own images; see `ImageFolder`.
+
+    image_size and channels are keys of the config alone: it computes image_shape from them.
+    """
     source = partial(ImageFolder, image_shape=image_shape, test_size=test_size, seed=seed)
     return ImageData(source, image_shape=image_shape, seed=seed, **options)
 
 
 class ImageFolder:
-    """The images below a folder, any count, size and format that Pillow reads.
+    """The images below a folder, of any count, size and format that Pillow reads.
 
-    `root`/train/… and `root`/test/… are the training and the test images. Without these two all images below `root` are
-    one set, of which a part is kept for testing. An image's class is the folder right below `root` (or train, or test) that
-    it is in, numbered in alphabetical order; images in no such folder are a class of their own, the first one.
+    `root`/train/… are the training images, `root`/test/… the test images. Without these two folders, all images below
+    `root` are one set, and a part of it is kept for testing. An image's class is the folder right below `root` (or
+    below train or test) that holds it; the classes are numbered in alphabetical order. Images in no such folder are one
+    more class, the first one.
 
-    Each is turned as its EXIF orientation says, made grey or RGB (what is transparent becomes white; 16 bits become 8),
-    cropped around its centre to the aspect ratio that is asked for and resized, antialiased, bilinear. Of an animation or
-    a file of several pages the first is read. Files whose names do not end like an image's, or begin with a dot, are left out.
+    Each image is turned as its EXIF orientation says, made grey or RGB (transparent pixels become white; 16 bits become
+    8), cropped around its centre to the aspect ratio of `image_shape` and resized (bilinear, antialiased). Of an
+    animation or a file of several pages, the first picture is read. Files are left out if their names begin with a dot
+    or do not end like an image's.
 
     Args:
         root: the folder
         image_shape: [C, H, W]; C is 1 (grey) or 3 (RGB)
-        test_size: how many of the images (an integer), or which share of them (between 0 and 1), are the test set where
+        test_size: how many of the images (an integer), or which share of them (between 0 and 1), are the test set if
             there is no test folder
-        seed: of the choice of these
+        seed: draws the test set
     """
 
     def __init__(self, root: str | None, image_shape, test_size, seed: int):
         if root is None:
             raise ConfigError("root", root, "the folder of your images")
-        self.root, self.shape, self.test_size, self.seed = Path(root).expanduser(), tuple(image_shape), test_size, seed
-        if self.shape[0] not in (1, 3):
-            raise ConfigError(
-                "image_shape", list(image_shape), "[channels, height, width] with 1 channel (grey) or 3 (RGB)"
-            )
+        self.root, self.test_size = Path(root).expanduser(), test_size
+        self.shape, self.seed = checks.image_shape("image_shape", image_shape), seed_number("seed", seed)
         if not (is_int(test_size) and test_size > 0) and not (isinstance(test_size, float) and 0 < test_size < 1):
-            raise ConfigError(
-                "test_size", test_size, "a positive integer (images), or a number between 0 and 1 (a share)"
-            )
+            allowed = "a positive integer (images), or a number between 0 and 1 (a share)"
+            raise ConfigError("test_size", test_size, allowed)
 
     def download(self) -> None:
         """Nothing is fetched. Raises DataError if the folder is missing or has no images."""
         self._find()
 
+    def classes(self) -> int:
+        """How many classes there are. Reads no image. Raises DataError as `download` does."""
+        train, test = self._find()
+        return len({name for _, name in train + test})
+
     def load(self) -> tuple[Images, Images]:
-        """(train, test). Raises DataError if the folder is missing or empty, or naming all the files that cannot be read."""
+        """(train, test). Raises DataError if the folder is missing or empty, or names each unreadable file."""
         train, test = self._find()
         files = train + test
         classes = {name: label for label, name in enumerate(sorted({name for _, name in files}))}
@@ -79,10 +87,12 @@ class ImageFolder:
             except Exception as error:  # a damaged file can make a decoder raise almost anything
                 return str(error) or type(error).__name__
 
-        with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without holding Python's lock
-            faults = [
-                (path, why) for (path, _), why in zip(files, pool.map(read, range(len(files))), strict=True) if why
-            ]
+        # Pillow warns of a file that unpacks to very many pixels, and raises at twice as many; here both are errors.
+        # The filter holds for all threads, so it is set once, outside them.
+        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:  # Pillow works without holding Python's lock
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            reasons = list(pool.map(read, range(len(files))))
+        faults = [(path, why) for (path, _), why in zip(files, reasons, strict=True) if why]
         if faults:
             lines = "\n".join(f"  {path}: {' '.join(why.split())}" for path, why in faults)
             raise DataError(f"{len(faults)} of {len(files)} images cannot be read. Mend or delete them:\n{lines}")
@@ -94,11 +104,12 @@ class ImageFolder:
         if not self.root.is_dir():
             raise DataError(f"data.root={self.root}: there is no such folder")
         parts = [self.root / name for name in ("train", "test") if (self.root / name).is_dir()]
-        if len(parts) == 1:  # to take it for a class would train on the wrong images, or on no classes
+        if len(parts) == 1:  # it could be one of the two sets, or a class: do not guess
             missing = "test" if parts[0].name == "train" else "train"
             raise DataError(
-                f"{self.root} has a folder {parts[0].name} but none called {missing}. Add it, or have a part of all images "
-                f"kept for testing: with data.root={parts[0]}, or after renaming that folder if it is a class."
+                f"{self.root} has a folder {parts[0].name} but none called {missing}. Add {missing}; or set "
+                f"data.root={parts[0]} to keep a part of those images for testing; or rename {parts[0].name} if it is "
+                "a class."
             )
         if parts:
             return tuple(images_below(part) for part in parts)
@@ -112,7 +123,10 @@ class ImageFolder:
 
 
 def images_below(folder: Path) -> list[tuple[Path, str]]:
-    """The image files below a folder, sorted, each with the name of the folder right below it. Raises DataError if there are none."""
+    """The image files below `folder`, sorted, each with its class: the name of the folder right below `folder`, or "".
+
+    Raises DataError if there are none.
+    """
     files = []
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -129,9 +143,8 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """A file as uint8 (C, H, W); see `ImageFolder`. Raises whatever Pillow raises."""
     channels, height, width = shape
     with Image.open(path) as image:
-        image.draft(
-            None, (2 * max(height, width),) * 2
-        )  # a JPEG decodes faster at a fraction of its size; twice ours will do
+        # A JPEG decodes faster at a fraction of its size; at least twice ours keeps the detail.
+        image.draft(None, (2 * max(height, width),) * 2)
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format in ("PNG", "PPM")):
             # 16 bits: Pillow's own conversion cuts off at 255 instead of scaling
@@ -145,5 +158,5 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     upright = upright.convert("L" if channels == 1 else "RGB")
     fitted = ImageOps.fit(
         upright, (width, height), Image.Resampling.BILINEAR
-    )  # antialiased, as all of Pillow's filters
+    )  # antialiased, like all of Pillow's filters
     return np.array(fitted).reshape(height, width, channels).transpose(2, 0, 1)

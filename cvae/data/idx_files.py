@@ -1,62 +1,128 @@
-"""Fashion-MNIST and KMNIST."""
+"""MNIST, Fashion-MNIST and KMNIST: four files in LeCun's idx format, packed or not, each known by its MD5 sum."""
 
 import gzip
-import logging
-import os
+import zlib
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 from torchvision import datasets
-from torchvision.datasets.utils import download_url
 
 from cvae.checks import one_of
-from cvae.data.fetch import OFFLINE, not_fetched, temporary_folder, verified
+from cvae.data.fetch import Way, damaged, download, fetch, verify
 from cvae.data.images import Images
-from cvae.data.mnist import read_idx
+from cvae.errors import DataError
 
-log = logging.getLogger(__name__)
+FILES = (  # images and labels for training, then for testing
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+MD5 = {  # of the unpacked files. KMNIST: not known, torchvision has the sums of the archives
+    "MNIST": {
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    },
+    "FashionMNIST": {
+        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    },
+    "KMNIST": {},
+}
 
 
 class IdxFiles:
-    """60,000 + 10,000 images of 28x28 in torchvision's layout: `root`/<dataset>/raw/train-images-idx3-ubyte.gz, ….
+    """60,000 + 10,000 images of 28x28 in torchvision's layout: `root`/<dataset>/raw/train-images-idx3-ubyte[.gz], ….
 
-    The archives are read, not what torchvision unpacks beside them: its MD5 sums are those of the archives.
+    An unpacked file is read before its archive. The check is of the content: an archive that was packed again is fine.
+    Where only the sums of the original archives are known, only those archives are read.
 
     Args:
         root: torchvision's root
-        dataset: FashionMNIST (Xiao et al. 2017) or KMNIST (Clanuwat et al. 2018), torchvision's names
+        dataset: MNIST (LeCun et al. 1998), FashionMNIST (Xiao et al. 2017) or KMNIST (Clanuwat et al. 2018)
+        more_ways: other ways to fetch the files, tried after torchvision's mirrors
     """
 
-    def __init__(self, root: str, dataset: str):
-        self.dataset = one_of("source.dataset", dataset, ("FashionMNIST", "KMNIST"))
+    def __init__(self, root: str | Path, dataset: str, more_ways: Iterable[Way] = ()):
+        self.dataset = one_of("source.dataset", dataset, tuple(MD5))
         self.folder = Path(root).expanduser() / dataset / "raw"
         known = getattr(datasets, dataset)
-        self.mirrors, self.md5 = known.mirrors, dict(known.resources)
+        self.mirrors, self.archives, self.md5 = known.mirrors, dict(known.resources), MD5[dataset]
+        self.more_ways = tuple(more_ways)
 
     def download(self) -> None:
-        """Fetch the archives that are not there. Raises DataError if no mirror has them."""
-        for name, md5 in self.md5.items():
-            if not (self.folder / name).is_file():
-                self._fetch(name, md5)
+        """Fetch the files that are missing. Raises DataError if no way of fetching works."""
+        for name in FILES:
+            if self._find(name) is None:
+                archive = f"{name}.gz"
+                addresses = [mirror + archive for mirror in self.mirrors]
+                ways = [(address, partial(download, address, self.archives[archive])) for address in addresses]
+                fetch(self.dataset, self.folder, [*ways, *self.more_ways], self._advice())
 
     def load(self) -> tuple[Images, Images]:
         """(train, test). Raises DataError if a file is missing, truncated or altered."""
-        # torchvision's order: training images, training labels, test images, test labels
-        train_x, train_y, test_x, test_y = (self._read(self.folder / name, md5) for name, md5 in self.md5.items())
+        train_x, train_y, test_x, test_y = map(self._read, FILES)
         return Images(train_x[:, None], train_y.long()), Images(test_x[:, None], test_y.long())
 
-    def _fetch(self, name: str, md5: str) -> None:
-        failures = []
-        for mirror in self.mirrors:
-            log.info("%s is not in %s: fetching it from %s", name, self.folder, mirror)
-            try:
-                with temporary_folder(self.folder) as temporary:
-                    download_url(mirror + name, temporary, name, md5)
-                    os.replace(temporary / name, self.folder / name)
-                return
-            except OFFLINE as error:
-                failures.append((mirror + name, error))
-        raise not_fetched(self.dataset, self.folder, failures, self.md5, f"{self.dataset}/raw/")
+    def _find(self, name: str) -> Path | None:
+        """The file, unpacked or as an archive, if there is one that can be checked."""
+        unpacked, archive = self.folder / name, self.folder / f"{name}.gz"
+        if name in self.md5 and unpacked.is_file():
+            return unpacked
+        return archive if archive.is_file() else None
 
-    def _read(self, path: Path, md5: str) -> torch.Tensor:
-        return read_idx(gzip.decompress(verified(path, md5)))
+    def _read(self, name: str) -> Tensor:
+        path = self._find(name)
+        if path is None:
+            raise DataError(self._missing(name))
+        content = path.read_bytes()
+        if name not in self.md5:
+            verify(path, content, self.archives[path.name], "md5")
+        if path.suffix == ".gz":
+            try:
+                content = gzip.decompress(content)
+            except (OSError, EOFError, zlib.error) as error:
+                raise damaged(path, str(error)) from error
+        if name in self.md5:
+            verify(path, content, self.md5[name], "md5")
+        return read_idx(content)
+
+    def _missing(self, name: str) -> str:
+        path = self.folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        return f"{path}.gz is missing, and {path} cannot be checked: only the MD5 sum of the archive is known"
+
+    def _advice(self) -> str:
+        files, form = (FILES, "files (unpacked, or as .gz)") if self.md5 else (self.archives, "archives, not unpacked,")
+        return "\n".join(
+            [
+                f"Put these {form} into {self.folder}:",
+                *(f"  {file}" for file in files),
+                "or point data.root (or the environment variable CVAE_DATA) at a folder that has them in "
+                f"{self.dataset}/raw/.",
+            ]
+        )
+
+
+def read_idx(content: bytes) -> Tensor:
+    """The bytes of an idx file of unsigned bytes -> uint8 tensor. Header: 0, 0, type, rank, then big-endian sizes."""
+    rank = content[3]
+    shape = np.frombuffer(content, ">i4", rank, offset=4)
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape).copy())
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """The inverse of `read_idx`, into a file."""
+    path.write_bytes(
+        bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.astype(np.uint8).tobytes()
+    )

@@ -1,4 +1,4 @@
-"""Images in memory as uint8, and a dataset that hands out whole batches."""
+"""Images in memory as uint8, and a dataset that returns whole batches."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,29 @@ from torch.utils.data import Dataset
 
 
 class Images(NamedTuple):
-    """A labelled set of images: x uint8 (N, C, H, W), y int64 (N,)."""
+    """A set of images with what is known about each.
+
+    x uint8 (N, C, H, W): the levels; y int64 (N,): the labels; factors (N, F): the known factors of variation, or None.
+    """
 
     x: Tensor
     y: Tensor
+    factors: Tensor | None = None
+
+    def take(self, indices) -> "Images":
+        """The images at `indices` (a list of integers, an integer tensor or a slice), in that order."""
+        return Images(*(None if part is None else part[indices] for part in self))
+
+    def join(self, other: "Images") -> "Images":
+        """These images, then those of `other`. Raises ValueError if only one of the two sets has factors."""
+        if (self.factors is None) != (other.factors is None):
+            raise ValueError("cannot join images with factors and images without")
+        pairs = zip(self, other, strict=True)
+        return Images(*(None if one is None else torch.cat([one, two]) for one, two in pairs))
 
 
 class ImageDataset(Dataset):
-    """Hands out a whole batch with one index: the DataLoader calls `__getitems__` where a dataset has it."""
+    """Returns a whole batch at once: a DataLoader calls `__getitems__` if a dataset has it."""
 
     def __init__(self, images: Images):
         self.images = images
@@ -31,24 +46,26 @@ class ImageDataset(Dataset):
 
 
 def as_is(batch):
-    """The collate function for batches that are batches already."""
+    """The collate function of a DataLoader whose dataset returns whole batches."""
     return batch
 
 
 def draw(p: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """1 with probability p, else 0: p float (…) in [0, 1] -> float (…), of the global random numbers of p's device.
+    """1 with probability p, else 0: p float (…) in [0, 1] -> float (…). Without a generator: p's device's global one.
 
-    p = 0 stays 0 and p = 1 stays 1, so images that are binary already are left as they are. TensorFlow Probability's
-    example of probabilistic layers draws `image < uniform` instead, which is `invert` first and then this.
+    p = 0 gives 0 and p = 1 gives 1, so binary images do not change. TensorFlow Probability's example of probabilistic
+    layers draws `image < uniform` instead: that is `invert` first and then this function.
     """
     return (torch.rand(p.shape, generator=generator, device=p.device) < p).to(p.dtype)
 
 
 def drawn_once(images: Images, generator: torch.Generator) -> Images:
-    """Binarized to 0 and 255; the draws are taken image after image, so that each depends on the seed and the index alone."""
+    """The same images, each pixel 255 with probability level / 255, else 0.
+
+    Draws one image after the other: an image's pixels depend on the generator's seed and the image's index alone.
+    """
     x = torch.empty_like(images.x)
-    for levels, out in zip(
-        images.x.split(1000), x.split(1000), strict=True
-    ):  # the floats of all at once would be large
+    # 1,000 at a time: as floats, all images at once would need four times the memory.
+    for levels, out in zip(images.x.split(1000), x.split(1000), strict=True):
         out.copy_(draw(levels.float() / 255, generator) * 255)
-    return Images(x, images.y)
+    return images._replace(x=x)

@@ -2,9 +2,11 @@
 
 import torch
 from pytorch_lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-from cvae.checks import is_int, one_of, positive_int
+from cvae import checks
+from cvae.checks import is_int, one_of, positive_int, seed_number
 from cvae.data.images import ImageDataset, Images, as_is, draw, drawn_once
 from cvae.errors import ConfigError
 
@@ -14,22 +16,28 @@ BINARIZATIONS = ("static", "stochastic", "fixed", "none")
 class ImageData(LightningDataModule):
     """Training, validation and test batches (x float32 (B, C, H, W) in [0, 1], y int64 (B,)).
 
+    `train`, `validation` and `test` are datasets of uint8 images; None before setup(), or if there is no such split.
+
     Args:
-        source: root -> an object with download() and load() -> (train Images, test Images)
+        source: root -> an object with download() and load() -> (train Images, test Images). If it can count its classes
+            without loading, it also has classes() -> int.
         root: the folder of the data
         image_shape: [C, H, W], checked against what the source loads
-        num_classes: labels are 0 … num_classes - 1, checked against those of the source; None: whatever they are
-        batch_size: training images a step and process
-        eval_batch_size: images a step of evaluation; changes memory and speed, not the images
+        num_classes: labels are 0 … num_classes - 1, checked against those of the source. None: no check
+        batch_size: training images per step and process
+        eval_batch_size: images per step of evaluation; changes memory and speed, not the images
         binarization: static: 1 where level / 255 > 0.5, else 0
             stochastic: 1 with probability level / 255, drawn anew whenever a training image is used; the validation and
             test images are drawn once by seed, so that every evaluation sees the same
             fixed: drawn once by seed, training images too
             none: x = level / 255
         invert: 255 - level instead of level, before binarization
-        train_on: train, or all: training and test images, as keras.io's example does; the test set remains as it is
+        train_on: train; or all: training and test images, as keras.io's example does. The test set stays as it is
         validation_size: how many of the training images (drawn by seed) are kept for validation; 0: none
         seed: of the split, of the binarization that is drawn once, and of the order of the training images
+
+    Raises:
+        ConfigError: a value is not allowed.
     """
 
     def __init__(
@@ -37,23 +45,18 @@ class ImageData(LightningDataModule):
         validation_size, seed,
     ):  # fmt: skip
         super().__init__()
-        self.image_shape = tuple(image_shape)
-        if len(self.image_shape) != 3 or not all(is_int(size) and size > 0 for size in self.image_shape):
-            raise ConfigError("image_shape", list(image_shape), "three positive integers [channels, height, width]")
+        self.image_shape = checks.image_shape("image_shape", image_shape)
         self.num_classes = None if num_classes is None else positive_int("num_classes", num_classes)
         self.batch_size = positive_int("batch_size", batch_size)
         self.eval_batch_size = positive_int("eval_batch_size", eval_batch_size)
         self.binarization = one_of("binarization", binarization, BINARIZATIONS)
-        self.invert, self.train_on = (
-            one_of("invert", invert, (False, True)),
-            one_of("train_on", train_on, ("train", "all")),
-        )
+        if not isinstance(invert, bool):
+            raise ConfigError("invert", invert, "true or false")
+        self.invert, self.train_on = invert, one_of("train_on", train_on, ("train", "all"))
         if not is_int(validation_size) or validation_size < 0:
             raise ConfigError("validation_size", validation_size, "an integer of at least 0")
-        if not is_int(seed) or seed < 0:
-            raise ConfigError("seed", seed, "an integer of at least 0")
-        self.validation_size, self.seed = validation_size, seed
-        self.source = source(root)
+        self.validation_size, self.seed = validation_size, seed_number("seed", seed)
+        self.root, self.source = root, source(root)
         self.train = self.validation = self.test = None
 
     @property
@@ -61,58 +64,98 @@ class ImageData(LightningDataModule):
         """What a likelihood has to describe: "binary" images, or "levels" (x = level / 255)."""
         return "levels" if self.binarization == "none" else "binary"
 
+    def classes(self) -> int | None:
+        """How many classes there are: as configured, or as the source counts them. None: only the labels can tell.
+
+        Raises DataError if the source has to look for its files and they are missing.
+        """
+        return self._counted() if self.num_classes is None else self.num_classes
+
+    def batch(
+        self, split: str, indices: list[int] | range, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor]:
+        """Images of a split as the model sees them, in the order of `indices`, on `device`. Call setup() first.
+
+        Returns x float32 (B, C, H, W) in [0, 1], binarized as configured, and y int64 (B,). If binarization=stochastic,
+        training images are drawn anew, from the device's global generator.
+
+        Raises:
+            ValueError: `split` is not "train", "validation" or "test", or the data have no such split.
+        """
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        if splits.get(split) is None:
+            raise ValueError(f"split={split}: must be one of {[name for name in splits if splits[name] is not None]}")
+        x, y = splits[split].__getitems__(list(indices))
+        return self.on_after_batch_transfer((x.to(device), y.to(device)), 0)
+
     def prepare_data(self) -> None:
-        """Fetch the files if they are not there; Lightning calls this in one process only."""
+        """Fetch the files if they are missing; Lightning calls this in one process only."""
         self.source.download()
 
-    def setup(self, stage=None) -> None:
+    def setup(self, stage: str | None = None) -> None:
+        """Load, binarize and split the images; a second call does nothing.
+
+        Raises:
+            ConfigError: a value does not fit the images.
+            DataError: files are missing or damaged.
+        """
         if self.train is not None:
             return
+        self._check_classes()
         train, test = self.source.load()
-        self._check(train, test)
+        self._check_images(train, test)
         if self.invert:
-            train, test = Images(255 - train.x, train.y), Images(255 - test.x, test.y)
+            train, test = (images._replace(x=255 - images.x) for images in (train, test))
         how, grey, once = self.binarization, test, torch.Generator().manual_seed(self.seed)
         if how == "static":
-            train, test = (Images((images.x > 127).to(torch.uint8) * 255, images.y) for images in (train, test))
+            train, test = (images._replace(x=(images.x > 127).to(torch.uint8) * 255) for images in (train, test))
         if how in ("fixed", "stochastic"):  # the same test images under both
             test = drawn_once(test, once)
         if how == "fixed":
             train = drawn_once(train, once)
         if self.train_on == "all":
-            more = grey if how == "stochastic" else test
-            train = Images(torch.cat([train.x, more.x]), torch.cat([train.y, more.y]))
+            train = train.join(grey if how == "stochastic" else test)
         if self.validation_size >= len(train.x):
             raise ConfigError("data.validation_size", self.validation_size, f"below the {len(train.x)} training images")
         if self.validation_size:
             order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(self.seed))
-            kept, held_out = order[self.validation_size :], order[: self.validation_size]
-            validation = Images(train.x[held_out], train.y[held_out])
+            validation, train = train.take(order[: self.validation_size]), train.take(order[self.validation_size :])
             self.validation = ImageDataset(drawn_once(validation, once) if how == "stochastic" else validation)
-            train = Images(train.x[kept], train.y[kept])
         self.train, self.test = ImageDataset(train), ImageDataset(test)
 
-    def _check(self, *sets: Images) -> None:
+    def _counted(self) -> int | None:
+        """The source's own count of its classes, if it has one."""
+        count = getattr(self.source, "classes", None)
+        return count() if count else None
+
+    def _check_classes(self) -> None:
+        found = self._counted()
+        if self.num_classes is not None and found not in (None, self.num_classes):
+            allowed = f"{found}, the classes in {self.root}, or null (they are counted)"
+            raise ConfigError("data.num_classes", self.num_classes, allowed)
+
+    def _check_images(self, *sets: Images) -> None:
         for images in sets:
             found, last = images.x.shape[1:], int(images.y.max())
             if found != self.image_shape:
                 raise ConfigError("data.image_shape", list(self.image_shape), f"{list(found)}, as the images are")
             if self.num_classes is not None and last >= self.num_classes:
-                raise ConfigError(
-                    "data.num_classes", self.num_classes, f"at least {last + 1}: the labels are 0 … {last}"
-                )
+                allowed = f"at least {last + 1}: the labels are 0 … {last}"
+                raise ConfigError("data.num_classes", self.num_classes, allowed)
 
     def train_dataloader(self) -> DataLoader:
+        """The training images, shuffled; each process gets its share."""
         # The order is a function of (seed, epoch): Lightning calls the sampler's set_epoch, with one process or many.
         world, rank = self._processes()
         sampler = DistributedSampler(self.train, world, rank, shuffle=True, seed=self.seed)
         return self._loader(self.train, self.batch_size, sampler)
 
     def val_dataloader(self) -> DataLoader:
-        """The validation split; where there is none the test set, as in the tutorial."""
+        """The validation split; without one the test set, as in the tutorial."""
         return self._eval_loader(self.validation or self.test)
 
     def test_dataloader(self) -> DataLoader:
+        """The test images in their order; each process gets its share."""
         return self._eval_loader(self.test)
 
     def _eval_loader(self, dataset: ImageDataset) -> DataLoader:
@@ -124,19 +167,13 @@ class ImageData(LightningDataModule):
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _loader(self, dataset: ImageDataset, batch_size: int, sampler) -> DataLoader:
-        # A generator of its own: each pass over a loader draws a number, which must not move the training's noise.
+        # A generator of its own: each pass over a loader draws a number, which must not change the training's noise.
         own, pin = torch.Generator(), torch.cuda.is_available()
         return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=as_is, generator=own, pin_memory=pin)
 
-    def batch(self, split, indices, device="cpu"):
-        batch = getattr(self, split).__getitems__(list(indices))
-        return self.on_after_batch_transfer([part.to(device) for part in batch], 0)
-
-    def classes(self):
-        return self.num_classes
-
-    def on_after_batch_transfer(self, batch, dataloader_idx: int):
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Levels uint8 (B, C, H, W) on their device -> x float32 in [0, 1], drawn if binarization=stochastic."""
         x, y = batch
         x = x.float() / 255
-        # Validation and test images are binary by now: to draw them leaves them as they are.
+        # Validation and test images are binary by now: drawing does not change them.
         return (draw(x) if self.binarization == "stochastic" else x), y

@@ -4,24 +4,28 @@ import math
 
 import torch
 
+from cvae import checks
 from cvae.checks import positive_int
 from cvae.data.images import Images
 
 
 class Synthetic:
-    """A bright spot on black, its place given by its class: for tests, and for trying things out without data.
+    """A bright spot on black; its class decides its place. For tests, and for trying things out without data.
 
-    The same images at every call, whatever the seed of a run.
+    The images are the same at every call, whatever the seed of a run.
 
     Args:
         root: not read
         image_shape: [C, H, W]
-        num_classes: the spots' centres are so many points on a circle, give or take 5 % of the image's width
-        train_size, test_size: how many images
+        num_classes: each class has a point on a circle; the centres of its spots are near it (standard deviation: 5 %
+            of the image)
+        train_size: how many training images
+        test_size: how many test images
     """
 
     def __init__(self, root, image_shape, num_classes: int, train_size: int, test_size: int):
-        self.shape, self.num_classes = tuple(image_shape), positive_int("num_classes", num_classes)
+        self.shape = checks.image_shape("image_shape", image_shape)
+        self.num_classes = positive_int("num_classes", num_classes)
         self.train_size = positive_int("source.train_size", train_size)
         self.test_size = positive_int("source.test_size", test_size)
 

