@@ -170,9 +170,9 @@ def test_targets_can_be_imported():
 def documented(name):
     """(Keys that need a comment and have none, keys that have one) of a file of conf/.
 
-    A comment stands on the line of its key, or in the line above from the key's column on. A file that takes over another by
-    `defaults` may leave explanations to it. These keys need none: what Hydra reads (names that begin with _, defaults, all
-    below hydra), a reference ${…} to a key that is explained at its own place, and a key whose value has keys.
+    A comment stands on the line of its key, or in the line above from the key's column on. A file that takes over another
+    by `defaults` may leave explanations to it. These keys need none: what Hydra reads (names that begin with _, defaults,
+    all below hydra), a reference ${…} to a key that is explained at its own place, and a key whose value has keys.
     """
     text = (CONF / name).read_text(encoding="utf-8")
     lines = text.splitlines()

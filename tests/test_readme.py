@@ -8,7 +8,7 @@ import torch
 import yaml
 from conftest import ROOT, config
 from omegaconf import OmegaConf, open_dict
-from torch.distributions import Distribution, Laplace
+from torch.distributions import Distribution, StudentT
 
 import cvae.priors
 from cvae.build import build_vae
@@ -51,16 +51,16 @@ def test_the_prior_of_contributing(monkeypatch):
     (code, line), (choice,) = blocks(CONTRIBUTING, "python"), blocks(CONTRIBUTING, "yaml")
     left = {}
     exec(compile(code, "CONTRIBUTING.md", "exec"), left)
-    assert '"laplace": (LaplacePrior, ' in line
-    monkeypatch.setattr(cvae.priors, "LaplacePrior", left["LaplacePrior"], raising=False)
+    assert '"student_t": (StudentTPrior, ' in line
+    monkeypatch.setattr(cvae.priors, "StudentTPrior", left["StudentTPrior"], raising=False)
     cfg = config("model.latent_dim=3", "model.filters=4")
     with open_dict(cfg):
         cfg.prior = yaml.safe_load(choice)
     p, z = build_vae(cfg).p_z(), torch.randn(4, 3)
     assert (p.batch_shape, p.event_shape) == ((), (3,))
-    torch.testing.assert_close(p.log_prob(z), Laplace(0.0, 1.0).log_prob(z).sum(-1))
-    cfg.prior.scale = 0
-    with pytest.raises(ValueError, match="prior.scale=0: must be"):
+    torch.testing.assert_close(p.log_prob(z), StudentT(10.0).log_prob(z).sum(-1))
+    cfg.prior.degrees = 2
+    with pytest.raises(ValueError, match="prior.degrees=2: must be"):
         build_vae(cfg)
 
 
