@@ -167,20 +167,26 @@ def test_targets_can_be_imported():
         assert callable(get_object(target)), f"{name}: {target}"
 
 
+def has_comment_above(lines, mark):
+    """Whether the lines above a key, from its column on, are a comment; what begins the file is that of the file."""
+    number = mark.line
+    while number and lines[number - 1].startswith(" " * mark.column + "#"):
+        number -= 1
+    return 0 < number < mark.line
+
+
 def documented(name):
     """(Keys that need a comment and have none, keys that have one) of a file of conf/.
 
-    A comment stands on the line of its key, or in the line above from the key's column on. A file that takes over another
-    by `defaults` may leave explanations to it. These keys need none: what Hydra reads (names that begin with _, defaults,
-    all below hydra), a reference ${…} to a key that is explained at its own place, and a key whose value has keys.
+    A comment stands on the line of its key or above it. A file that takes over another by `defaults` may leave comments
+    to it. These keys need none: what Hydra reads (names that begin with _, defaults, all below hydra), a reference ${…}
+    to a key that is explained elsewhere, and a key whose value has keys.
     """
     text = (CONF / name).read_text(encoding="utf-8")
     lines = text.splitlines()
     explained, bare = set(), set()
     for path, key, value in entries(yaml.compose(text)):
-        line, column = lines[key.start_mark.line], key.start_mark.column
-        above = lines[key.start_mark.line - 1] if key.start_mark.line else ""
-        if re.search(r"\s#\s", line) or re.match(rf" {{{column}}}#", above):
+        if re.search(r"\s#\s", lines[key.start_mark.line]) or has_comment_above(lines, key.start_mark):
             explained.add(path)
         elif path[0] in ("defaults", "hydra") or str(path[-1]).startswith("_"):
             continue
