@@ -10,6 +10,7 @@ from cvae.run import Run
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line, without what the commands import: --help is instant."""
     run = argparse.ArgumentParser(add_help=False)
     run.add_argument("run", metavar="RUN", help="a run directory, as train.py writes it")
     run.add_argument("--checkpoint", metavar="FILE", default="last.ckpt", help="last.ckpt (default) or best.ckpt")
@@ -17,12 +18,18 @@ def parser() -> argparse.ArgumentParser:
 
     main = argparse.ArgumentParser("python -m cvae", description="Evaluate a trained model, or draw samples from it.")
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_evaluate(commands, run)
+    add_sample(commands, run)
+    return main
 
+
+def add_evaluate(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         parents=[run],
         help="measure a run on its test set: log p(x), ELBO, bits per dim, active units, the aggregate posterior",
-        description="Measure a run on its test set. Writes a file for these settings into RUN/evaluation, and prints a table.",
+        description="Measure a run on its test set. Writes a file into RUN/evaluation, and prints a table.",
+        epilog="example: python -m cvae evaluate outputs/tf_tutorial/2026-01-31_12-00-00 --samples 5000",
     )
     evaluate.add_argument("--samples", type=int, default=5000, help="importance samples an image (default: 5000)")
     evaluate.add_argument("--images", type=int, metavar="N", help="only the first N test images (default: all)")
@@ -31,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         default=2000,
-        help="images for the aggregate posterior; time grows with their square, and mutual information is found "
+        help="images for the aggregate posterior: time grows with their square, and mutual information is found "
         "up to log N (default: 2000)",
     )
     evaluate.add_argument(
@@ -42,32 +49,32 @@ def parser() -> argparse.ArgumentParser:
         help="about how much memory decoded images may take at once (default: 1)",
     )
     evaluate.add_argument(
-        "--data-root", metavar="DIR", help="the folder of the data, if it is elsewhere than at the training"
+        "--data-root", metavar="DIR", help="the folder of the data, if it has moved since the training"
     )
     evaluate.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: cuda if there is one, else cpu")
 
+
+def add_sample(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
     sample = commands.add_parser(
         "sample",
         parents=[run],
         help="draw images from the prior into a PNG",
-        description="Draw images from the prior into a PNG: means of p(x|z). A model that is conditioned on the class label "
-        "draws one row a class.",
+        description="Draw images from the prior into a PNG: means of p(x|z). A model that is conditioned on the class "
+        "label draws one row a class.",
+        epilog="example: python -m cvae sample outputs/tf_tutorial/2026-01-31_12-00-00 --num 64",
     )
     sample.add_argument(
-        "--num", type=int, default=64, help="how many images (default: 64); conditional: rounded up to full rows"
+        "--num", type=int, default=64, help="images (default: 64); conditional: rounded up to full rows"
     )
-    sample.add_argument(
-        "--class", dest="label", type=int, metavar="K", help="of this class alone, for a conditional model"
-    )
+    sample.add_argument("--class", dest="label", type=int, metavar="K", help="of this class alone, if conditional")
     sample.add_argument("--out", metavar="FILE", help="where to, a .png (default: RUN/samples.png)")
-    return main
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     with readable_errors():
-        Run(args.run).config()  # torch takes seconds to import: not for --help or a misspelt name
+        Run(args.run).config()  # torch takes seconds to import: not for a misspelt name
         command = importlib.import_module(f"cvae.commands.{args.command}")
         getattr(command, args.command)(args)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from cvae.checks import image_shape, one_of, positive_int
 from cvae.data import ImageData
@@ -36,8 +36,9 @@ def make(cfg: DictConfig, group: str, **arguments: Any) -> Any:
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, ConfigError):
-            if cause.key == "image_shape":  # the user sets it with the data, and without the planes of the labels
-                raise ConfigError("data.image_shape", cfg.data.image_shape, cause.allowed) from error
+            if cause.key == "image_shape":  # the user sets it with the data, without the planes of the labels
+                shape = OmegaConf.select(cfg, "data.image_shape") or cause.value
+                raise ConfigError("data.image_shape", resolved(shape), cause.allowed) from error
             found = re.search(r"full_key: (\S+)", str(error))  # of a nested object, as in objective.beta
             raise cause.inside(found[1] if found else group) from error
         target = cfg[group].get("_target_", group)

@@ -51,8 +51,8 @@ def test_what_the_user_typed_wins(typed, key, value):
 
 def test_an_experiment_of_the_users_own(tmp_path):
     """A key with a plus is new; a misspelt one is said."""
-    from hydra import compose, initialize_config_dir
     from conftest import ROOT
+    from hydra import compose, initialize_config_dir
 
     (tmp_path / "experiment").mkdir()
     text = "# @package _global_\nexperiment: {trainer: {+gradient_clip_val: 1, max_epoch: 3}, seed: 4}\n"

@@ -1,15 +1,16 @@
 """The report on a trained model: its figures as a table and as a file, and by the names that loggers get."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import asdict
+from typing import Protocol
 
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from torch import Tensor
 
 from cvae.console import console
-from cvae.data import ImageData
 from cvae.errors import UserError
 from cvae.evaluation.blocks import IMAGES, Batch
 from cvae.evaluation.figures import Figure, evaluate
@@ -18,7 +19,17 @@ from cvae.run import Run
 from cvae.vae import VAE
 
 
-def report(vae: VAE, data: ImageData, run: Run, settings: Settings, checkpoint: str) -> dict[str, Figure]:
+class TestData(Protocol):
+    """What an evaluation asks of data (cvae.data.ImageData)."""
+
+    test: Sized
+    binarization: str
+
+    def batch(self, split: str, indices: range, device: torch.device) -> tuple[Tensor, Tensor]:
+        """x (B, C, H, W) and labels y (B,) of a split, as the model sees them."""
+
+
+def report(vae: VAE, data: TestData, run: Run, settings: Settings, checkpoint: str) -> dict[str, Figure]:
     """Measure a model (in eval mode) on the test images of `data`, after its setup().
 
     Shows a progress bar and a table, and writes a file into the run that is named after the settings. checkpoint: what the
@@ -61,7 +72,7 @@ def columns() -> tuple:
     )  # fmt: skip
 
 
-def test_batches(vae: VAE, data: ImageData, count: int, device: torch.device) -> Iterator[Batch]:
+def test_batches(vae: VAE, data: TestData, count: int, device: torch.device) -> Iterator[Batch]:
     """The first `count` test images as the model sees them, with labels; all of them in every process of several."""
     for start in range(0, count, IMAGES):
         x, y = data.batch("test", range(start, min(start + IMAGES, count)), device)

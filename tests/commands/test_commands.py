@@ -9,9 +9,14 @@ import pytest
 import torch
 from conftest import ROOT, config
 from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributions import kl_divergence
 
+import cvae
 from cvae.__main__ import main
-from cvae.build import build_vae
+from cvae.build import build_vae, make
+from cvae.noise import fixed_noise
+from cvae.run import Run
 
 
 def make_run(folder, *overrides):
@@ -49,41 +54,110 @@ def call(monkeypatch, capsys, caplog):
     return call
 
 
+def evaluations(run):
+    """{file name: content} of all evaluations of a run."""
+    return {path.name: json.loads(path.read_text()) for path in (run / "evaluation").glob("*")}
+
+
+def points(run):
+    """The points (step, value) of evaluation/nll in TensorBoard."""
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    return [(event.step, event.value) for event in events.Scalars("evaluation/nll")]
+
+
 def test_evaluate_reports_everywhere(run, call):
     assert "${hydra:runtime.output_dir}" in (run / ".hydra" / "config.yaml").read_text()
-    arguments = ["evaluate", run, "--samples", 3, "--images", 105, "--device", "cpu", "--aggregate-images", 50]
-    code, printed = call(*arguments, "--seed", 5)
+    code, printed = call("evaluate", run, "--samples", 3, "--aggregate-images", 50, "--seed", 5, "--device", "cpu")
     assert code == 0
-    report = json.loads((run / "evaluation.json").read_text())
-    assert list(run.glob(".*.part")) == []
-    settings = {
-        "samples": 3,
-        "images": 105,
-        "aggregate_images": 50,
-        "seed": 5,
-        "checkpoint": "last.ckpt",
-        "split": "test",
-    }
-    assert settings.items() <= report["settings"].items()
-    assert report["nll"]["unit"] == "nats" and report["nll"]["standard_error"] > 0
-    assert f"{report['nll']['value']:.3f}" in printed and f"{report['nll']['standard_error']:.3f}" in printed
-    assert report["bits_per_dim"]["value"] is None
+    ((name, report),) = evaluations(run).items()
+    assert name == "last_samples=3_images=128_seed=5.json"
+    assert report["settings"] == {
+        "samples": 3, "images": 128, "aggregate_images": 50, "memory": 1.0, "seed": 5, "checkpoint": "last.ckpt",
+        "split": "test", "binarization": "static", "device": "cpu",
+    }  # fmt: skip
+    nll = report["nll"]
+    assert nll["unit"] == "nats" and nll["standard_error"] > 0 and report["bits_per_dim"]["value"] is None
+    row = next(line for line in printed.splitlines() if "-log p(x)" in line)
+    assert f"{nll['value']:.3f}" in row and f"{nll['standard_error']:.3f}" in row and "nats an image" in row
+    assert "128 test images, 3 importance samples, last.ckpt" in " ".join(printed.split())
+    assert "mutual information is at most log 50 = 3.91" in printed and "binarization: static; seed: 5" in printed
+    ((step, value),) = points(run)
+    assert step == 7 and value == pytest.approx(nll["value"], rel=1e-6)
 
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(run / "tensorboard")).Reload()
-    (point,) = events.Scalars("evaluation/nll")
-    assert point.step == 7 and point.value == pytest.approx(report["nll"]["value"], rel=1e-6)
-
-    call(*arguments, "--seed", 5, "--chunk", 7)
-    again = json.loads((run / "evaluation.json").read_text())
-    assert again["nll"]["value"] == pytest.approx(report["nll"]["value"], rel=1e-6)
+def test_each_evaluation_keeps_its_file(run, call):
+    arguments = ["evaluate", run, "--samples", 2, "--aggregate-images", 20]
+    call(*arguments)
+    (first,) = evaluations(run).values()
+    call(*arguments, "--images", 50)
     call(*arguments, "--seed", 6)
-    assert json.loads((run / "evaluation.json").read_text())["nll"]["value"] != again["nll"]["value"]
+    call(*arguments[:-1], 10)  # another number of images for the aggregate posterior: the name is the same
+    call(*arguments)  # the same again: replaced by the same
+    files = evaluations(run)
+    assert sorted(files) == [
+        "last_samples=2_images=128_seed=0.json", "last_samples=2_images=128_seed=0_2.json",
+        "last_samples=2_images=128_seed=6.json", "last_samples=2_images=50_seed=0.json",
+    ]  # fmt: skip
+    assert files["last_samples=2_images=128_seed=0.json"] == first
+    assert files["last_samples=2_images=128_seed=0_2.json"]["settings"]["aggregate_images"] == 10
+    assert files["last_samples=2_images=128_seed=6.json"]["nll"]["value"] != first["nll"]["value"]
+    assert len(points(run)) == 4  # TensorBoard has those of all images
+
+
+def other_weights(run):
+    """Make best.ckpt and last.ckpt two models that differ, both far from their start."""
+    weights = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    for name, factor in (("last", 4), ("best", 1.5)):
+        for value in weights["state_dict"].values():
+            value.mul_(factor)
+        torch.save(weights, run / "checkpoints" / f"{name}.ckpt")
+
+
+def test_evaluate_measures_the_test_images_of_the_run(run, call):
+    """By the closed form of the rate, of the checkpoint that is asked for, with the labels of the images."""
+    other_weights(run)
+    found = {}
+    for checkpoint in ("last", "best"):
+        call("evaluate", run, "--samples", 400, "--aggregate-images", 1, "--checkpoint", f"{checkpoint}.ckpt")
+        vae = cvae.load(run, f"{checkpoint}.ckpt")
+        data = make(Run(run).config(), "data")
+        data.setup()
+        x, y = data.batch("test", range(128))
+        rate = kl_divergence(vae.encode(x, y), vae.p_z()).mean().item()
+        (report,) = (content for name, content in evaluations(run).items() if name.startswith(checkpoint))
+        found[checkpoint] = rate
+        assert report["rate"]["value"] == pytest.approx(rate, rel=0.02)
+        assert report["settings"]["checkpoint"] == f"{checkpoint}.ckpt"
+    assert found["best"] > 1.2 * found["last"]
+
+
+def test_the_data_may_lie_elsewhere(tmp_path, mnist_root, small_md5, call):
+    run = make_run(tmp_path / "run", "data=mnist", f"data.root={tmp_path}/gone")
+    code, printed = call("evaluate", run, "--samples", 1, "--data-root", mnist_root)
+    assert code == 0 and "40 test images" in printed
+
+
+def shape(path):
+    """Of a grid before it is zoomed."""
+    return tuple(size // 3 for size in imageio.imread(path).shape[:2])
+
+
+def test_samples_are_those_of_the_model(run, call):
+    """Cell by cell: the means for draws from the prior with this noise, a row a class; of the checkpoint asked for."""
+    other_weights(run)
+    for checkpoint in ("last", "best"):
+        call("sample", run, "--num", 20, "--seed", 4, "--checkpoint", checkpoint)
+        vae = cvae.load(run, checkpoint)
+        with fixed_noise(4, torch.device("cpu")):
+            expected = vae.sample(20, torch.arange(10).repeat_interleave(2))
+        pixels = imageio.imread(run / "samples.png")[::3, ::3, 0]
+        for number, image in enumerate(expected[:, 0]):
+            row, column = divmod(number, 2)
+            cell = pixels[2 + 30 * row :, 2 + 30 * column :][:28, :28]
+            assert abs(cell / 255 - image.numpy()).max() < 0.003
 
 
 def test_samples_by_seed_and_class(run, call):
-    shape = lambda path: tuple(size // 3 for size in imageio.imread(path).shape[:2])  # of the grid before it is zoomed
     assert call("sample", run, "--num", 25)[0] == 0  # 10 classes: 10 full rows of 3
     assert shape(run / "samples.png") == (10 * 30 + 2, 3 * 30 + 2)
     files = []
@@ -108,7 +182,7 @@ def test_what_is_wrong_in_one_message(run, call, tmp_path):
         (("evaluate", run, "--samples", 0), "--samples=0: must be a positive integer"),
         (("evaluate", run, "--images", 0), "--images=0"),
         (("evaluate", run, "--aggregate-images", -1), "--aggregate-images=-1"),
-        (("evaluate", run, "--chunk", 0), "--chunk=0"),
+        (("evaluate", run, "--memory", 0), "--memory=0.0: must be a finite number above 0"),
         (("evaluate", run, "--seed", -1), "--seed=-1"),
         (("evaluate", run, "--checkpoint", "best.ckpt"), "it has: empty.ckpt, half.ckpt, last.ckpt"),
         (("evaluate", run, "--checkpoint", "other.ckpt"), "does not hold the weights"),
@@ -123,7 +197,7 @@ def test_what_is_wrong_in_one_message(run, call, tmp_path):
     for arguments, message in cases:
         code, printed = call(*arguments)
         assert code == 1 and message in printed and "Traceback" not in printed, (arguments, printed)
-    assert not (run / "evaluation.json").exists() and not (plain / "samples.png").exists()
+    assert not (run / "evaluation").exists() and not (plain / "samples.png").exists()
 
 
 def test_help_names_the_commands(call):
