@@ -107,7 +107,7 @@ def test_each_evaluation_keeps_its_file(run, call):
 def other_weights(run):
     """Make best.ckpt and last.ckpt two models that differ, both far from their start."""
     weights = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    for name, factor in (("last", 4), ("best", 1.5)):
+    for name, factor in (("last", 2.5), ("best", 1.3)):
         for value in weights["state_dict"].values():
             value.mul_(factor)
         torch.save(weights, run / "checkpoints" / f"{name}.ckpt")
