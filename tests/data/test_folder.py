@@ -1,5 +1,7 @@
 """A user's own images: which files, which classes, which pixels."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -220,6 +222,10 @@ def test_number_of_classes_is_that_of_the_folders(tmp_path, monkeypatch):
             folder_data(tmp_path, num_classes=wrong).setup()
         expected = f"data.num_classes={wrong}: must be 2, the classes in {tmp_path}, or null (they are counted)"
         assert str(error.value) == expected
+
+
+def test_home_is_understood():
+    assert folder_of("~/x").root == Path.home() / "x"
 
 
 def test_classes_of_a_missing_folder(tmp_path):
