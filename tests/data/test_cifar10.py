@@ -4,6 +4,7 @@ import io
 import pickle
 import struct
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,3 +176,7 @@ def test_where_cifar_cannot_be_fetched_the_error_says_what_to_do(tmp_path, cifar
         *(f"  {name}" for name in files),
         "or point data.root (or the environment variable CVAE_DATA) at a folder that has them in cifar-10-batches-py/.",
     ]
+
+
+def test_home_is_understood():
+    assert CIFAR10("~/x").folder == Path.home() / "x" / "cifar-10-batches-py"

@@ -1,9 +1,11 @@
 """A user's own images: which files, which classes, which pixels."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image, features
+from PIL import Image, ImageOps, features
 
 from cvae.data.folder import EXTENSIONS, ImageFolder, image_folder, read_image
 from cvae.data.module import ImageData
@@ -128,6 +130,19 @@ def test_jpeg_read_at_a_fraction_of_its_size_keeps_its_detail(tmp_path):
     assert difference.mean() < 4 and whole.std() > 50
 
 
+def test_jpeg_is_read_at_a_fraction_of_its_size(tmp_path, monkeypatch):
+    """At least twice the longer side: 32 of 256 pixels for 16."""
+    sizes = []
+
+    def resized(image, size, *args, whole=ImageOps.fit):
+        sizes.append(image.size)
+        return whole(image, size, *args)
+
+    monkeypatch.setattr(ImageOps, "fit", resized)
+    read_image(save(tmp_path / "a.jpg", noise(256, 256)), (1, 8, 16))
+    assert sizes == [(32, 32)]
+
+
 def test_exif_orientation_is_applied(tmp_path):
     pixels = np.zeros((16, 16), np.uint8)
     pixels[:8] = 255  # bright above
@@ -160,6 +175,7 @@ def test_train_and_test_folders(tmp_path):
     assert folder_of(tmp_path).classes() == 3
     train, test = folder_of(tmp_path).load()
     assert (train.x.shape, test.x.shape) == ((3, 1, 8, 8), (2, 1, 8, 8))
+    assert train.x.dtype == test.x.dtype == torch.uint8 and train.y.dtype == test.y.dtype == torch.int64
     assert dict(zip(train.x[:, 0, 0, 0].tolist(), train.y.tolist(), strict=True)) == {3: 0, 1: 2, 2: 2}  # ant, bee, cat
     assert dict(zip(test.x[:, 0, 0, 0].tolist(), test.y.tolist(), strict=True)) == {5: 1, 4: 2}
 
@@ -220,6 +236,10 @@ def test_number_of_classes_is_that_of_the_folders(tmp_path, monkeypatch):
             folder_data(tmp_path, num_classes=wrong).setup()
         expected = f"data.num_classes={wrong}: must be 2, the classes in {tmp_path}, or null (they are counted)"
         assert str(error.value) == expected
+
+
+def test_home_is_understood():
+    assert folder_of("~/x").root == Path.home() / "x"
 
 
 def test_classes_of_a_missing_folder(tmp_path):

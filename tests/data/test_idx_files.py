@@ -248,8 +248,10 @@ def test_home_is_understood_and_other_sets_are_refused():
 def test_idx_round_trip(tmp_path, shape):
     array = np.random.default_rng(0).integers(0, 256, shape)
     write_idx(tmp_path / "idx", array)
-    assert (tmp_path / "idx").read_bytes() == idx(array.astype(np.uint8))
-    read = read_idx((tmp_path / "idx").read_bytes())
+    content = (tmp_path / "idx").read_bytes()
+    assert content == idx(array.astype(np.uint8))
+    read = read_idx(content)
     assert read.dtype == torch.uint8 and read.shape == shape
     np.testing.assert_array_equal(read, array)
-    read[0] = 0  # a tensor of its own, not a view of bytes
+    read[0] = 255 - read[0]  # a tensor of its own: the bytes stay
+    assert content == idx(array.astype(np.uint8))
