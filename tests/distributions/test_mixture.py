@@ -79,6 +79,7 @@ def test_scratch_is_what_an_iaf_keeps_for_one_z():
         few, many = (torch.randn(num, 1, 8) for num in (10, 30))
         for_one = (saved_floats(lambda: q.log_prob(many)) - saved_floats(lambda: q.log_prob(few))) / 20  # noqa: B023
         assert 0.5 < q.scratch / for_one < 2
+    assert IAF(3, transforms=2, hidden=5, context=7).scratch == 2 * 3 * (3 + 7 + 4 * 5)
 
 
 def test_the_backward_pass_recomputes_the_chunks(monkeypatch):
