@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.distributions import Categorical, Independent, MultivariateNormal, Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from cvae.distributions import Mixture
 from cvae.distributions.mixture import diagonal_normal_log_prob
@@ -79,6 +79,7 @@ def test_scratch_is_what_an_iaf_keeps_for_one_z():
         few, many = (torch.randn(num, 1, 8) for num in (10, 30))
         for_one = (saved_floats(lambda: q.log_prob(many)) - saved_floats(lambda: q.log_prob(few))) / 20  # noqa: B023
         assert 0.5 < q.scratch / for_one < 2
+    assert IAF(3, transforms=2, hidden=5, context=7).scratch == 2 * 3 * (3 + 7 + 4 * 5)
 
 
 def test_the_backward_pass_recomputes_the_chunks(monkeypatch):
@@ -87,3 +88,18 @@ def test_the_backward_pass_recomputes_the_chunks(monkeypatch):
     at_once = saved_floats(lambda: p.log_prob(z))
     monkeypatch.setattr(Mixture, "floats", 5 * 2 * 20)  # 20 z a chunk
     assert saved_floats(lambda: p.log_prob(z)) < at_once / 2
+
+
+def test_z_are_scored_and_drawn_in_chunks(monkeypatch):
+    """Of all leading dimensions together; a draw takes K D floats, a score of diagonal components 2 K."""
+    p = mixture(diagonal(5, 3))
+    monkeypatch.setattr(Mixture, "floats", 5 * 2 * 9)  # 9 z are scored at once, 6 drawn
+    scored, score = [], Mixture._log_prob
+    monkeypatch.setattr(Mixture, "_log_prob", lambda p, z: scored.append(tuple(z.shape)) or score(p, z))
+    drawn, draw = [], MixtureSameFamily.sample
+    monkeypatch.setattr(MixtureSameFamily, "sample", lambda p, shape: drawn.append(tuple(shape)) or draw(p, shape))
+    z = p.sample((2, 10))
+    assert z.shape == (2, 10, 3) and drawn == [(6,), (6,), (6,), (2,)]
+    assert p.log_prob(z).shape == (2, 10) and scored == [(9, 3), (9, 3), (2, 3)]
+    p.log_prob(z[0, :9]), p.sample((3, 2))
+    assert scored[3:] == [(9, 3)] and drawn[4:] == [(3, 2)]

@@ -3,6 +3,7 @@
 They run in float64 unless they say otherwise.
 """
 
+import inspect
 import io
 import math
 from typing import NamedTuple
@@ -272,6 +273,8 @@ def test_every_config_has_a_case():
         assert module(torch.zeros(2, module.num_params, 4, 4)).mean.shape == (2, 1, 4, 4)
         options = set().union(*(case.options for case in CASES if config._target_.endswith("." + case.name)))
         assert options == config.keys() - {"_target_"}
+        parameters = inspect.signature(type(module)).parameters
+        assert {key: parameters[key].default for key in options} == {key: config[key] for key in options}
 
 
 def test_a_learned_scale_is_bounded_but_never_stuck():

@@ -1,5 +1,6 @@
 """Every network: shapes, sizes that work and sizes that do not, TensorFlow's padding, published parameter counts."""
 
+import inspect
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from torch import nn
 
+from cvae import networks
 from cvae.build import make
 from cvae.errors import ConfigError
 from cvae.networks import layers
@@ -49,6 +51,17 @@ def count(module):
 
 def test_the_table_has_every_network():
     assert set(NETWORKS) == {path.stem for path in CONF.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_option_stands_in_its_file(name):
+    """With the default of the function."""
+    options = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    given = {"image_shape", "latent_dim", "num_features", "num_params"}
+    parameters = inspect.signature(getattr(networks, name)).parameters
+    defaults = {key: parameter.default for key, parameter in parameters.items() if key not in given}
+    as_lists = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
+    assert as_lists == {key: value for key, value in options.items() if key not in ("_target_", "latent_dim")}
 
 
 @pytest.mark.parametrize("channels, height, width", [(1, 28, 28), (3, 32, 32), (2, 12, 20), (11, 64, 64)])

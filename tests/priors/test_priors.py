@@ -159,6 +159,12 @@ def test_standard_normal_follows_the_model_to_its_dtype():
     torch.testing.assert_close(p.log_prob(torch.tensor([1.0, -2.0]).double()).item(), -math.log(2 * math.pi) - 2.5)
 
 
+@pytest.mark.parametrize("pixel", [0, 1])
+def test_vamp_may_start_black_or_white(pixel):
+    prior = VampPrior(2, (1, 2, 2), components=3, pseudo_mean=pixel, pseudo_std=1e-9)
+    torch.testing.assert_close(prior.pseudo_inputs.detach(), torch.full((3, 1, 2, 2), float(pixel)))
+
+
 def test_vamp_has_equal_weights():
     p = vae_of(VAMP, DiagonalGaussian, 2).p_z()
     torch.testing.assert_close(p.mixture_distribution.probs, torch.full((3,), 1 / 3))
