@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from cvae.errors import UserError
@@ -68,7 +69,7 @@ class Run:
             raise UserError(f"{self} is not a run directory: it has no .hydra/config.yaml")
         try:
             cfg = OmegaConf.load(self.config_file)
-        except (YAMLError, UnicodeDecodeError) as error:
+        except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
             raise UserError(f"{self.config_file} is not valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(cfg, DictConfig):
             raise UserError(f"{self.config_file} is not the config of a run: it has no keys")

@@ -1,0 +1,124 @@
+"""From configs and run directories to objects; a run directory of an earlier version."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, config
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+import cvae
+from cvae.build import MOVED, build_data, build_vae, load_with_step, make, require_fit, saved_config
+from cvae.errors import ConfigError, UserError
+from cvae.run import Run
+
+OLD = (
+    ROOT / "tests" / "fixtures" / "run_9787019"
+)  # of commit 9787019: train.py data=synthetic conditional=true prior=vamp …
+
+
+def test_a_run_of_an_earlier_version_is_the_same_model():
+    """Its posterior, prior and likelihood give the numbers that they gave in that version."""
+    vae = cvae.load(OLD)
+    with np.load(OLD / "values.npz") as values:
+        given = {name: torch.from_numpy(values[name]) for name in values}
+    x, y = given["x"].float(), given["y"]
+    with torch.no_grad():
+        q = vae.encode(x, y)
+        torch.testing.assert_close(q.mean, given["mean"], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(q.scale_tril, given["scale_tril"], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(vae.decode(given["z"], y).log_prob(x), given["log_px"], rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(vae.p_z().log_prob(given["z"]), given["log_pz"], rtol=1e-5, atol=1e-5)
+    data = make(saved_config(Run(OLD)), "data")
+    data.setup()
+    assert len(data.test) == 10
+    assert not vae.training and load_with_step(Run(OLD), "last", "cpu")[1] == 1
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_old_names_are_those_of_parts_today(old, tmp_path):
+    assert get_object(MOVED[old])
+    shutil.copytree(OLD, tmp_path / "run")
+    cfg = OmegaConf.load(tmp_path / "run" / ".hydra" / "config.yaml")
+    cfg.data.source._target_ = old
+    Run(tmp_path / "run").save_config(cfg)
+    assert saved_config(Run(tmp_path / "run")).data.source._target_ == MOVED[old]
+
+
+def test_a_config_that_lacks_parts(tmp_path):
+    run = Run(tmp_path)
+    run.save_config(OmegaConf.create({"model": {}, "data": {}, "prior": None}))
+    with pytest.raises(UserError, match="is not the config of a run: it lacks posterior, likelihood, conditional"):
+        cvae.load(tmp_path)
+
+
+def test_the_model_of_a_config_in_its_parts():
+    """Who gets which size: labels are channels of the encoder and dimensions of the decoder, and of no other part."""
+    cfg = config(
+        "model=mlp", "model.hidden=[5]", "model.latent_dim=3", "conditional=true", "prior=vamp", "prior.components=2"
+    )
+    cfg.data.image_shape, cfg.likelihood, cfg.data.num_classes = (
+        [3, 4, 6],
+        {"_target_": "cvae.likelihoods.Gaussian", "scale": "pixel"},
+        7,
+    )
+    vae = build_vae(cfg)
+    assert vae.encoder[1].weight.shape == (5, (3 + 7) * 4 * 6) and vae.encoder[-1].weight.shape == (6, 5)
+    assert vae.decoder[0].weight.shape == (5, 3 + 7) and vae.decoder[2].weight.shape == (4 * 6 * 6, 5)
+    assert vae.prior.pseudo_inputs.shape == (2, 10, 4, 6) and vae.p_z().event_shape == (3,)
+    assert vae.num_classes == 7
+    plain = build_vae(config())
+    assert plain.num_classes == 0 and plain.encoder[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["conditional=true", "data.num_classes=null"], "data.num_classes=None: must be set"),
+        (["conditional=true", "data.num_classes=0"], "data.num_classes=0: must be a positive integer"),
+        (["conditional=1"], "conditional=1: must be one of False, True"),
+        (
+            ["conditional=true", "data.image_shape=[1,30,30]"],
+            r"data.image_shape=\[1, 30, 30\]: must be .* multiples of 4",
+        ),
+        (["objective/beta=linear", "objective.beta.steps=0"], "objective.beta.steps=0: must be"),
+        (["data.source.root=3"], "Key|root"),
+        (["+model.depth=3"], "model: cvae.networks.conv does not take its values: .*depth"),
+    ],
+)
+def test_what_cannot_be_built_is_named(overrides, message):
+    with pytest.raises(Exception, match=message) as error:  # noqa: B017, PT011
+        cfg = config(*overrides)
+        build_vae(cfg), make(cfg, "objective")
+    assert isinstance(error.value, UserError) or "data.source.root=3" in overrides
+
+
+def test_classes_are_counted_where_they_are_left_open(tmp_path):
+    from PIL import Image
+
+    for name in ("train/a", "train/b", "train/c", "test/a"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / name / "1.png")
+    words = ["data=image_folder", f"data.root={tmp_path}", "data.image_size=8"]
+    cfg = config(*words, "conditional=true")
+    build_data(cfg)
+    assert cfg.data.num_classes == 3 and build_vae(cfg).num_classes == 3
+    cfg = config(*words)
+    build_data(cfg)
+    assert cfg.data.num_classes is None
+    with pytest.raises(ConfigError, match="data.num_classes=5: must be 3"):
+        build_data(config(*words, "conditional=true", "data.num_classes=5")).setup()
+
+
+def test_a_likelihood_and_data_that_do_not_fit():
+    cfg = config("data=synthetic", "data.binarization=none")
+    vae, data = build_vae(cfg), build_data(cfg)
+    with pytest.raises(
+        UserError,
+        match=r"likelihood .*Bernoulli.* and data.binarization=none do not fit: .*binary images, the data are levels",
+    ):
+        require_fit(cfg, vae, data)
+    cfg = config("data=synthetic")
+    require_fit(cfg, build_vae(cfg), build_data(cfg))

@@ -1,0 +1,82 @@
+"""The names in a run directory, which are a contract, and what is wrong with one."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from omegaconf import OmegaConf
+
+from cvae.errors import UserError
+from cvae.run import Run
+
+
+def test_names(tmp_path):
+    run = Run(tmp_path)
+    names = {
+        run.config_file: ".hydra/config.yaml", run.checkpoints: "checkpoints", run.tensorboard: "tensorboard",
+        run.metrics: "metrics.json", run.gif: "cvae.gif", run.scatter: "latent_scatter.png", run.samples: "samples.png",
+        run.image("original"): "images/original.png", run.image("sample", 3): "images/sample_0003.png",
+        run.manifold(): "latent_manifold.png", run.manifold(0): "latent_manifold_0.png", run.evaluations: "evaluation",
+    }  # fmt: skip
+    for path, name in names.items():
+        assert path == tmp_path / name
+    assert str(run) == str(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["images", "checkpoints", "metrics.json"])
+def test_a_run_began_where_it_left_something(tmp_path, name):
+    (tmp_path / ".hydra").mkdir()
+    assert not Run(tmp_path).began()
+    (tmp_path / name).mkdir()
+    assert Run(tmp_path).began()
+
+
+def test_checkpoints_by_name(tmp_path):
+    run = Run(tmp_path)
+    with pytest.raises(UserError, match=r"has no checkpoint best.ckpt; it has: none"):
+        run.checkpoint("best")
+    run.checkpoints.mkdir()
+    for name in ("last", "best"):
+        (run.checkpoints / f"{name}.ckpt").write_text("")
+    assert run.checkpoint("best") == run.checkpoint("best.ckpt") == tmp_path / "checkpoints" / "best.ckpt"
+    with pytest.raises(UserError, match=r"has no checkpoint other.ckpt; it has: best.ckpt, last.ckpt"):
+        run.checkpoint("other")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is not a run directory: it has no .hydra/config.yaml"),
+        ("a: [1", "config.yaml is not valid YAML: .*line"),
+        ("a: ${", "config.yaml is not valid YAML"),
+        ("- 1", "config.yaml is not the config of a run: it has no keys"),
+        (b"\xff\xfe\xff", "config.yaml is not valid YAML"),
+    ],
+)
+def test_what_is_no_config(tmp_path, text, message):
+    run = Run(tmp_path)
+    if text is not None:
+        run.config_file.parent.mkdir()
+        run.config_file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message):
+        run.config()
+
+
+def test_the_config_knows_where_the_run_is_now(tmp_path):
+    run = Run(tmp_path)
+    run.save_config(OmegaConf.create({"run_dir": "${hydra:runtime.output_dir}", "seed": 3}))
+    assert "${hydra:" in run.config_file.read_text()
+    assert run.config() == {"run_dir": str(tmp_path), "seed": 3}
+
+
+def test_metrics(tmp_path):
+    Run(tmp_path).save_metrics({"test/elbo": -1.5})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"test/elbo": -1.5}
+
+
+def test_a_run_directory_needs_no_torch():
+    """So that a table of hundreds of runs takes no seconds."""
+    code = "import sys, cvae.run; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
