@@ -89,8 +89,10 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path, ending):
 
 def test_pixels_of_unknown_range_are_refused(tmp_path):
     save(tmp_path / "a" / "float.tif", np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8))
+    save(tmp_path / "a" / "integer.tif", np.arange(64, dtype=np.int32).reshape(8, 8))
     save(tmp_path / "a" / "fine.png", noise(8, 8))
-    with pytest.raises(DataError, match=r"float.tif: .*32-bit"):
+    why = "its pixels are 32-bit numbers of an unknown range"
+    with pytest.raises(DataError, match=rf"2 of 3 (.|\n)*float.tif: {why}\n.*integer.tif: {why}$"):
         folder_of(tmp_path).load()
 
 
@@ -202,7 +204,9 @@ def test_the_part_is_drawn_by_seed(tmp_path):
     def chosen(seed):
         return folder_of(tmp_path, test_size=0.25, seed=seed).load()[1].x[:, 0, 0, 0].tolist()
 
+    before = torch.get_rng_state()
     assert chosen(0) == chosen(0) != chosen(1)
+    assert torch.equal(torch.get_rng_state(), before)  # its own generator
     assert chosen(0) != list(range(5))
 
 
@@ -264,6 +268,51 @@ def test_folder_names_wrong_values(values, key):
     assert error.value.key == key
 
 
+def test_drawn_part_by_value(tmp_path):
+    """The files in alphabetical order, those that the seed chose and the others."""
+    many(tmp_path)
+    levels = [*range(0, 20, 2), *range(1, 20, 2)]  # a/00, a/02, …, b/01, b/03, …
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(5)).tolist()
+    train, test = folder_of(tmp_path, test_size=0.25, seed=5).load()
+    assert test.x[:, 0, 0, 0].tolist() == [levels[i] for i in sorted(order[:5])]
+    assert train.x[:, 0, 0, 0].tolist() == [levels[i] for i in sorted(order[5:])]
+
+
+def test_images_in_no_folder_are_the_first_class(tmp_path):
+    save(tmp_path / "train" / "z.png", noise(8, 8))
+    save(tmp_path / "train" / "A" / "a.png", noise(8, 8))
+    save(tmp_path / "test" / "A" / "a.png", noise(8, 8))
+    train, test = folder_of(tmp_path).load()
+    assert train.y.tolist() == [1, 0] and test.y.tolist() == [1]  # A/a.png, z.png
+
+
+def test_linked_folders_are_read_and_hidden_ones_are_not(tmp_path):
+    for folder in ("there", "here/a", "here/.thumbnails"):
+        save(tmp_path / folder / "1.png", noise(8, 8))
+    (tmp_path / "here" / "linked").symlink_to(tmp_path / "there")
+    source = folder_of(tmp_path / "here", test_size=1)
+    assert source.classes() == 2 and sum(len(images.x) for images in source.load()) == 2
+
+
+def test_files_that_are_no_images_are_named_so(tmp_path):
+    many(tmp_path, 3)
+    (tmp_path / "a" / "bad.png").write_bytes(b"no image")
+    with pytest.raises(DataError) as error:
+        folder_of(tmp_path).load()
+    _, line = str(error.value).splitlines()
+    assert line == f"  {tmp_path / 'a' / 'bad.png'}: not an image of a known format"
+
+
+def test_errors_without_a_message_are_named(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    many(tmp_path, 3)
+    monkeypatch.setattr(ImageOps, "fit", fail)
+    with pytest.raises(DataError, match=r"00.png: MemoryError\n"):
+        folder_of(tmp_path).load()
+
+
 def test_images_in_no_folder_have_label_0(tmp_path):
     for i in range(4):
         save(tmp_path / f"{i}.png", noise(8, 8))
@@ -322,7 +371,9 @@ def test_missing_and_empty_folders(tmp_path):
 @pytest.mark.parametrize("present, missing", [("train", "test"), ("test", "train")])
 def test_one_of_train_and_test_alone_is_not_guessed_at(tmp_path, present, missing):
     save(tmp_path / present / "a" / "1.png", noise(8, 8))
-    with pytest.raises(DataError, match=f"a folder {present} but none called {missing}"):
+    with pytest.raises(
+        DataError, match=rf"a folder {present} but none called {missing}\. Add {missing}; or set data.root="
+    ):
         folder_of(tmp_path).download()
 
 

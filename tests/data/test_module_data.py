@@ -391,9 +391,10 @@ def test_training_batches():
     assert torch.equal(x, TRAIN.x[order].float() / 255) and torch.equal(y, TRAIN.y[order])
 
 
-def test_loaders_leave_the_global_noise_alone():
-    made = ready(binarization="fixed", validation_size=100)
+@pytest.mark.parametrize("how", ["fixed", "stochastic"])
+def test_setup_and_loaders_leave_the_global_noise_alone(how):
     before = torch.get_rng_state()
+    made = ready(binarization=how, validation_size=100)
     for loader in (made.train_dataloader(), made.val_dataloader(), made.test_dataloader()):
         assert len(list(loader)) == len(loader)
     assert torch.equal(torch.get_rng_state(), before)
@@ -423,6 +424,8 @@ def test_wrong_values_are_named(key, value):
     with pytest.raises(ConfigError) as error:
         data(**{key: value})
     assert (error.value.key, error.value.value) == (key, value)
+    allowed = {"invert": "true or false", "validation_size": "an integer of at least 0"}
+    assert error.value.allowed == allowed.get(key, error.value.allowed)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ def test_synthetic_class_decides_the_place():
 def test_synthetic_pixels():
     """Pixel by pixel: a Gaussian spot of width 0.12 within 5 % of its class's point, between 70 and 100 % bright."""
     shape, classes = (3, 5, 7), 3
+    before = torch.get_rng_state()
     sets = Synthetic(None, shape, classes, 4, 2).load()
+    assert torch.equal(torch.get_rng_state(), before)  # its own generator
     generator = torch.Generator().manual_seed(0)
     for images in sets:  # the test images' draws follow those of the training images
         count = len(images.x)
