@@ -339,6 +339,34 @@ def test_same_transposed_convolution_is_the_adjoint(kernel, stride, height, widt
     torch.testing.assert_close((conv(x) * y).sum(), (x * transposed(y)).sum())
 
 
+@pytest.mark.parametrize("kernel, stride", [(3, 2), (4, 2), (5, 2), (5, 3), (2, 1)])
+def test_same_convolution_pads_height_and_width_each_for_itself(kernel, stride):
+    """A separable kernel: rows, then columns, as one-dimensional images."""
+    layer, x = layers.Conv2dSame(1, 1, kernel, stride).double(), torch.randn(1, 1, 8, 9, dtype=torch.double)
+    rows, columns = torch.randn(2, kernel, dtype=torch.double)
+    nn.init.zeros_(layer.bias)
+
+    def along_the_last(x, weights):
+        length = x.shape[-1]
+        missing = max((-(-length // stride) - 1) * stride + kernel - length, 0)
+        padded = nn.functional.pad(x, (missing // 2, missing - missing // 2))
+        return padded.unfold(-1, kernel, stride) @ weights
+
+    with torch.no_grad():
+        layer.weight.copy_(rows[:, None] * columns)
+    expected = along_the_last(along_the_last(x, columns).mT, rows).mT
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_flattening_is_in_tensorflows_order():
+    """Height, then width, then channel; and the way back."""
+    x = torch.arange(24.0).reshape(1, 2, 3, 4)  # x[0, c, h, w] = 12 c + 4 h + w
+    flat = layers.FlattenHWC()(x)
+    assert flat[0, :4].tolist() == [0, 12, 1, 13] and flat[0, 8].item() == 4
+    back = layers.UnflattenHWC(3, 4, 2)(flat)
+    assert torch.equal(back, x) and back.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_same_convolution_of_one_image_that_is_larger_than_the_kernel_needs():
     """With a stride above the kernel nothing is missing; TensorFlow then pads nothing, and drops the end."""
     layer = layers.Conv2dSame(1, 1, 1, stride=3)
