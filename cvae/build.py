@@ -75,8 +75,10 @@ def build_vae(cfg: DictConfig) -> VAE:
 
 
 def build_data(cfg: DictConfig) -> ImageData:
-    """The data of a config; nothing is read yet. A number of classes that a conditional model needs and the config leaves
-    open is put into cfg, as the source counts them.
+    """The data of a config; nothing is read yet.
+
+    A conditional model needs the number of classes. If the config leaves it open, the source counts them, and the count
+    is put into cfg.
 
     Raises:
         ConfigError: a value is not allowed.
@@ -94,8 +96,8 @@ def require_fit(cfg: DictConfig, vae: VAE, data: ImageData) -> None:
     if data.kind not in describes:
         raise UserError(
             f"likelihood ({cfg.likelihood._target_}) and data.binarization={cfg.data.binarization} do not fit: this "
-            f"likelihood describes {' or '.join(describes)} images, the data are {data.kind}. Choose another likelihood=, "
-            "or another data.binarization="
+            f"likelihood describes {' or '.join(describes)} images, the data are {data.kind}. Choose another "
+            "likelihood=, or another data.binarization="
         )
 
 

@@ -1,10 +1,15 @@
-"""Checks of single values: each returns the value, or raises a ConfigError that says what is allowed. Needs no torch."""
+"""Checks of single values; they need no torch.
+
+Each returns the value, or raises a ConfigError that says what is allowed.
+"""
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from cvae.errors import ConfigError
+
+T = TypeVar("T")
 
 
 def is_int(value: Any) -> bool:
@@ -32,7 +37,7 @@ def positive_number(key: str, value: Any) -> float:
     return value
 
 
-def one_of(key: str, value: Any, allowed: Collection, what: str = "") -> Any:
+def one_of(key: str, value: T, allowed: Collection[T], what: str = "") -> T:
     """Return `value`, or raise ConfigError unless it is one of `allowed`, type included. `what` says what these are."""
     if not any(type(value) is type(choice) and value == choice for choice in allowed):
         raise ConfigError(key, value, f"{what}one of " + ", ".join(map(str, allowed)))

@@ -18,9 +18,10 @@ import cvae.experiments  # noqa: F401, adds its step to Hydra's composition of a
 from cvae.errors import UserError
 from cvae.run import Run
 
-# How often a thread of GNU OpenMP, which reads this when torch is loaded, looks for the others before it sleeps. With its
-# default of 300,000 it keeps the core that the others need, if another program runs too: epochs that took 11 s on two cores,
-# one of them busy, take 1.5 s so. With both cores free epochs take about a tenth longer.
+# A waiting thread of GNU OpenMP checks this often whether the others are done, then it sleeps. OpenMP reads the number
+# when torch is loaded. The default, 300,000, keeps a core busy that the others need if another program runs too: on two
+# cores, one of them busy, epochs took 11 s with it, and take 1.5 s with 10,000. With both cores free they take about a
+# tenth longer.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 

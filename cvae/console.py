@@ -1,4 +1,4 @@
-"""The one place where the terminal is written to, so that log lines and the progress bar do not tear each other apart."""
+"""The one place that writes to the terminal, so that log lines and the progress bar do not tear each other apart."""
 
 import logging
 
@@ -9,7 +9,7 @@ errors = Console(stderr=True)
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints log lines above a live progress bar; long lines are left to the terminal, so that a pipe gets them whole."""
+    """Prints log lines above a live progress bar. It does not wrap long lines, so a pipe gets them whole."""
 
     def emit(self, record: logging.LogRecord) -> None:
         out = errors if record.levelno >= logging.ERROR else console

@@ -1,5 +1,7 @@
 """Errors that the user can mend. The command line shows their message alone."""
 
+from typing import Any
+
 
 class UserError(Exception):
     """Something outside the code is wrong; the message says what, where, and what to do."""
@@ -8,7 +10,7 @@ class UserError(Exception):
 class ConfigError(UserError, ValueError):
     """A value that does not fit: says which key, which value, and what is allowed instead."""
 
-    def __init__(self, key: str, value, allowed: str):
+    def __init__(self, key: str, value: Any, allowed: str) -> None:
         super().__init__(f"{key}={value}: must be {allowed}")
         self.key, self.value, self.allowed = key, value, allowed
 
@@ -22,4 +24,4 @@ class DataError(UserError, RuntimeError):
 
 
 class NotFinite(UserError, RuntimeError):
-    """A figure is NaN or infinite; to go on would be in vain."""
+    """A figure is NaN or infinite: the run cannot recover."""

@@ -1,9 +1,10 @@
 """How an experiment's values meet what the user chose: what still applies is kept, and what the user typed always wins.
 
-An experiment (conf/experiment/NAME.yaml) chooses a member of each group and sets values of them. Hydra composes the choices,
-the user's before the experiment's. The values then go in before those that the user typed, and only where they mean
-something: not for a key that the chosen member does not have, nor over a choice within a group (objective/beta=linear).
-Hydra has no place for such a rule, so it is added to the step in which Hydra applies what the user typed.
+An experiment (conf/experiment/NAME.yaml) chooses a member of each group and sets values of them. Hydra composes the
+choices, the user's before the experiment's. The values then go in before those that the user typed, and only where they
+mean something: not for a key that the chosen member does not have, nor over a choice within a group
+(objective/beta=linear). Hydra has no place for such a rule, so it is added to the step in which Hydra applies what the
+user typed.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ apply_what_was_typed = ConfigLoaderImpl._apply_overrides_to_config
 
 
 def apply_experiment_then_what_was_typed(overrides: list, cfg: DictConfig) -> None:
-    """Hydra's step, with the experiment's values before. cfg.experiment then holds what was left out, as lines to be said."""
+    """Hydra's step, after the experiment's values; cfg.experiment then has a line for each value that was left out."""
     if isinstance(cfg.get("experiment"), DictConfig):
         with open_dict(cfg):
             values = cfg.pop("experiment")
@@ -24,7 +25,7 @@ def apply_experiment_then_what_was_typed(overrides: list, cfg: DictConfig) -> No
 
 
 def merge(target: DictConfig, values: DictConfig, place: str = "") -> list[str]:
-    """Put values into target, in place; returns a line for each that does not apply. A key with a + is new, and is added."""
+    """Put values into target, in place; returns a line for each that does not apply. A key with a + is added as new."""
     left_out = []
     for key in values:
         value, new = values._get_node(key), key.lstrip("+")

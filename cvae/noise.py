@@ -1,12 +1,13 @@
 """Random numbers that repeat themselves."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 
 @contextmanager
-def fixed_noise(seed: int, device: torch.device):
+def fixed_noise(seed: int, device: torch.device) -> Iterator[None]:
     """Random numbers from `seed` inside, and outside as if nothing had been drawn."""
     mps_state = torch.mps.get_rng_state() if device.type == "mps" else None  # fork_rng knows CPU and CUDA
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -1,4 +1,6 @@
-"""Pictures as uint8 arrays (H, W, 3): grids, the latent manifold, the scatter of posterior means, and a GIF of frames."""
+"""Pictures as uint8 arrays (H, W, 3): grids, latent manifold, scatter of posterior means; and a GIF of frames."""
+
+from typing import TYPE_CHECKING
 
 import imageio.v3 as imageio
 import numpy as np
@@ -7,6 +9,9 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from cvae.vae import VAE
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.summary_pb2 import Summary
 
 
 def grid(images: Tensor, columns: int, padding: int = 2, zoom: int = 3) -> np.ndarray:
@@ -17,11 +22,12 @@ def grid(images: Tensor, columns: int, padding: int = 2, zoom: int = 3) -> np.nd
 
 
 @torch.no_grad()
-def latent_manifold(vae: VAE, steps: int, device, label: int | None = None) -> np.ndarray:
+def latent_manifold(vae: VAE, steps: int, device: torch.device, label: int | None = None) -> np.ndarray:
     """Decoded means over the (steps x steps) quantiles 0.05 … 0.95 of the standard normal, for two latent dimensions.
 
-    z[0] grows to the right and z[1] upwards, as in the scatter (the tutorial's grows downwards). label: the class, for a
-    conditional model. (steps H, steps W, 3).
+    z[0] grows to the right and z[1] upwards, as in the scatter (the tutorial's grows downwards). (steps H, steps W, 3).
+
+    label: the class, for a conditional model.
     """
     quantiles = torch.distributions.Normal(0, 1).icdf(torch.linspace(0.05, 0.95, steps)).to(device)
     up, right = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")  # the first row is the highest
@@ -76,7 +82,7 @@ def png(pixels: np.ndarray) -> bytes:
     return imageio.imwrite("<bytes>", pixels, extension=".png")
 
 
-def image_summary(tag: str, content: bytes, height: int, width: int):
+def image_summary(tag: str, content: bytes, height: int, width: int) -> "Summary":
     """A TensorBoard summary of an encoded picture: PNG, or GIF, which TensorBoard shows animated."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 

@@ -15,8 +15,8 @@ from cvae.files import save
 class Run:
     """The files of one run.
 
-    .hydra/config.yaml is the whole config, checkpoints/ has last.ckpt and best.ckpt, images/ the grids of each epoch (0 is
-    before training), evaluation/ a file for each set of settings. Everything that loads the model again is in it.
+    .hydra/config.yaml is the whole config, checkpoints/ has last.ckpt and best.ckpt, images/ the grids of each epoch
+    (0 is before training), evaluation/ a file for each set of settings. Everything that loads the model again is in it.
     """
 
     def __init__(self, path: str | Path) -> None:

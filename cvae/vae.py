@@ -9,12 +9,16 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from cvae.distributions import rsample_and_log_prob
+from cvae.likelihoods import Likelihood
+from cvae.posteriors import Posterior
+from cvae.priors import Prior
 
 
 class Latent(NamedTuple):
     """One group of latents: K draws for each of B images, with their log-densities in nats.
 
-    z is the draw as p, the decoder and the groups below see it: a hook on its gradient leaves the gradient of log_q alone.
+    z is the draw as p, the decoder and the groups below see it. A hook on its gradient leaves the gradient of log_q
+    alone.
     """
 
     z: Tensor  # (K, B, D)
@@ -32,16 +36,15 @@ class Trace(NamedTuple):
 
     latents: tuple[Latent, ...]  # the top group first
     px: Distribution  # p(x|z), batch (K, B), event (C, H, W)
-    penalties: Mapping[
-        str, Tensor
-    ]  # named (B,): what a part adds to the loss and not to the bound (a codebook's commitment)
+    penalties: Mapping[str, Tensor]  # (B,) each: what a part adds to the loss alone, as a codebook's commitment
 
 
 class VAE(nn.Module):
     """p(z) p(x|z) with an amortized q(z|x) (Kingma and Welling 2014; Rezende et al. 2014).
 
-    With num_classes > 0 it is conditioned on a class label (Sohn et al. 2015): p(z) p(x|z, y) and q(z|x, y). The encoder
-    then sees the label as num_classes more image channels, the decoder as num_classes more dimensions of z, one-hot.
+    With num_classes > 0 it is conditioned on a class label (Sohn et al. 2015): p(z) p(x|z, y) and q(z|x, y). The
+    encoder then sees the label as num_classes more image channels, the decoder as num_classes more dimensions of z,
+    one-hot.
 
     Args:
         encoder: x (B, C [+ num_classes], H, W) -> features (B, F)
@@ -55,10 +58,10 @@ class VAE(nn.Module):
     def __init__(
         self,
         encoder: nn.Module,
-        posterior: nn.Module,
-        prior: nn.Module,
+        posterior: Posterior,
+        prior: Prior,
         decoder: nn.Module,
-        likelihood: nn.Module,
+        likelihood: Likelihood,
         num_classes: int = 0,
     ):
         super().__init__()
@@ -71,7 +74,8 @@ class VAE(nn.Module):
         With score=False the gradient of log_q reaches the encoder through the draws alone (Roeder et al. 2017).
 
         Raises:
-            ValueError: y is missing, or given to a model without classes. x is not checked: that would wait for the device.
+            ValueError: y is missing, or given to a model without classes. x is not checked: that would wait for the
+                device.
         """
         self._check(y)
         q, p = self.infer(self._labelled(x, y)), self.p_z()
@@ -84,7 +88,7 @@ class VAE(nn.Module):
         return self.posterior(full_precision(self.encoder(inputs)))
 
     def p_z(self) -> Distribution:
-        """p(z): batch (), event (D,). A VampPrior encodes its pseudo-inputs at each call: keep it where it is used twice."""
+        """p(z): batch (), event (D,). Keep it if you need it twice: a VampPrior encodes its pseudo-inputs each time."""
         return self.prior(self.infer)
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Distribution:

@@ -15,13 +15,14 @@ PAIRS = 1000  # of a draw and an image, scored at once: small enough for a flow,
 def log_aggregate(
     vae: VAE, blocks: list[Batch], z: Tensor, log_q: Tensor, advance: Callable[[str, int], None]
 ) -> Tensor:
-    """log q(z) (N,) in nats, for one draw z (N, D) from each of the posteriors of the N images in `blocks`, log_q (N,) its own.
+    """log q(z) (N,) in nats, for one draw z (N, D) from each of the posteriors of the N images in `blocks`.
 
-    For the N images as the whole population (Hoffman and Johnson 2016, where x is an index) the mean of log q(z|x) - log q(z)
-    estimates I_q(x; z) without bias. As an estimate for the distribution that the images come from it is a lower bound in
-    expectation, never above log N (van den Oord et al. 2018; Poole et al. 2019, eq. 12), and KL(q(z) || p(z)) is too high
-    by as much. Near log N take more images.
+    The mean of log q(z|x) - log q(z) estimates I_q(x; z) without bias if the N images are the whole population (Hoffman
+    and Johnson 2016, where x is an index). As an estimate for the distribution that the images come from, it is a lower
+    bound in expectation, never above log N (van den Oord et al. 2018; Poole et al. 2019, eq. 12), and KL(q(z) || p(z))
+    is too high by as much. If it comes near log N, take more images.
 
+    log_q: (N,), the log-density of each draw under its own posterior.
     advance: called with ("pairs", n) after n pairs of a draw and an image.
     """
     log_qz = torch.full((len(z),), -torch.inf, dtype=torch.float64)

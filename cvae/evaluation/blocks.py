@@ -1,8 +1,8 @@
-"""Blocks: the unit of randomness and of memory. A block is some images with SAMPLES draws each, always drawn as a whole.
+"""Blocks: the unit of randomness and of memory. A block is some images with SAMPLES draws each.
 
-The noise of block (i, k) has a seed of its own, a hash of (seed, i, k). What is not needed of a block is thrown away, so the
-draws of an image are the same however the images come in batches, how many of them there are and how many samples are asked
-for.
+A block is always drawn as a whole, and what is not needed of it is thrown away. The noise of block (i, k) has a seed of
+its own, a hash of (seed, i, k). So the draws of an image depend neither on the batches that the images come in, nor on
+how many images there are, nor on how many samples are asked for.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,17 +19,20 @@ Batch = tuple[Tensor, Tensor | None]  # x (B, C, H, W), y (B,) or None
 
 
 def images_of_a_block(vae: VAE, x: Tensor, y: Tensor | None, memory: float) -> int:
-    """How many images with SAMPLES draws each fit into `memory` GiB, 1 to IMAGES; x (B, C, H, W), y (B,): any of them."""
+    """How many images with SAMPLES draws each fit into `memory` GiB, 1 to IMAGES.
+
+    x (B, C, H, W), y (B,): any of the images, with their labels.
+    """
     rows = memory * 2**30 / bytes_of_a_row(vae, x[:1], None if y is None else y[:1])
     return int(min(max(rows // SAMPLES, 1), IMAGES))
 
 
 @torch.no_grad()
 def bytes_of_a_row(vae: VAE, x: Tensor, y: Tensor | None) -> int:
-    """About how much memory a row (an image with a sample) takes at its peak, measured with one image x (1, C, H, W), y (1,).
+    """About how many bytes a row (an image with a sample) takes at its peak, measured with one x (1, C, H, W), y (1,).
 
-    That is three times what the largest layer reads and writes: a convolution may keep both in another layout too, and a
-    likelihood several tensors of the size of its parameters.
+    That is three times what the largest layer reads and writes: a convolution may keep both in another layout too, and
+    a likelihood several tensors of the size of its parameters.
     """
     largest = 0
 
@@ -72,7 +75,10 @@ def joined(batches: list[Batch]) -> Batch:
 
 
 def filled(part: Tensor, images: int) -> Tensor:
-    """The images or labels of a block, the last one repeated up to `images`, so that noise has the same shape for each."""
+    """The images or labels of a block, the last one repeated up to `images`.
+
+    All blocks then have noise of the same shape.
+    """
     return torch.cat([part, part[-1:].expand(images - len(part), *part.shape[1:])])
 
 

@@ -1,4 +1,7 @@
-"""The figures of a trained model: -log p(x), ELBO, rate, distortion, bits per dim, active units, the aggregate posterior."""
+"""The figures of a trained model.
+
+They are -log p(x), ELBO, rate, distortion, bits per dim, active units, and those of the aggregate posterior.
+"""
 
 import itertools
 import math
@@ -41,25 +44,25 @@ def evaluate(
 ) -> dict[str, Figure]:
     """All figures of a model over a set of images, in the model's own state (eval() is the caller's).
 
-    nll, elbo, rate and distortion share the same draws; elbo = -rate - distortion. The expected nll falls with the number of
-    samples towards -log p(x) (Burda et al. 2016, theorem 1).
+    nll, elbo, rate and distortion share the same draws; elbo = -rate - distortion. The expected nll falls with the
+    number of samples towards -log p(x) (Burda et al. 2016, theorem 1).
 
-    mutual_information I_q(x; z), aggregate_kl KL(q(z) || p(z)) and aggregate_rate, their sum exactly (Hoffman and Johnson
-    2016), are of the top group of latents and over the first `aggregate_images` images, with a draw each: see
-    `log_aggregate`. The first two are None where a posterior's density of foreign z is NaN, as that of an ill-conditioned
-    full covariance can be in float32. The images share one q(z), so the standard errors of these two, taken as if the
-    images were independent, are too small or too large by what that adds.
+    mutual_information is I_q(x; z), aggregate_kl is KL(q(z) || p(z)), and aggregate_rate is exactly their sum (Hoffman
+    and Johnson 2016). The three are of the top group of latents and over the first `aggregate_images` images, with a
+    draw each: see `log_aggregate`. The first two are None if a posterior's density of foreign z is NaN, as that of an
+    ill-conditioned full covariance can be in float32. Their standard errors are taken as if the images were
+    independent. The images share one q(z), so these errors are too small or too large by what that adds.
 
-    bits_per_dim is nll / (C H W ln 2) where the likelihood is a mass over 256 grey levels, and None elsewhere: a density has
-    no bits without a unit of the pixels, and binary images are reported in nats.
+    bits_per_dim is nll / (C H W ln 2) if the likelihood is a mass over 256 grey levels, else None: a density has no
+    bits without a unit of the pixels, and binary images are reported in nats.
 
     Args:
         vae: the model
-        batches: (x (B, C, H, W), y (B,), or None for a model without classes) of any sizes, on the model's device; all of
-            them are used: settings.images is the caller's to keep
+        batches: (x (B, C, H, W), y (B,), or None for a model without classes) of any sizes, on the model's device. All
+            of them are used: the caller must keep to settings.images
         settings: samples, aggregate_images, memory and seed
-        advance: called with ("rows", n) after n rows (an image with a sample), in all images * samples of them, and with
-            ("pairs", n) after n pairs, in all the square of the images of the aggregate posterior
+        advance: called with ("rows", n) after n rows (an image with a sample), and with ("pairs", n) after n pairs. In
+            all there are images * samples rows; the pairs are the square of the images of the aggregate posterior
 
     Raises:
         NotFinite: a figure is NaN or infinite.
@@ -103,9 +106,10 @@ def figures_of(vae: VAE, every: Measured, log_qz: Tensor, dims: int) -> dict[str
 
 
 def active_units(mean: Tensor, mean_error: Tensor) -> Figure:
-    """How many latents have a posterior mean (N, D) whose variance over the images is above 0.01 (Burda et al. 2016, 5.2).
+    """How many latents have a posterior mean (N, D) that varies over the images (Burda et al. 2016, section 5.2).
 
-    Where the means are estimates, their own variance (N, D) is subtracted; not defined where that is unknown.
+    "Varies" means a variance above 0.01. If the means are estimates, their own variance (N, D) is subtracted; if it is
+    unknown, so is the number.
     """
     variance = mean.var(0, correction=0) - mean_error.mean(0)
     known = not variance.isnan().any()
@@ -114,7 +118,7 @@ def active_units(mean: Tensor, mean_error: Tensor) -> Figure:
 
 
 def bits_per_dim(vae: VAE, nll: Figure, dims: int) -> Figure:
-    """`nll` in bits a colour value, of which an image has `dims`; not defined unless it is of a mass over 256 levels."""
+    """`nll` in bits a colour value, of which an image has `dims`; defined only for a mass over 256 levels."""
     meaning, scale = "bits per dim", dims * math.log(2)
     if nll.value is None or not (vae.likelihood.is_mass and "levels" in vae.likelihood.describes):
         return Figure(None, None, "bits", meaning)

@@ -14,7 +14,7 @@ from cvae.vae import VAE, Latent
 
 
 class Measured(NamedTuple):
-    """What the draws say of each image; nats, float64 on the CPU. The D latents are those of all groups, the top one first."""
+    """What the draws say of each image, in nats, float64 on the CPU. D: latents of all groups, the top one first."""
 
     log_px: Tensor  # (B,) the importance-sampled log p(x)
     rate: Tensor  # (B,) mean over samples of log q(z|x) - log p(z)
@@ -35,9 +35,9 @@ def measure(
     seeds: tuple[int, int],
     advance: Callable[[str, int], None],
 ) -> Measured:
-    """Importance sampling for a block: images x (B, C, H, W), labels y (B,), B at most `images`, the size of a full block.
+    """Importance sampling for a block: images x (B, C, H, W), labels y (B,), B at most `images`, the full block's size.
 
-    log p(x) is estimated by log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x) (Burda et al. 2016, eq. 8), as a running logsumexp.
+    log p(x) is estimated by log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x) (Burda et al. 2016, eq. 8), a running logsumexp.
 
     seeds: of the evaluation, and the block's number. advance: called with ("rows", n) after n rows.
     """
@@ -71,7 +71,7 @@ def exact(parts: list[Tensor]) -> Tensor:
 
 
 def known_mean(latent: Latent, images: int) -> Tensor:
-    """E[z|x] (B, D), NaN where q does not know it: a flow's has no closed form, and below the top q depends on draws."""
+    """E[z|x] (B, D); NaN if q does not know it: a flow has no closed form, and below the top q depends on the draws."""
     q = latent.q
     if isinstance(q, NormalizingFlow) or len(q.batch_shape) > 1:
         return torch.full((images, q.event_shape[0]), torch.nan, dtype=torch.float64)

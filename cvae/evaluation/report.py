@@ -32,8 +32,9 @@ class TestData(Protocol):
 def report(vae: VAE, data: TestData, run: Run, settings: Settings, checkpoint: str) -> dict[str, Figure]:
     """Measure a model (in eval mode) on the test images of `data`, after its setup().
 
-    Shows a progress bar and a table, and writes a file into the run that is named after the settings. checkpoint: what the
-    model was read from.
+    Shows a progress bar and a table, and writes a file into the run that is named after the settings.
+
+    checkpoint: the file that the model was read from.
 
     Raises:
         UserError: a figure is not finite, or the memory does not suffice.

@@ -12,10 +12,10 @@ class Settings:
     Args:
         samples: importance samples an image
         images: only the first so many test images; None: all
-        aggregate_images: at most so many of them for the aggregate posterior, whose cost grows with their square; with a
-            posterior that scores foreign z slowly (an inverse autoregressive flow takes D passes) most of the time goes there
-        memory: GiB that the activations of a decoded chunk may take, about. The chunk is the unit of randomness too, so a
-            large model whose chunks it makes smaller gets other draws; smaller models do not change with it
+        aggregate_images: at most so many of them for the aggregate posterior; its cost grows with their square. Most of
+            the time goes there if the posterior scores foreign z slowly (an inverse autoregressive flow takes D passes)
+        memory: about how many GiB the activations of a decoded chunk may take. The chunk is the unit of randomness too:
+            a large model gets smaller chunks, so other draws, with less memory; a small model's draws do not change
         seed: of the noise
 
     Raises:

@@ -17,11 +17,13 @@ from cvae.vae import VAE
 class BetaTCVAE(Objective):
     """distortion + mutual information + beta * total correlation + dimension-wise KL (Chen et al. 2018, eq. 4).
 
-    The three sum to the rate, image by image, so beta=1 is the ELBO. With q(z) the aggregate posterior over the training
-    set: log q(z|x) - log q(z), log q(z) - sum_j log q(z_j) and sum_j log q(z_j) - log p(z), at one draw of z an image. For
-    a prior that is not independent over the dimensions the last one is KL(prod_j q(z_j) || p(z)). q(z) is estimated from
-    the batch, as sum_n W_n q(z|x_n), n = 0 the image that z was drawn for, N the number of training images (`prepare`) and
-    B the batch size:
+    With q(z) the aggregate posterior over the training set, the three are log q(z|x) - log q(z),
+    log q(z) - sum_j log q(z_j) and sum_j log q(z_j) - log p(z), at one draw of z an image. They sum to the rate, image
+    by image, so beta=1 is the ELBO. For a prior that is not independent over the dimensions the last one is
+    KL(prod_j q(z_j) || p(z)).
+
+    The batch estimates q(z) as sum_n W_n q(z|x_n). Here n = 0 is the image that z was drawn for, N the number of
+    training images (`prepare`) and B the batch size:
 
     - weighted: W_n = 1 / (N B), biased (Chen et al. 2018, section 3.1; what the paper used). N only shifts the loss.
     - stratified: W_0 = 1 / N, else (N - 1) / (N (B - 1)): an unbiased q(z) (appendix C.2, averaged over which image is

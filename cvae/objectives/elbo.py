@@ -28,11 +28,12 @@ class ELBO(Objective):
         samples: K, draws of z an image
         kl: monte_carlo, the mean of log q(z|x) - log p(z) at the K draws; closed_form, torch's `kl_divergence`
         beta: weight of the rate, a number or a schedule (Higgins et al. 2017, eq. 4)
-        free_bits: lambda, nats for each latent dimension; 0 switches it off. Above 0 it needs the rate of each dimension,
-            so a posterior and a prior that are independent over the dimensions.
+        free_bits: lambda, nats for each latent dimension; 0 switches it off. Above 0 it needs the rate of each
+            dimension, so a posterior and a prior that are independent over the dimensions.
 
     Raises:
-        ConfigError: a value is not allowed; at the first call, the posterior and the prior lack what kl or free_bits need.
+        ConfigError: a value is not allowed; at the first call, the posterior and the prior lack what kl or free_bits
+            need.
     """
 
     def __init__(
@@ -72,7 +73,10 @@ class ELBO(Objective):
         return (q.log_prob(latent.z) - p.log_prob(latent.z)).mean(0)
 
     def _charge(self, rate: Tensor) -> Tensor:
-        """(B,): its mean over the batch is the sum of the maxima. A dimension counts as it is or as free_bits, for all images."""
+        """The rate (B, D), or free_bits where a dimension's mean is below it, summed: (B,).
+
+        The mean over the batch is then the sum of the maxima.
+        """
         return torch.where(rate.mean(0) > self.free_bits, rate, self.free_bits).sum(-1)
 
     def _closed_form(self, q: Distribution, p: Distribution) -> Tensor:

@@ -12,17 +12,17 @@ from cvae.vae import VAE
 
 
 class InfoVAE(Objective):
-    """distortion + (1 - alpha) rate + (alpha + lambda - 1) MMD^2(q(z), p(z)) (Zhao et al. 2017, eq. 6; MMD-VAE: alpha=1).
+    """distortion + (1 - alpha) rate + (alpha + lambda - 1) MMD^2(q(z), p(z)) (Zhao et al. 2017, eq. 6).
 
-    The squared maximum mean discrepancy compares the batch's draws of z, one an image, with as many draws from the prior.
-    It has no unit and depends on the batch, so the loss does; rate and distortion do not. A prior that can be
-    reparameterized (a flow) is trained by both terms, a mixture only by the rate: not at all where alpha = 1. A batch of
-    one image has no such estimate and goes without it.
+    With alpha=1 it is the MMD-VAE. The squared maximum mean discrepancy compares the batch's draws of z, one an image,
+    with as many draws from the prior. It has no unit and depends on the batch, so the loss does; rate and distortion do
+    not. Both terms train a prior that can be reparameterized (a flow). Only the rate trains a mixture, so nothing does
+    where alpha = 1. A batch of one image has no such estimate and goes without it.
 
     Args:
         alpha: at most 1; above 0 the mutual information of x and z is rewarded
-        lambda_: weight of the aggregate posterior's divergence from the prior, above 0 and at least 1 - alpha; of use where
-            lambda MMD^2 is of the order of the distortion
+        lambda_: weight of the aggregate posterior's divergence from the prior, above 0 and at least 1 - alpha; useful
+            if lambda MMD^2 is of the order of the distortion
         kernel: rbf or imq, see `mmd`
         bandwidth: above 0, see `mmd`
 
@@ -72,8 +72,8 @@ KERNELS = {"rbf": rbf, "imq": imq}
 def mmd(a: Tensor, b: Tensor, kernel: str, bandwidth: float) -> Tensor:
     """The unbiased estimate of MMD^2 between two samples a (N, D), b (M, D): () (Gretton et al. 2012, eq. 3).
 
-    The kernels are functions of r = |z - z'| and c = 2 D bandwidth^2. bandwidth=1 fits a standard normal: c is then the mean
-    r^2 between two of its draws. Unbiased, the estimate can be below 0 where the samples are much alike.
+    The kernels are functions of r = |z - z'| and c = 2 D bandwidth^2. bandwidth=1 fits a standard normal: c is then the
+    mean r^2 between two of its draws. As the estimate is unbiased, it can be below 0 if the samples are much alike.
 
     Raises:
         ValueError: a sample has fewer than two draws, of which no pair can be made.

@@ -14,15 +14,16 @@ class IWAE(Objective):
     """The importance-weighted bound E log (1/K) sum_k w_k, w_k = p(x, z_k) / q(z_k|x) (Burda et al. 2016, eq. 8).
 
     loss = -bound, whatever `gradient` is; rate and distortion are those of one draw, averaged over the K draws. The
-    decoder's and the prior's gradient is always sum_k v_k d log p(x, z_k), v_k = w_k / sum w. `gradient` is the encoder's:
+    decoder's and the prior's gradient is always sum_k v_k d log p(x, z_k), v_k = w_k / sum w. `gradient` chooses the
+    encoder's:
 
     - plain: what differentiation gives. Its signal vanishes against its noise as K grows (Rainforth et al. 2018).
-    - stl, sticking the landing (Roeder et al. 2017, eq. 8 and section 4.2): without the score of q, d log q(z|x) at a fixed
-      z. With K = 1 that has the same expectation; its variance is zero where q is the exact posterior. With K > 1 it is
-      biased (Tucker et al. 2019, section 3).
-    - dreg, doubly reparameterized (Tucker et al. 2019, eq. 8): unbiased, sum_k v_k^2 (d log w_k / dz_k) (dz_k / d encoder).
-      With K = 1 it is stl. It is for one group of latents: in a hierarchy the distribution of a group depends on the draws
-      above it, which needs more terms (Bauer and Mnih 2021).
+    - stl, sticking the landing (Roeder et al. 2017, eq. 8 and section 4.2): without the score of q, d log q(z|x) at a
+      fixed z. With K = 1 that has the same expectation; its variance is zero where q is the exact posterior. With K > 1
+      it is biased (Tucker et al. 2019, section 3).
+    - dreg, doubly reparameterized (Tucker et al. 2019, eq. 8): sum_k v_k^2 (d log w_k / dz_k) (dz_k / d encoder), which
+      is unbiased. With K = 1 it is stl. It is for one group of latents: in a hierarchy the distribution of a group
+      depends on the draws above it, which needs more terms (Bauer and Mnih 2021).
 
     A prior that is made by the encoder (VampPrior) is part of the model p: the encoder's gradient through the prior's
     density is always the plain one, and the estimators stay as unbiased as they were.
@@ -32,8 +33,8 @@ class IWAE(Objective):
         gradient: plain, stl or dreg
 
     Raises:
-        ConfigError: samples is not a positive integer, or gradient none of the three; at the first call, gradient is dreg
-            and the model has several groups of latents.
+        ConfigError: samples is not a positive integer, or gradient none of the three; at the first call, gradient is
+            dreg and the model has several groups of latents.
     """
 
     def __init__(self, samples: int = 50, gradient: str = "plain") -> None:

@@ -1,7 +1,7 @@
 """The contract of objectives, and what they share."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,8 @@ class Terms(NamedTuple):
 class Objective(nn.Module):
     """What is optimized: from a model and a batch to Terms.
 
-    A module, so that it can have parameters of its own (a critic): they get a parameter group of the same optimizer and are
-    trained by the same backward pass.
+    A module, so that it can have parameters of its own (a critic). They get a parameter group of the same optimizer,
+    and the same backward pass trains them.
     """
 
     def prepare(self, num_images: int) -> None:
@@ -67,6 +67,6 @@ def only_group(trace: Trace, objective: str) -> Latent:
     return trace.latents[0]
 
 
-def factorizes(distribution: Distribution) -> bool:
+def factorizes(distribution: Distribution) -> TypeGuard[Independent]:
     """Whether it is written as a product over the dimensions of z: Independent, of densities of one number each."""
     return isinstance(distribution, Independent) and distribution.base_dist.event_shape == ()

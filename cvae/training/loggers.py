@@ -25,7 +25,7 @@ def hyperparameters(cfg: DictConfig) -> dict:
 
 
 def log_result(loggers: Iterable[Logger], params: dict, figures: Mapping[str, float], step: int) -> None:
-    """The hyperparameters with the final figures: one record in TensorBoard's HPARAMS, two calls for the other loggers."""
+    """Log the hyperparameters with the final figures: TensorBoard takes both as one record of its HPARAMS."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(params, dict(figures), step)
@@ -43,6 +43,6 @@ def log_picture(loggers: Iterable[Logger], tag: str, content: bytes, height: int
 
 
 def close(loggers: Iterable[Logger], status: str) -> None:
-    """Wait until all that was logged is on disk: TensorBoard writes from a daemon thread, which ends with the process."""
+    """Wait until everything logged is on disk: TensorBoard writes from a daemon thread, which ends with the process."""
     for logger in loggers:
         logger.finalize(status)

@@ -1,6 +1,7 @@
 """Pictures during training and at its end."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,12 +24,13 @@ log = logging.getLogger(__name__)
 class Pictures(Callback):
     """Reconstructions of fixed test images and samples from fixed noise, before training and after each epoch.
 
-    A model that is conditioned on the class label shows one row a class. At the end: the frames as a GIF and, for two latent
-    dimensions, the manifold (one a class for a conditional model) and the scatter of posterior means.
+    A model that is conditioned on the class label shows one row a class. At the end: the frames as a GIF and, for two
+    latent dimensions, the manifold (one a class for a conditional model) and the scatter of posterior means.
 
     Args:
         run_dir: the run directory
-        num: images a grid; a square number makes a square grid; a conditional model has a row of its root for each class
+        num: images a grid; a square number makes a square grid; a conditional model has a row of sqrt(num) images for
+            each class
         seed: of the noise, the same at every epoch
         manifold_steps: the manifold has steps x steps images
         max_classes: at most so many classes have a row and a manifold, the first ones
@@ -84,16 +86,18 @@ class Pictures(Callback):
         module.train()
 
     def _choose(self, vae: VAE, data: ImageData) -> tuple[list[int], Tensor | None]:
-        """The test images to reconstruct, by their numbers, and the labels of the samples: a row a class where there are any."""
+        """The test images to reconstruct, by their numbers, and the labels of the samples.
+
+        A conditional model has a row a class; other models have no labels.
+        """
         if not vae.num_classes:
             return list(range(min(self.num, len(data.test)))), None
         classes = range(min(vae.num_classes, self.max_classes))
         if len(classes) < vae.num_classes:
             log.info("Pictures show the first %d of %d classes", len(classes), vae.num_classes)
         rows = [(data.test.images.y == label).nonzero().flatten() for label in classes]
-        full = [
-            row.repeat(self.columns)[: self.columns] for row in rows if len(row)
-        ]  # again from the first, if too few
+        # A class with too few images starts again from its first.
+        full = [row.repeat(self.columns)[: self.columns] for row in rows if len(row)]
         return torch.cat(full).tolist(), torch.arange(len(classes)).repeat_interleave(self.columns)
 
     def _epoch(self, trainer: Trainer, module: VAEModule, epoch: int) -> None:
@@ -125,7 +129,7 @@ class Pictures(Callback):
         means, labels = posterior_means(vae, data, device)
         self._picture(trainer, self.run.scatter, pictures.latent_scatter(means, labels), self.run.scatter.stem, epoch)
 
-    def _picture(self, trainer: Trainer, file, pixels: np.ndarray, tag: str, step: int) -> None:
+    def _picture(self, trainer: Trainer, file: Path, pixels: np.ndarray, tag: str, step: int) -> None:
         content = pictures.png(pixels)
         save(file, content)
         log_picture(trainer.loggers, tag, content, *pixels.shape[:2], step)

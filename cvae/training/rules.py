@@ -51,7 +51,7 @@ RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config ha
 
 
 def check(cfg: DictConfig) -> None:
-    """Raise ConfigError for a value that breaks a rule, UserError for one that the optimizer or the scheduler refuses."""
+    """Raise ConfigError if a value breaks a rule, UserError if the optimizer or the scheduler refuses one."""
     for key, rule in RULES.items():
         group, _, name = key.rpartition(".")
         if name in (cfg[group] if group else cfg):

@@ -10,7 +10,7 @@ SHOWN = ("elbo", "rate", "distortion")  # what a line of a log or a progress bar
 
 
 class Totals:
-    """Sums over images and their count, kept on the device: a mean is exact whatever the batches and the processes were."""
+    """Sums over images and their count, kept on the device: a mean is exact for any batches and processes."""
 
     def __init__(self) -> None:
         self.reset()

@@ -37,12 +37,12 @@ class Parts(NamedTuple):
 def train(cfg: DictConfig) -> float:
     """Train and test as configured, into the run directory; returns the figure that a sweeper maximizes.
 
-    That is the objective's bound on log p(x) (the ELBO, or for IWAE its own; nats an image), on the validation split, or on
-    the test set where there is none.
+    That is the objective's bound on log p(x) (the ELBO, or for IWAE its own; nats an image), on the validation split,
+    or on the test set where there is none.
 
     Raises:
-        UserError: a value or a combination of choices is wrong (before any training), data cannot be had, or a figure is not
-            finite.
+        UserError: a value or a combination of choices is wrong (before any training), data cannot be had, or a figure
+            is not finite.
     """
     quiet_libraries()
     keep_freed_memory()
@@ -134,8 +134,8 @@ def results(parts: Parts) -> dict:
     trainer.test(module, datamodule=data, verbose=False)
     metrics = {name: value.item() for name, value in (logged | trainer.callback_metrics).items()}
     metrics.setdefault(SELECTION, metrics["test/bound"])  # where no epoch was evaluated
-    seconds = [part.seconds for part in trainer.callbacks if isinstance(part, EpochLines)]
-    metrics |= {"train/seconds_per_epoch": sum(seconds, []), "epochs": epochs, "steps": steps}
+    seconds = [second for part in trainer.callbacks if isinstance(part, EpochLines) for second in part.seconds]
+    metrics |= {"train/seconds_per_epoch": seconds, "epochs": epochs, "steps": steps}
     return metrics | {"parameters": parameters(module)}
 
 
@@ -150,7 +150,7 @@ def evaluation(parts: Parts, run: Run) -> dict[str, Figure]:
 
 
 def quiet_libraries() -> None:
-    """Lightning's hints on devices, workers and other products stay out of the terminal; its warnings of faults stay in."""
+    """Keep Lightning's hints on devices, workers and other products out of the terminal, but not its warnings."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")  # its own use of torch
