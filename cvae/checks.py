@@ -5,14 +5,14 @@ Each returns the value, or raises a ConfigError that says what is allowed.
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from cvae.errors import ConfigError
 
 T = TypeVar("T")
 
 
-def is_int(value: Any) -> bool:
+def is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

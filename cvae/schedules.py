@@ -5,6 +5,7 @@ the same device. The learning rate has torch's schedulers: see conf/scheduler.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -50,7 +51,7 @@ class Cyclical:
         return self.start + (self.end - self.start) * at_most_one(step % self.period / self.period / self.rise)
 
 
-def number_or_schedule(key: str, value) -> float | Callable:
+def number_or_schedule(key: str, value: Any) -> float | Callable:
     """Return `value`. Raises ConfigError unless it is a number of at least 0 or a schedule."""
     if callable(value):
         return value
@@ -60,7 +61,7 @@ def number_or_schedule(key: str, value) -> float | Callable:
         raise ConfigError(key, value, f"{error.allowed}, or a schedule (as in objective/{key}=linear)") from None
 
 
-def at(value, step: int | Tensor) -> float | Tensor:
+def at(value: float | Callable, step: int | Tensor) -> float | Tensor:
     """The value of a number or of a schedule at this step."""
     return value(step) if callable(value) else value
 

@@ -3,9 +3,11 @@
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,14 @@ log = logging.getLogger(__name__)
 EXTENSIONS = (*datasets.folder.IMG_EXTENSIONS, ".gif", ".avif")  # torchvision's list, and two more that Pillow reads
 
 
-def image_folder(image_shape, test_size, seed, image_size=None, channels=None, **options) -> ImageData:
+def image_folder(
+    image_shape: Sequence[int],
+    test_size: float,
+    seed: int,
+    image_size: int | None = None,
+    channels: int | None = None,
+    **options: Any,
+) -> ImageData:
     """ImageData of a user's own images; see `ImageFolder`.
 
     image_size and channels are keys of the config alone: it computes image_shape from them.
@@ -53,7 +62,7 @@ class ImageFolder:
         seed: draws the test set
     """
 
-    def __init__(self, root: str | None, image_shape, test_size, seed: int):
+    def __init__(self, root: str | None, image_shape: Sequence[int], test_size: float, seed: int):
         if root is None:
             raise ConfigError("root", root, "the folder of your images")
         self.root, self.test_size = Path(root).expanduser(), test_size
@@ -156,7 +165,6 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
         white.alpha_composite(upright.convert("RGBA"))
         upright = white
     upright = upright.convert("L" if channels == 1 else "RGB")
-    fitted = ImageOps.fit(
-        upright, (width, height), Image.Resampling.BILINEAR
-    )  # antialiased, like all of Pillow's filters
+    # Antialiased, like all of Pillow's filters.
+    fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
     return np.array(fitted).reshape(height, width, channels).transpose(2, 0, 1)

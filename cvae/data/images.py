@@ -1,5 +1,6 @@
 """Images in memory as uint8, and a dataset that returns whole batches."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ class Images(NamedTuple):
     y: Tensor
     factors: Tensor | None = None
 
-    def take(self, indices) -> "Images":
+    def take(self, indices: Sequence[int] | Tensor | slice) -> "Images":
         """The images at `indices` (a list of integers, an integer tensor or a slice), in that order."""
         return Images(*(None if part is None else part[indices] for part in self))
 
@@ -45,7 +46,7 @@ class ImageDataset(Dataset):
         return self.images.x[indices], self.images.y[indices]
 
 
-def as_is(batch):
+def as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """The collate function of a DataLoader whose dataset returns whole batches."""
     return batch
 

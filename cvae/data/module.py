@@ -1,5 +1,8 @@
 """Training, validation and test batches, binarized as configured."""
 
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
@@ -41,9 +44,19 @@ class ImageData(LightningDataModule):
     """
 
     def __init__(
-        self, source, root, image_shape, num_classes, batch_size, eval_batch_size, binarization, invert, train_on,
-        validation_size, seed,
-    ):  # fmt: skip
+        self,
+        source: Callable[[str | None], Any],
+        root: str | None,
+        image_shape: Sequence[int],
+        num_classes: int | None,
+        batch_size: int,
+        eval_batch_size: int,
+        binarization: str,
+        invert: bool,
+        train_on: str,
+        validation_size: int,
+        seed: int,
+    ) -> None:
         super().__init__()
         self.image_shape = checks.image_shape("image_shape", image_shape)
         self.num_classes = None if num_classes is None else positive_int("num_classes", num_classes)
@@ -166,7 +179,7 @@ class ImageData(LightningDataModule):
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _loader(self, dataset: ImageDataset, batch_size: int, sampler) -> DataLoader:
+    def _loader(self, dataset: ImageDataset, batch_size: int, sampler: Iterable[int]) -> DataLoader:
         # A generator of its own: each pass over a loader draws a number, which must not change the training's noise.
         own, pin = torch.Generator(), torch.cuda.is_available()
         return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=as_is, generator=own, pin_memory=pin)

@@ -1,6 +1,7 @@
 """Images made in memory."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -23,7 +24,7 @@ class Synthetic:
         test_size: how many test images
     """
 
-    def __init__(self, root, image_shape, num_classes: int, train_size: int, test_size: int):
+    def __init__(self, root: str | None, image_shape: Sequence[int], num_classes: int, train_size: int, test_size: int):
         self.shape = checks.image_shape("image_shape", image_shape)
         self.num_classes = positive_int("num_classes", num_classes)
         self.train_size = positive_int("source.train_size", train_size)

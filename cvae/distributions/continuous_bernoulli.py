@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.types import _size
 
 
 class ContinuousBernoulli(Distribution):
@@ -45,7 +46,7 @@ class ContinuousBernoulli(Distribution):
         return torch.where(self._near_0, near, torch.where(self.logits > 0, far, 1 - far))
 
     @torch.no_grad()
-    def sample(self, sample_shape=()) -> Tensor:
+    def sample(self, sample_shape: _size = ()) -> Tensor:
         """Draws (*sample_shape, ...) in [0, 1], by the inverse CDF."""
         logits = self.logits.expand(self._extended_shape(sample_shape))
         a = logits.abs().clamp(min=1e-6)  # below that it is uniform, to every digit

@@ -7,12 +7,14 @@ Inverse Autoregressive Flow", has bins of 1/256, none of them open). Parameters 
 PixelCNN++: the first outputs of a network, around 0, then make a wide distribution around mid-grey.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
+from torch.types import _size
 
 
 def log_mass(level: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
@@ -66,7 +68,7 @@ class DiscretizedLogistic(Distribution):
         return (clipped_mean(self.location, self.log_scale) + 1) / 2
 
     @torch.no_grad()
-    def sample(self, sample_shape=()) -> Tensor:
+    def sample(self, sample_shape: _size = ()) -> Tensor:
         """Draws (*sample_shape, ...): levels / 255."""
         return sample_level(self.location.expand(self._extended_shape(sample_shape)), self.log_scale) / 255
 
@@ -93,7 +95,8 @@ class MixtureOfLogistics(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """In nats (...), for value (..., C, H, W) in [0, 1], rounded to the nearest levels."""
         levels = (value * 255).round().unsqueeze(-4)  # (..., 1, C, H, W)
-        of_component, before = 0.0, []
+        of_component: Tensor | float = 0.0
+        before: list[Tensor] = []
         for level, log_scale in zip(levels.unbind(-3), self.log_scales, strict=True):
             mean = mean_given(before, self.means, self.coefficients)
             of_component = of_component + log_mass(level, mean, log_scale)  # (..., K, H, W)
@@ -107,7 +110,7 @@ class MixtureOfLogistics(Distribution):
         That is exact as long as no component is clipped at black or white. Where one is clipped, the mean of the
         channels after the first has no closed form, and this is close to it.
         """
-        channels = []
+        channels: list[Tensor] = []
         for log_scale in self.log_scales:
             mean = mean_given(channels, self.means, self.coefficients)
             channels.append(clipped_mean(mean, log_scale))
@@ -115,23 +118,24 @@ class MixtureOfLogistics(Distribution):
         return torch.stack([((weights * channel).sum(-3) + 1) / 2 for channel in channels], -3)
 
     @torch.no_grad()
-    def sample(self, sample_shape=()) -> Tensor:
+    def sample(self, sample_shape: _size = ()) -> Tensor:
         """Draws (*sample_shape, ..., C, H, W): levels / 255."""
         weights = Categorical(logits=self.logits.movedim(-3, -1), validate_args=False)
         component = weights.sample(sample_shape).unsqueeze(-3)  # (*sample_shape, ..., 1, H, W)
 
-        def chosen(maps):
+        def chosen(maps: Iterable[Tensor]) -> list[Tensor]:
             return [m.expand(*sample_shape, *m.shape).take_along_dim(component, -3) for m in maps]
 
         means, log_scales, coefficients = map(chosen, (self.means, self.log_scales, self.coefficients))
-        levels, before = [], []
+        levels: list[Tensor] = []
+        before: list[Tensor] = []
         for log_scale in log_scales:
             levels.append(sample_level(mean_given(before, means, coefficients), log_scale))
             before.append(levels[-1] / 127.5 - 1)
         return torch.cat(levels, -3) / 255
 
 
-def mean_given(before, means, coefficients) -> Tensor:
+def mean_given(before: Sequence[Tensor], means: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
     """Means (..., K, H, W) of the next channel, given those `before` it, each (..., K or 1, H, W) from -1 to 1."""
     channel = len(before)
     mean, first = means[channel], channel * (channel - 1) // 2

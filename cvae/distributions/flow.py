@@ -17,10 +17,11 @@ class Flow(NormalizingFlow):
 def near_identity(transform: nn.Module) -> nn.Module:
     """Shrink the last layer of one of zuko's lazy transforms, in place: the transform then starts close to z -> z."""
     with torch.no_grad():
-        if hasattr(transform, "hyper"):
-            transform.hyper[-1].weight.mul_(0.01)
-            transform.hyper[-1].bias.zero_()
+        network = getattr(transform, "hyper", None)
+        if network is not None:
+            network[-1].weight.mul_(0.01)
+            network[-1].bias.zero_()
         else:  # in one dimension without context, plain parameters take the place of the network
-            for parameter in transform.phi:
+            for parameter in transform.parameters():
                 parameter.mul_(0.01)
     return transform

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 from torch.distributions import Independent, MixtureSameFamily, Normal
+from torch.types import _size
 from torch.utils.checkpoint import checkpoint
 
 from cvae.distributions.precision import double
@@ -21,13 +22,12 @@ class Mixture(MixtureSameFamily):
     floats = 2**24  # of each intermediate result of a chunk: 64 MiB in float32
 
     @property
-    def _diagonal(self) -> bool:
+    def _diagonal(self) -> Normal | None:
+        """The components (K, D) if they are diagonal Gaussians, else None."""
         components = self.component_distribution
-        return (
-            isinstance(components, Independent)
-            and isinstance(components.base_dist, Normal)
-            and len(self.event_shape) == 1
-        )
+        if not isinstance(components, Independent) or len(self.event_shape) != 1:
+            return None
+        return components.base_dist if isinstance(components.base_dist, Normal) else None
 
     def _chunk(self, drawn: bool = False) -> int:
         """How many z are scored, or drawn, at once."""
@@ -37,9 +37,9 @@ class Mixture(MixtureSameFamily):
 
     def _log_prob(self, z: Tensor) -> Tensor:
         """A chunk: z (N, D) -> (N,)."""
-        if not self._diagonal:
+        normal = self._diagonal
+        if normal is None:
             return super().log_prob(z)
-        normal = self.component_distribution.base_dist
         each = diagonal_normal_log_prob(z, normal.loc, normal.scale)  # (N, K)
         return (each + self.mixture_distribution.logits).logsumexp(-1).to(z.dtype)
 
@@ -52,7 +52,7 @@ class Mixture(MixtureSameFamily):
         parts = [checkpoint(self._log_prob, part, use_reentrant=False, preserve_rng_state=False) for part in chunks]
         return torch.cat(parts).reshape(z.shape[:-1])
 
-    def sample(self, sample_shape=()) -> Tensor:
+    def sample(self, sample_shape: _size = ()) -> Tensor:
         """Draws z (*sample_shape, D)."""
         sample, num = super().sample, torch.Size(sample_shape).numel()
         chunk = self._chunk(drawn=True)  # torch draws from every component, then chooses
@@ -71,8 +71,7 @@ def diagonal_normal_log_prob(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """
     z, loc, scale = double(z), double(loc), double(scale)
     precision = scale.square().reciprocal()
-    squares = (
-        z.square() @ precision.T - 2 * z @ (loc * precision).T
-    )  # sum_d ((z - loc) / scale)^2, without loc^2 / scale^2
+    # sum_d ((z - loc) / scale)^2, without loc^2 / scale^2
+    squares = z.square() @ precision.T - 2 * z @ (loc * precision).T
     constant = (loc.square() * precision + 2 * scale.log() + math.log(2 * math.pi)).sum(-1)
     return -(squares + constant) / 2

@@ -2,11 +2,12 @@
 
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.types import _size
 
 from cvae.distributions.triangular_normal import TriangularNormal
 
 
-def rsample_and_log_prob(q: Distribution, shape=(), score: bool = True) -> tuple[Tensor, Tensor]:
+def rsample_and_log_prob(q: Distribution, shape: _size = (), score: bool = True) -> tuple[Tensor, Tensor]:
     """Draws z (*shape, B, D) and log q(z) (*shape, B), in nats.
 
     The draws are reparameterized if q can do that (`q.has_rsample`). If it cannot (discrete latents), z comes from

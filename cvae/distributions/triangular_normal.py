@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, register_kl
+from torch.types import _size
 
 from cvae.distributions.precision import double
 
@@ -14,7 +15,7 @@ class TriangularNormal(MultivariateNormal):
     in float32 loses all digits from about 30 dimensions on, since random triangular matrices are ill-conditioned.
     """
 
-    def rsample_and_log_prob(self, sample_shape=(), score: bool = True) -> tuple[Tensor, Tensor]:
+    def rsample_and_log_prob(self, sample_shape: _size = (), score: bool = True) -> tuple[Tensor, Tensor]:
         """Draws z (*sample_shape, *batch, D) and their log-densities (*sample_shape, *batch), in nats.
 
         score=False leaves out the score, as in `cvae.distributions.rsample_and_log_prob`.
@@ -36,12 +37,11 @@ class TriangularNormal(MultivariateNormal):
         noise = double(eps.detach()).reshape(-1, *self.loc.shape).movedim(0, -1)  # (*batch, D, draws)
         factor = double(self.scale_tril.detach()).mT
         pull = torch.linalg.solve_triangular(factor, noise, upper=True).movedim(-1, 0).reshape(eps.shape)
-        zero = double(
-            z - z.detach()
-        )  # has z's gradient; in float64, since pull may overflow float32, and 0 * inf is NaN
+        # It has z's gradient. It is in float64, since pull may overflow float32, and 0 * inf is NaN.
+        zero = double(z - z.detach())
         return log_q.detach() - (pull * zero).sum(-1).to(log_q.dtype)
 
-    def rsample(self, sample_shape=()) -> Tensor:
+    def rsample(self, sample_shape: _size = ()) -> Tensor:
         return self.rsample_and_log_prob(sample_shape)[0]
 
 

@@ -12,18 +12,18 @@ from cvae.errors import ConfigError
 
 def divisible(image_shape: Sequence[int], stride: int, least: int | None = None) -> tuple[int, int, int]:
     """(C, H, W). Raises ConfigError unless H and W are multiples of `stride`, and at least `least`."""
-    channels, *size = image_shape
+    channels, height, width = image_shape
     least = least or stride
-    if any(n % stride or n < least for n in size):
+    if any(n % stride or n < least for n in (height, width)):
         smaller, larger = (
-            [max(least, to_int(n / stride) * stride) for n in size] for to_int in (math.floor, math.ceil)
+            [max(least, to_int(n / stride) * stride) for n in (height, width)] for to_int in (math.floor, math.ceil)
         )
         examples = " or ".join(dict.fromkeys(f"{h}x{w}" for h, w in (smaller, larger)))
         allowed = (
             f"[C, H, W] with H and W multiples of {stride} and at least {least} for this network, such as {examples}"
         )
         raise ConfigError("image_shape", list(image_shape), allowed)
-    return channels, *size
+    return channels, height, width
 
 
 def two_filters(filters: int | Sequence[int]) -> tuple[int, int]:
@@ -38,7 +38,8 @@ def keras_init(module: nn.Module) -> None:
     """Keras's default initialization: Glorot-uniform kernels (Glorot and Bengio 2010, eq. 16), zero biases."""
     if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 class FlattenHWC(nn.Module):
@@ -85,9 +86,9 @@ class Conv2dSame(nn.Conv2d):
             max(k - 1 - (n - 1) % s, 0) for n, k, s in zip(x.shape[2:], self.kernel_size, self.stride, strict=True)
         ]
         start, end = [n // 2 for n in missing], [n - n // 2 for n in missing]
-        if start != end:
-            x, start = F.pad(x, (start[1], end[1], start[0], end[0])), 0
-        return F.conv2d(x, self.weight, self.bias, self.stride, start)
+        if start == end:
+            return F.conv2d(x, self.weight, self.bias, self.stride, start)
+        return F.conv2d(F.pad(x, (start[1], end[1], start[0], end[0])), self.weight, self.bias, self.stride)
 
 
 class ConvTranspose2dSame(nn.ConvTranspose2d):
@@ -104,5 +105,5 @@ class ConvTranspose2dSame(nn.ConvTranspose2d):
         padding = extra // 2 + self.shift * stride
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, output_padding=self.shift)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # no output_size: "same" leaves no choice of it
         return super().forward(F.pad(x, (self.shift, 0, self.shift, 0)) if self.shift else x)

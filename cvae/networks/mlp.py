@@ -1,6 +1,6 @@
 """Dense networks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from torch import nn
@@ -32,10 +32,10 @@ def mlp(
         raise ConfigError("hidden", hidden, "a list of positive integers, like [200,200]; [] for a linear network")
     nonlinear = {"relu": nn.ReLU, "tanh": nn.Tanh}[one_of("activation", activation, ("relu", "tanh"))]
 
-    def layers(*widths):
+    def layers(*widths: int) -> Iterator[nn.Module]:
         for before, after in pairwise(widths[:-1]):
             yield from (nn.Linear(before, after), nonlinear())
-        yield nn.Linear(*widths[-2:])
+        yield nn.Linear(widths[-2], widths[-1])
 
     encoder = nn.Sequential(FlattenHWC(), *layers(channels * height * width, *hidden, num_features))
     decoder = nn.Sequential(

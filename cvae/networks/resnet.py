@@ -46,7 +46,7 @@ def resnet(
     widths = [width * 2**level for level in range(halvings)]  # from the large maps to the small
     small = height // 2**halvings, image_width // 2**halvings, widths[-1]
 
-    def blocks(n):
+    def blocks(n: int) -> list[nn.Module]:
         return [ResidualBlock(n) for _ in range(depth)]
 
     down, up = [], []
@@ -95,9 +95,11 @@ def he_init(module: nn.Module) -> None:
     """Kernels from N(0, 2 / fan-in) (He et al. 2015, eq. 10); zero biases; zero last kernels of the residual blocks."""
     if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_in(module)))
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
     elif isinstance(module, ResidualBlock):  # `apply` visits a block after its layers
-        nn.init.zeros_(module.residual[-1].weight)
+        for parameter in module.residual[-1].parameters():
+            nn.init.zeros_(parameter)
 
 
 def fan_in(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> float:

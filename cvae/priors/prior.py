@@ -15,10 +15,10 @@ class Prior(nn.Module, ABC):
     """
 
     @abstractmethod
-    def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
+    def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
         """p(z): batch (), event (D,).
 
         Args:
             encode: the model's own encoder and posterior, images (K, C', H, W) -> q(z|x) with batch (K,) and event
-                (D,). Only VampPrior needs it; every other prior ignores it.
+                (D,). Only VampPrior needs it; every other prior ignores it, and takes None too.
         """

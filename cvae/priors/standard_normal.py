@@ -12,6 +12,9 @@ from cvae.priors.prior import Prior
 class StandardNormal(Prior):
     """p(z) = N(0, I)."""
 
+    mean: Tensor  # (D,)
+    scale: Tensor  # (D,)
+
     def __init__(self, latent_dim: int, image_shape: Sequence[int] | None = None):
         super().__init__()
         # Buffers move to the model's device; the checkpoint does not need them, since they follow from the config.

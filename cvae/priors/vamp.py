@@ -30,6 +30,8 @@ class VampPrior(Prior):
         ConfigError: `components` is not a positive integer, `pseudo_mean` not from 0 to 1, or `pseudo_std` not above 0.
     """
 
+    logits: Tensor  # (K,)
+
     def __init__(
         self,
         latent_dim: int,
