@@ -61,7 +61,7 @@ def test_evaluate_and_sample_a_run(tmp_path):
     assert done.returncode == 0, done.stderr
     done = command("-m", "cvae", "evaluate", "run", "--samples", "20", cwd=tmp_path)
     assert done.returncode == 0 and "-log p(x)" in done.stdout, done.stderr
-    figures = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    figures = json.loads((tmp_path / "run" / "evaluation" / "last_samples=20_images=128_seed=0.json").read_text())
     assert figures["nll"]["value"] < -figures["elbo"]["value"] and figures["settings"]["samples"] == 20
     done = command("-m", "cvae", "sample", "run", "--num", "20", "--out", "few.png", cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / "few.png").read_bytes().startswith(b"\x89PNG"), done.stderr
