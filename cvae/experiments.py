@@ -31,7 +31,8 @@ def merge(target: DictConfig, values: DictConfig, place: str = "") -> list[str]:
         value, new = values._get_node(key), key.lstrip("+")
         name = f"{place}{new}"
         if new == key and key not in target:
-            left_out.append(f"{name}={shown(value)}: {place.rstrip('.') or 'the config'} has no such key")
+            owner = target.get("_target_") or place.rstrip(".") or "the config"
+            left_out.append(f"{name}={shown(value)}: {owner} has no such key")
         elif isinstance(current := target._get_node(new), DictConfig) and (chosen := choice(current, value)):
             left_out.append(f"{name}={shown(value)}: {name} is {chosen}")
         elif isinstance(current, DictConfig) and isinstance(value, DictConfig):

@@ -23,7 +23,7 @@ def test_what_applies_to_a_choice_of_the_users_is_kept_and_the_rest_said():
     assert cfg.objective == {"_target_": "cvae.objectives.IWAE", "samples": 50, "gradient": "plain"}
     assert cfg.model.latent_dim == 40 and cfg.model.filters == [32, 64]
     said = "\n".join(cfg.experiment.left_out)
-    assert "model.hidden=[300, 300]: model has no such key" in said and "model.activation=tanh" in said
+    assert "model.hidden=[300, 300]: cvae.networks.conv has no such key" in said and "model.activation=tanh" in said
     assert "objective.beta=" in said and len(cfg.experiment.left_out) == 3
 
 
@@ -60,7 +60,7 @@ def test_an_experiment_of_the_users_own(tmp_path):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", ["experiment=mine", f"hydra.searchpath=[{tmp_path}]"])
     assert cfg.trainer.gradient_clip_val == 1 and cfg.seed == 4 and "max_epoch" not in cfg.trainer
-    assert cfg.experiment.left_out == ["trainer.max_epoch=3: trainer has no such key"]
+    assert cfg.experiment.left_out == ["trainer.max_epoch=3: pytorch_lightning.Trainer has no such key"]
 
 
 def test_what_was_left_out_is_said_at_the_start(caplog, tmp_path):
@@ -69,6 +69,6 @@ def test_what_was_left_out_is_said_at_the_start(caplog, tmp_path):
     with pytest.raises(ValueError, match="seed=-1"):
         train(cfg)
     assert [record.message for record in caplog.records] == [
-        "Left out of the experiment: objective.kl=closed_form: objective has no such key",
-        "Left out of the experiment: objective.beta=4: objective has no such key",
+        "Left out of the experiment: objective.kl=closed_form: cvae.objectives.IWAE has no such key",
+        "Left out of the experiment: objective.beta=4: cvae.objectives.IWAE has no such key",
     ]
