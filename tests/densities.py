@@ -1,4 +1,4 @@
-"""What the tests of posteriors and priors share: integrals on a grid, moments of draws, parameters away from their start."""
+"""What the tests of posteriors and priors share: integrals on a grid, moments of draws, parameters off their start."""
 
 import torch
 

@@ -89,7 +89,7 @@ def test_the_model_of_a_config_in_its_parts():
     ],
 )
 def test_what_cannot_be_built_is_named(overrides, message):
-    with pytest.raises(Exception, match=message) as error:  # noqa: B017, PT011
+    with pytest.raises(Exception, match=message) as error:
         cfg = config(*overrides)
         build_vae(cfg), make(cfg, "objective")
     assert isinstance(error.value, UserError) or "data.source.root=3" in overrides

@@ -1,4 +1,4 @@
-"""Figures of models whose log p(x), aggregate posterior and active units are known, and the commands that report them."""
+"""Figures of models with a known log p(x), aggregate posterior and active units, and the commands that report them."""
 
 import math
 
@@ -180,8 +180,8 @@ def test_noise_is_of_an_image_and_a_sample_and_never_the_same():
     every = draws(len(x), SAMPLES + 5)
     assert every.shape == (SAMPLES + 5, len(x), 2)
     assert len(every.unique()) == every.numel()
-    # Fewer images or samples are the same draws of the same images, to the last one: torch draws the last numbers of a tensor
-    # in another way than the others, so the first ones alone could agree for a wrong reason.
+    # Fewer images or samples are the same draws of the same images, to the last one. The first ones alone could agree
+    # for a wrong reason: torch draws the last numbers of a tensor in another way than the others.
     for count, samples in ((7, 3), (IMAGES, 3), (IMAGES + 1, 1), (len(x), SAMPLES + 1)):
         assert torch.equal(draws(count, samples), every[:samples, :count])
     assert not torch.isin(draws(7, 3, seed=1), every).any()
@@ -272,7 +272,7 @@ def lognormal(features):
 
 
 def test_active_units_of_a_flow_come_from_its_draws():
-    """Two latents with median 1: the mean of the first varies with the image, by a variance of 0.016, that of the second not.
+    """Two latents with median 1. Over the images the first one's mean has a variance of 0.016, the second one's none.
 
     The noise of a mean over 40 draws has a variance of about 0.05, which alone would pass for activity.
     """

@@ -1,4 +1,7 @@
-"""The glue between Lightning and the maths: which images, labels, step, noise reach the objective, and what becomes of its terms."""
+"""The glue between Lightning and the maths.
+
+Which images, labels, step and noise reach the objective? What becomes of its terms?
+"""
 
 import math
 
@@ -119,7 +122,7 @@ def test_each_process_has_its_own_noise(monkeypatch):
     seen = []
     monkeypatch.setattr(VAEModule, "global_rank", 2)
     monkeypatch.setattr("cvae.training.module.fixed_noise", lambda seed, device: seen.append(seed) or torch.no_grad())
-    module, *_ = fitted(epochs=1)
+    fitted(epochs=1)
     assert seen == [3 + 2]
 
 
@@ -188,6 +191,6 @@ def test_names_of_curves():
 
 
 def test_a_real_objective_learns():
-    module, log, *_ = fitted(objective=ELBO(), epochs=3, every=1, lr=5e-3)
+    _, log, *_ = fitted(objective=ELBO(), epochs=3, every=1, lr=5e-3)
     values = [value for name, _, value in log.points if name == "train_epoch/elbo"]
     assert values[-1] > values[0]
