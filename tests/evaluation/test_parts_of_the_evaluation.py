@@ -1,0 +1,343 @@
+"""The parts that an evaluation is made of, each by hand: blocks, one block's draws, the aggregate posterior, the figures."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Independent, Normal
+from toys import F64, TwoGroups
+
+from cvae.evaluation import Settings, aggregate, evaluate
+from cvae.evaluation.blocks import SAMPLES, bytes_of_a_row, filled, images_of_a_block, in_blocks, joined, noise_seed
+from cvae.evaluation.figures import Figure, active_units, bits_per_dim, figures_of, over_images
+from cvae.evaluation.importance import Measured, known_mean, measure
+from cvae.likelihoods import Bernoulli, DiscretizedLogistic
+from cvae.noise import fixed_noise
+from cvae.posteriors import DiagonalGaussian
+from cvae.priors import StandardNormal
+from cvae.vae import VAE, Latent
+
+CPU = torch.device("cpu")
+
+
+def ignore(what, count):
+    """For `advance`."""
+
+
+def plain_vae(classes=0, dtype=torch.float32):
+    """Images (1, 2, 3), two latents; every image has a posterior of its own mean and scale."""
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(6 * (1 + classes), 4))
+    decoder = nn.Sequential(nn.Linear(2 + classes, 6), nn.Unflatten(1, (1, 2, 3)))
+    vae = VAE(encoder, DiagonalGaussian(2), StandardNormal(2), decoder, Bernoulli((1, 2, 3)), classes).to(dtype)
+    with torch.no_grad():
+        encoder[1].weight.mul_(4)
+        decoder[0].weight.mul_(4)
+    return vae
+
+
+def binary(count, dtype=torch.float32):
+    return torch.randint(2, (count, 1, 2, 3)).to(dtype)
+
+
+# Blocks
+
+
+def test_blocks_are_the_images_in_their_order():
+    x, y = torch.arange(11.0)[:, None], torch.arange(11) + 100
+    for sizes in ([11], [3, 4, 4], [1] * 11, [4, 7], [8, 3]):
+        for labels in (y, None):
+            batches = zip(x.split(sizes), y.split(sizes) if labels is not None else [None] * 11, strict=False)
+            blocks = list(in_blocks(batches, 4))
+            assert [block[0].flatten().tolist() for block in blocks] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+            if labels is None:
+                assert [block[1] for block in blocks] == [None] * 3
+            else:
+                assert torch.cat([block[1] for block in blocks]).tolist() == y.tolist()
+                assert [len(block[1]) for block in blocks] == [4, 4, 3]
+    assert [len(block[0]) for block in in_blocks([(x[:8], None)], 4)] == [4, 4]
+
+
+def test_joined_and_filled():
+    a, b = torch.arange(6).reshape(3, 2), torch.arange(6, 10).reshape(2, 2)
+    x, y = joined([(a, a[:, 0]), (b, b[:, 0])])
+    assert x.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]] and y.tolist() == [0, 2, 4, 6, 8]
+    assert filled(b, 4).tolist() == [[6, 7], [8, 9], [8, 9], [8, 9]]
+    assert filled(y, 6).tolist() == [0, 2, 4, 6, 8, 8] and filled(a, 3).tolist() == a.tolist()
+
+
+def test_seeds_of_noise_are_as_they_always_were():
+    """Other seeds are other draws: figures of earlier evaluations could not be repeated."""
+    assert noise_seed(0, 0, 0) == SEEDS[0] and noise_seed(1, 2, 3) == SEEDS[1]
+    assert len({noise_seed(*(n // 9, n // 3 % 3, n % 3)) for n in range(27)}) == 27
+
+
+SEEDS = (15793235383387715774, 12997252459554536576)
+
+
+def test_memory_of_a_row_is_that_of_the_largest_layer():
+    """It reads 9 float32 numbers, three of them of the label, and writes 4; a hook that stays would slow every call down."""
+    vae = plain_vae(3)
+    x, y = binary(5), torch.tensor([2, 0, 1, 1, 2])
+    largest = 6 * (1 + 3) * 4 * 2  # the encoder's Flatten reads and writes 24 numbers of 4 bytes
+    assert bytes_of_a_row(vae, x[:1], y[:1]) == 3 * largest
+    assert not any(module._forward_hooks for module in vae.modules())
+    for images, memory in ((1, 1e-9), (1, 1.99), (2, 2.0), (37, 37.5), (100, 100.0), (100, 1000.0)):
+        assert images_of_a_block(vae, x, y, memory * SAMPLES * 3 * largest / 2**30) == images
+    plain = plain_vae()
+    assert bytes_of_a_row(plain, x[:1], None) == 3 * 6 * 4 * 2
+    assert images_of_a_block(plain, x, None, 4.5 * SAMPLES * 144 / 2**30) == 4
+
+
+def test_memory_is_measured_with_one_image_and_its_label():
+    seen = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused = nn.Identity()
+
+        def forward(self, x, y):
+            seen.append((x, y))
+
+    x, y = binary(3), torch.tensor([2, 0, 1])
+    assert images_of_a_block(Watched(), x, y, 10 * 3 / 2**30) == 3  # a model without layers: a byte a row
+    assert torch.equal(seen[0][0], x[:1]) and seen[0][1].tolist() == [2] and len(seen) == 1
+
+
+def test_hooks_are_gone_after_an_error_too():
+    vae = plain_vae()
+    with pytest.raises(RuntimeError):
+        bytes_of_a_row(vae, torch.zeros(1, 1, 5, 5), None)
+    assert not any(module._forward_hooks for module in vae.modules())
+
+
+# The draws of a block
+
+
+def by_hand(vae, x, y, samples, images, seed, block):
+    """`Measured` from the same noise: all draws at once, in float64."""
+    pad = [*range(len(x)), *[len(x) - 1] * (images - len(x))]
+    latents, log_px_z = [], []
+    for part in range(math.ceil(samples / SAMPLES)):
+        with fixed_noise(noise_seed(seed, block, part), CPU):
+            trace = vae(x[pad], None if y is None else y[pad], SAMPLES)
+        log_px_z.append(trace.px.log_prob(x[pad]).double())
+        latents.append(trace.latents)
+    cut = lambda parts: torch.cat(parts)[:samples, : len(x)].double()
+    groups = range(len(latents[0]))
+    log_q = [cut([part[group].log_q for part in latents]) for group in groups]
+    log_p = [cut([part[group].log_p for part in latents]) for group in groups]
+    z = [cut([part[group].z for part in latents]) for group in groups]
+    log_px_z = cut(log_px_z)
+    return log_px_z, log_q, log_p, z, latents[0]
+
+
+@pytest.mark.parametrize("samples", [1, 7, SAMPLES, SAMPLES + 1, 2 * SAMPLES + 3])
+@pytest.mark.parametrize("classes", [0, 3])
+@torch.no_grad()
+def test_what_is_measured_of_a_block(samples, classes):
+    vae, x = plain_vae(classes), binary(4)
+    y = torch.tensor([2, 0, 1, 1]) if classes else None
+    rows = []
+    ours = measure(vae, x, y, samples, 6, (3, 5), lambda *done: rows.append(done))
+    log_px_z, (log_q,), (log_p,), (z,), first = by_hand(vae, x, y, samples, 6, 3, 5)
+    assert rows == [("rows", 4 * min(SAMPLES, samples - start)) for start in range(0, samples, SAMPLES)]
+    weights = log_px_z + log_p - log_q
+    torch.testing.assert_close(ours.log_px, weights.exp().mean(0).log())
+    torch.testing.assert_close(ours.rate, (log_q - log_p).mean(0))
+    torch.testing.assert_close(ours.distortion, -log_px_z.mean(0))
+    torch.testing.assert_close(ours.mean, first[0].q.mean[:4].double())  # exact, whatever the draws are
+    assert torch.equal(ours.mean_error, torch.zeros(4, 2, dtype=F64))
+    assert ours.z.dtype == torch.float32 and torch.equal(ours.z.double(), z[0])  # the first draw of all
+    assert torch.equal(ours.log_q, log_q[0]) and torch.equal(ours.log_p, log_p[0])
+    for name in ("log_px", "rate", "distortion", "mean", "mean_error", "log_q", "log_p"):
+        assert getattr(ours, name).dtype == F64, name
+
+
+@torch.no_grad()
+def test_what_is_measured_of_two_groups():
+    """Densities are sums over the groups; the latents stand side by side; only the top group's mean is known."""
+    vae, x = TwoGroups(widen=1.3), torch.randn(5, 1, 2, 3, dtype=F64)
+    ours = measure(vae, x, None, SAMPLES + 2, 5, (0, 1), ignore)
+    log_px_z, log_q, log_p, z, first = by_hand(vae, x, None, SAMPLES + 2, 5, 0, 1)
+    torch.testing.assert_close(ours.log_px, (log_px_z + sum(log_p) - sum(log_q)).exp().mean(0).log())
+    torch.testing.assert_close(ours.rate, (sum(log_q) - sum(log_p)).mean(0))
+    torch.testing.assert_close(ours.distortion, -log_px_z.mean(0))
+    torch.testing.assert_close(ours.mean, torch.cat([first[0].q.mean, z[1].mean(0)], -1))
+    torch.testing.assert_close(
+        ours.mean_error, torch.cat([torch.zeros(5, 2, dtype=F64), z[1].var(0) / (SAMPLES + 2)], -1)
+    )
+    assert torch.equal(ours.z, z[0][0])
+    assert torch.equal(ours.log_q, log_q[0][0]) and torch.equal(ours.log_p, log_p[0][0])
+    one = measure(vae, x, None, 1, 5, (0, 1), ignore)
+    assert one.mean_error[:, :2].eq(0).all() and one.mean_error[:, 2:].isnan().all()  # one draw has no variance
+
+
+def test_the_first_draw_is_not_changed_by_what_comes_later():
+    """A copy: the draws of a block need not be kept for the sake of one."""
+    vae, x = plain_vae(), binary(3)
+    with torch.no_grad():
+        z = measure(vae, x, None, 1, 4, (0, 0), ignore).z
+    assert z.untyped_storage().nbytes() == 3 * 2 * 4
+
+
+def test_known_means():
+    normal = Independent(Normal(torch.randn(3, 2), torch.ones(3, 2)), 1)
+    latent = Latent(*[torch.zeros(())] * 3, normal, normal)
+    assert torch.equal(known_mean(latent, 3), normal.mean.double()) and known_mean(latent, 3).dtype == F64
+    deep = Independent(Normal(torch.randn(5, 3, 2), torch.ones(5, 3, 2)), 1)
+    unknown = known_mean(latent._replace(q=deep), 3)
+    assert unknown.shape == (3, 2) and unknown.isnan().all() and unknown.dtype == F64
+
+
+# The aggregate posterior
+
+
+@pytest.mark.parametrize("pairs", [1, 7, 9, 1000])
+@torch.no_grad()
+def test_aggregate_posterior_in_parts_of_any_size(pairs, monkeypatch):
+    """Blocks of 3 and 2 images, five draws: at most `pairs` at once, but at least one draw; images have their labels."""
+    monkeypatch.setattr(aggregate, "PAIRS", pairs)
+    vae, x, y, done = plain_vae(3, F64), binary(5, F64), torch.tensor([2, 0, 1, 1, 0]), []
+    latent = vae(x, y).latents[0]
+    blocks = [(x[:3], y[:3]), (x[3:], y[3:])]
+    z, log_q = latent.z[0], latent.log_q[0]
+    ours = aggregate.log_aggregate(vae, blocks, z, log_q, lambda *what: done.append(what))
+    mean, scale = latent.q.mean, latent.q.stddev
+    expected = Normal(mean, scale).log_prob(z[:, None]).sum(-1).exp().mean(1).log()  # rows: draws, columns: images
+    torch.testing.assert_close(ours, expected)
+    assert ours.dtype == F64
+    steps = {
+        1: [3] * 5 + [2] * 5,
+        7: [6, 6, 3, 6, 4],  # two draws at once with 3 images, three with 2
+        9: [9, 6, 8, 2],
+        1000: [15, 10],
+    }
+    assert done == [("pairs", count) for count in steps[pairs]]
+
+
+@torch.no_grad()
+def test_the_density_of_an_own_draw_is_taken_as_it_is():
+    """log q(z|x) of the image that z was drawn for comes from the draw, in every block."""
+    vae, x = plain_vae(0, F64), binary(5, F64)
+    latent = vae(x).latents[0]
+    z, told = latent.z[0], torch.tensor([10.0, 20.0, 30.0, 40.0, 50.0], dtype=F64)
+    ours = aggregate.log_aggregate(vae, [(x[:3], None), (x[3:], None)], z, told, ignore)
+    torch.testing.assert_close(ours, told - math.log(5), atol=1e-3, rtol=0)
+
+
+# The figures
+
+
+def measured(count):
+    """Numbers of any kind, all different."""
+    values = [torch.randn(count, dtype=F64) * (scale + 1) + scale for scale in range(3)]
+    mean, error = torch.randn(count, 3, dtype=F64) * torch.tensor([1.0, 0.2, 0.05]), torch.full((count, 3), 0.001)
+    own = [torch.randn(count, dtype=F64) * (scale + 1) - scale for scale in range(2)]
+    return Measured(*values, mean, error.double(), torch.zeros(count, 2), *own)
+
+
+def mean_and_error(values):
+    centred = values - values.mean()
+    return values.mean().item(), math.sqrt(centred.square().sum() / (len(values) - 1) / len(values))
+
+
+def assert_figure(figure, values, unit, meaning):
+    assert figure[:2] == pytest.approx(mean_and_error(values), rel=1e-10)
+    assert figure[2:] == (unit, meaning)
+
+
+def test_every_figure_by_hand():
+    """Its value, its standard error over images, its unit and its name in the table."""
+    vae, every, log_qz = plain_vae(), measured(9), torch.randn(5, dtype=F64)
+    figures = figures_of(vae, every, log_qz, 6)
+    log_q, log_p = every.log_q[:5], every.log_p[:5]
+    expected = {
+        "nll": (-every.log_px, "nats", "-log p(x)"),
+        "elbo": (-every.rate - every.distortion, "nats", "ELBO"),
+        "rate": (every.rate, "nats", "rate, KL(q(z|x) || p(z))"),
+        "distortion": (every.distortion, "nats", "distortion, -E log p(x|z)"),
+        "mutual_information": (log_q - log_qz, "nats", "mutual information I(x; z)"),
+        "aggregate_kl": (log_qz - log_p, "nats", "KL(q(z) || p(z))"),
+        "aggregate_rate": (log_q - log_p, "nats", "sum of the two"),
+    }
+    for name, wanted in expected.items():
+        assert_figure(figures[name], *wanted)
+    assert figures["active_units"] == (2, None, "of 3 latents", "active units")
+    assert figures["bits_per_dim"] == (None, None, "bits", "bits per dim")
+    order = ["nll", "elbo", "rate", "distortion", "bits_per_dim", "active_units", "mutual_information"]
+    assert list(figures) == [*order, "aggregate_kl", "aggregate_rate"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_figures_of_an_aggregate_posterior_that_is_not_known(bad):
+    every, log_qz = measured(4), torch.zeros(4, dtype=F64)
+    log_qz[2] = bad
+    figures = figures_of(plain_vae(), every, log_qz, 6)
+    assert figures["mutual_information"] == (None, None, "nats", "mutual information I(x; z)")
+    assert figures["aggregate_kl"] == (None, None, "nats", "KL(q(z) || p(z))")
+    assert_figure(figures["aggregate_rate"], every.log_q - every.log_p, "nats", "sum of the two")
+
+
+def test_one_image_has_no_standard_error():
+    assert over_images(torch.tensor([3.0]), "what") == (3.0, None, "nats", "what")
+    assert over_images(torch.tensor([3.0, 5.0]), "what") == (4.0, pytest.approx(1.0), "nats", "what")
+    assert over_images(torch.tensor([3.0, 5.0]), "what", True) == (None, None, "nats", "what")
+
+
+def test_active_units_without_the_noise_of_their_means():
+    """The variance over the images has no correction; the mean of the estimates' own variances is subtracted."""
+    mean = torch.tensor([[-0.11, -0.11], [0.11, 0.11]], dtype=F64)  # a variance of 0.0121
+    error = torch.tensor([[0.001, 0.0], [0.0025, 0.0062]], dtype=F64)  # 0.01035 is left, and 0.009
+    assert active_units(mean, error) == (1, None, "of 2 latents", "active units")
+    assert active_units(mean, torch.zeros(2, 2)).value == 2 and active_units(mean / 1.11, torch.zeros(2, 2)).value == 0
+    error[1, 0] = torch.nan
+    assert active_units(mean, error) == (None, None, "of 2 latents", "active units")
+
+
+def test_bits_per_dim_by_hand():
+    levels, nll = plain_vae(), Figure(12 * math.log(2), None, "nats", "-log p(x)")
+    levels.likelihood = DiscretizedLogistic((1, 2, 3))
+    assert bits_per_dim(levels, nll, 6) == (pytest.approx(2.0), None, "bits", "bits per dim")
+    assert bits_per_dim(levels, nll._replace(standard_error=math.log(2)), 6)[1] == pytest.approx(1 / 6)
+    assert bits_per_dim(levels, nll._replace(value=None), 6) == (None, None, "bits", "bits per dim")
+    levels.likelihood.is_mass = False
+    assert bits_per_dim(levels, nll, 6).value is None
+
+
+# The whole
+
+
+@pytest.mark.parametrize("limit", [4, 5, 8, 10, 11, 12, 20])
+def test_an_evaluation_is_its_blocks_put_together(limit):
+    """Blocks of 4 images by the memory: each with its number's noise; the first images go into the aggregate posterior."""
+    vae, x, y = plain_vae(3), binary(11), torch.arange(11) % 3
+    vae.likelihood = DiscretizedLogistic((1, 2, 3))
+    vae.decoder = nn.Sequential(nn.Linear(5, 12), nn.Unflatten(1, (2, 2, 3)))
+    images = 4
+    memory = (images + 0.5) * SAMPLES * bytes_of_a_row(vae, x[:1], y[:1]) / 2**30
+    settings = Settings(samples=SAMPLES + 3, aggregate_images=limit, memory=memory, seed=7)
+    state, done = torch.get_rng_state(), []
+    figures = evaluate(vae, zip(x.split(5), y.split(5), strict=True), settings, lambda *what: done.append(what))
+    assert torch.equal(torch.get_rng_state(), state)  # as if there had been no evaluation
+    with torch.no_grad():
+        blocks = [
+            measure(vae, x[i : i + 4], y[i : i + 4], SAMPLES + 3, 4, (7, i // 4), ignore) for i in range(0, 11, 4)
+        ]
+        every, n = Measured(*(torch.cat(parts) for parts in zip(*blocks, strict=True))), min(limit, 11)
+        q = vae(x, y).latents[0].q
+        log_qz = Normal(q.mean, q.stddev).log_prob(every.z[:n, None])[:, :n].sum(-1).double().logsumexp(1) - math.log(n)
+    for name, figure in figures_of(vae, every, log_qz, 6).items():
+        assert figures[name][0] == pytest.approx(figure[0], rel=1e-5, abs=1e-5), name
+        assert figures[name][1] == (figure[1] and pytest.approx(figure[1], rel=1e-4)), name
+    assert figures["bits_per_dim"].value == pytest.approx(figures["nll"].value / 6 / math.log(2))
+    counts = {what: sum(count for name, count in done if name == what) for what in ("rows", "pairs")}
+    assert counts == {"rows": 11 * (SAMPLES + 3), "pairs": n**2}
+    assert not any(parameter.grad is not None for parameter in vae.parameters())
+
+
+def test_settings_say_what_they_are_unless_told():
+    settings = Settings()
+    assert (settings.samples, settings.images, settings.aggregate_images) == (5000, None, 2000)
+    assert (settings.memory, settings.seed) == (1.0, 0)

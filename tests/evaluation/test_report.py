@@ -1,0 +1,166 @@
+"""The report: which images are measured, what the bars count, what stands in the file and in the table."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from test_parts_of_the_evaluation import plain_vae
+
+from cvae.errors import UserError
+from cvae.evaluation import Settings
+from cvae.evaluation import report as module
+from cvae.evaluation.figures import Figure
+
+FIGURES = {
+    "nll": Figure(12.34567, 0.98765, "nats", "-log p(x)"),
+    "bits_per_dim": Figure(1.234567, 0.012345, "bits", "bits per dim"),
+    "active_units": Figure(2, None, "of 3 latents", "active units"),
+    "aggregate_kl": Figure(None, None, "nats", "KL(q(z) || p(z))"),
+}
+CPU = torch.device("cpu")
+
+
+class Data:
+    """Test images that are numbered, with labels; `asked` keeps what was asked for."""
+
+    binarization = "static"
+
+    def __init__(self, count):
+        self.test, self.asked = range(count), []
+
+    def batch(self, split, indices, device):
+        self.asked.append((split, indices, device))
+        x = torch.tensor(list(indices), dtype=torch.float32)[:, None, None, None].expand(-1, 1, 2, 3)
+        return x, torch.tensor(list(indices)) % 3
+
+
+class RunOfNothing:
+    def save_evaluation(self, content):
+        self.content = content
+
+
+@pytest.fixture
+def reported(monkeypatch):
+    """Call `report`, with a measurement that returns FIGURES: everything that it was told and that it printed."""
+
+    def call(count, settings, classes=0, steps=(), fail=None):
+        seen, out = SimpleNamespace(data=Data(count), run=RunOfNothing(), bars=[]), io.StringIO()
+
+        class Bar(Progress):
+            def __init__(self, *columns, **options):
+                super().__init__(*columns, **options)
+                seen.bars.append(self)
+
+        def evaluate(vae, batches, settings, advance):
+            seen.vae, seen.batches, seen.settings = vae, list(batches), settings
+            seen.started = [task.started for task in seen.bars[0].tasks]
+            for step in steps:
+                advance(*step)
+            if fail:
+                raise fail
+            return FIGURES
+
+        monkeypatch.setattr(module, "Progress", Bar)
+        monkeypatch.setattr(module, "evaluate", evaluate)
+        monkeypatch.setattr(module, "console", Console(file=out, width=150))
+        seen.model = plain_vae(classes)
+        seen.figures = module.report(seen.model, seen.data, seen.run, settings, "best.ckpt")
+        seen.printed = out.getvalue()
+        return seen
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("images", "limit", "measured", "aggregated"),
+    [(None, 2000, 230, 230), (None, 150, 230, 150), (120, 2000, 120, 120), (230, 3, 230, 3), (1, 1, 1, 1)]
+    + [(500, 2000, 230, 230), (200, 100, 200, 100)],
+)
+def test_what_is_measured_and_written(reported, images, limit, measured, aggregated):
+    settings = Settings(samples=7, images=images, aggregate_images=limit, memory=0.5, seed=9)
+    seen = reported(230, settings, classes=3)
+    assert seen.vae is seen.model and seen.settings is settings and seen.figures is FIGURES
+    ranges = [range(start, min(start + 100, measured)) for start in range(0, measured, 100)]
+    assert seen.data.asked == [("test", part, CPU) for part in ranges]
+    assert torch.cat([x[:, 0, 0, 0] for x, _ in seen.batches]).tolist() == list(range(measured))
+    assert torch.cat([y for _, y in seen.batches]).tolist() == [number % 3 for number in range(measured)]
+    rows, pairs = seen.bars[0].tasks
+    assert (rows.description, rows.total) == ("importance samples", measured * 7)
+    assert (pairs.description, pairs.total) == ("aggregate posterior", aggregated**2)
+    assert seen.run.content == {
+        "nll": {"value": 12.34567, "standard_error": 0.98765, "unit": "nats", "meaning": "-log p(x)"},
+        "bits_per_dim": {"value": 1.234567, "standard_error": 0.012345, "unit": "bits", "meaning": "bits per dim"},
+        "active_units": {"value": 2, "standard_error": None, "unit": "of 3 latents", "meaning": "active units"},
+        "aggregate_kl": {"value": None, "standard_error": None, "unit": "nats", "meaning": "KL(q(z) || p(z))"},
+        "settings": {
+            "samples": 7, "images": measured, "aggregate_images": aggregated, "memory": 0.5, "seed": 9,
+            "checkpoint": "best.ckpt", "split": "test", "binarization": "static", "device": "cpu",
+        },
+    }  # fmt: skip
+
+
+def test_a_model_without_classes_gets_no_labels(reported):
+    assert [y for _, y in reported(130, Settings()).batches] == [None, None]
+
+
+def test_each_bar_counts_its_own_steps_from_its_first(reported):
+    seen = reported(50, Settings(samples=2), steps=[("rows", 30), ("rows", 12), ("rows", 1)])
+    rows, pairs = seen.bars[0].tasks
+    assert seen.started == [False, False]
+    assert (rows.completed, pairs.completed) == (43, 0) and rows.started and not pairs.started
+    pairs = reported(50, Settings(samples=2), steps=[("pairs", 8)]).bars[0].tasks[1]
+    assert pairs.completed == 8 and pairs.started
+
+
+def test_the_bars_say_how_far_and_how_long(reported):
+    seen = reported(50, Settings(samples=2), steps=[("rows", 50)])
+    assert seen.bars[0].console is module.console
+    line = next(line for line in seen.printed.splitlines() if "importance samples" in line)
+    assert " 50% 0:00:00 left " in line
+    assert [type(column).__name__ for column in module.columns()] == [
+        "TextColumn", "BarColumn", "TaskProgressColumn", "TimeElapsedColumn", "TextColumn", "TimeRemainingColumn",
+    ]  # fmt: skip
+
+
+def test_memory_that_does_not_suffice(reported):
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(UserError, match=r"^the memory does not suffice with memory=2\.5: try less$") as raised:
+        reported(5, Settings(memory=2.5), fail=error)
+    assert raised.value.__cause__ is error
+
+
+def test_the_table():
+    settings = {
+        "images": 12345, "samples": 5000, "checkpoint": "last.ckpt", "binarization": "dynamic", "seed": 3,
+        "aggregate_images": 20,
+    }  # fmt: skip
+    shown = module.table(FIGURES, settings)
+    assert shown.title == "12,345 test images, 5,000 importance samples, last.ckpt"
+    assert shown.caption == "binarization: dynamic; seed: 3\nmutual information is at most log 20 = 3.00"
+    assert [(column.header, column.justify) for column in shown.columns] == [
+        ("", "left"), ("", "right"), ("± std. error", "right"), ("", "left"),
+    ]  # fmt: skip
+    assert list(zip(*(column.cells for column in shown.columns), strict=True)) == [
+        ("-log p(x)", "12.346", "0.988", "nats an image"),
+        ("bits per dim", "1.2346", "0.0123", "bits"),
+        ("active units", "2", "-", "of 3 latents"),
+        ("KL(q(z) || p(z))", "-", "-", "nats an image"),
+    ]
+
+
+def test_the_table_is_printed(reported):
+    seen = reported(50, Settings(samples=2, seed=4))
+    lines = [" ".join(line.split()) for line in seen.printed.splitlines()]
+    assert "50 test images, 2 importance samples, best.ckpt" in lines
+    assert any("-log p(x)" in line and "12.346" in line and "0.988" in line for line in lines)
+
+
+def test_names_for_loggers():
+    assert module.scalars(FIGURES) == {
+        "evaluation/nll": 12.34567,
+        "evaluation/bits_per_dim": 1.234567,
+        "evaluation/active_units": 2,
+    }
