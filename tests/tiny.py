@@ -1,0 +1,24 @@
+"""Runs that take a third of a second: a few 8x8 images, a network of four hidden units."""
+
+from conftest import config
+
+from cvae.training.train import train
+
+TINY = [
+    "data=synthetic", "data.image_shape=[1,8,8]", "data.source.train_size=10", "data.source.test_size=7",
+    "data.batch_size=4", "data.eval_batch_size=3", "model=mlp", "model.hidden=[4]", "model.latent_dim=2",
+    "trainer=cpu", "trainer.max_epochs=2", "trainer.log_every_n_steps=2", "optimizer.lr=0.01", "evaluation.samples=0",
+    "callbacks.pictures.num=4", "callbacks.pictures.manifold_steps=2",
+]  # fmt: skip
+QUIET = ["~callbacks.pictures", "~callbacks.progress", "~logger.tensorboard"]
+
+
+def tiny(folder, *overrides):
+    """The config of a tiny run into `folder`: 10 training images in batches of 4, 7 test images in batches of 3."""
+    return config(*TINY, f"run_dir={folder}", *overrides)
+
+
+def trained(folder, *overrides):
+    """(config, what train returned) of a tiny run."""
+    cfg = tiny(folder, *overrides)
+    return cfg, train(cfg)

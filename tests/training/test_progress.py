@@ -1,0 +1,143 @@
+"""What a run shows while it goes: the bar's figures, the lines of the epochs, and the seconds, by a clock of our own."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rich.console import Console
+
+from cvae.training import progress
+from cvae.training.progress import EpochLines, ProgressBar
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until it is set."""
+    now = SimpleNamespace(value=1000.0)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now.value, perf_counter=lambda: now.value))
+    return now
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """A terminal of 120 columns."""
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    monkeypatch.setattr(progress, "console", console)
+    return console
+
+
+def trainer(**values):
+    given = {
+        "is_global_zero": True, "estimated_stepping_batches": 40, "global_step": 0, "current_epoch": 0, "max_epochs": 4,
+        "callback_metrics": {},
+    }  # fmt: skip
+    return SimpleNamespace(**given | values)
+
+
+MODULE = SimpleNamespace(recent={"elbo": -3.14159, "rate": 2.0, "distortion": 1.14159, "loss": 9.0})
+
+
+def fields(bar):
+    (task,) = bar.bar.tasks
+    return task.completed, task.total, task.fields["epoch"], task.fields["figures"]
+
+
+def test_the_bar_shows_steps_epoch_and_figures(clock, screen):
+    bar = ProgressBar()
+    bar.on_train_start(trainer(), MODULE)
+    assert bar.bar.live.is_started and bar.bar.console is screen
+    assert fields(bar) == (0, 40, "", "")
+    bar.on_train_batch_end(trainer(global_step=13, current_epoch=1), MODULE, None, None, 2)
+    assert fields(bar) == (13, 40, "2/4", "elbo -3.14  rate 2.00  distortion 1.14")
+    clock.value += 0.1  # five times a second
+    bar.on_train_batch_end(trainer(global_step=14), MODULE, None, None, 3)
+    assert fields(bar)[0] == 13
+    clock.value += 0.15
+    bar.on_train_batch_end(trainer(global_step=15), MODULE, None, None, 4)
+    assert fields(bar)[0] == 15
+    bar.on_train_end(trainer(global_step=40, current_epoch=4), MODULE)  # the count is past the last epoch by then
+    assert fields(bar)[:3] == (40, 40, "4/4") and not bar.bar.live.is_started
+    shown = screen.file.getvalue()
+    for text in ("epoch 4/4", "40/40", "0:00:00", "left", "elbo -3.14  rate 2.00  distortion 1.14", "━"):
+        assert text in shown
+
+
+@pytest.mark.parametrize(("width", "shown"), [(99, "elbo -3.14"), (100, "elbo -3.14  rate 2.00  distortion 1.14")])
+def test_a_narrow_terminal_has_the_elbo_alone(clock, screen, width, shown):
+    screen.width = width
+    bar = ProgressBar()
+    bar.on_train_start(trainer(), MODULE)
+    bar.on_train_end(trainer(), MODULE)
+    assert fields(bar)[3] == shown
+
+
+def test_before_the_first_figures_the_bar_has_none(clock, screen):
+    bar = ProgressBar()
+    bar.on_train_start(trainer(estimated_stepping_batches=float("inf")), MODULE)
+    bar.on_train_end(trainer(global_step=1), SimpleNamespace(recent={}))
+    assert fields(bar) == (1, None, "1/4", "")
+
+
+def test_the_bar_is_gone_after_an_error(clock, screen):
+    bar = ProgressBar()
+    bar.on_exception(trainer(), MODULE, KeyboardInterrupt())  # before there was one
+    bar.on_train_start(trainer(), MODULE)
+    bar.on_exception(trainer(), MODULE, ValueError())
+    assert not bar.bar.live.is_started
+
+
+def test_only_the_first_process_has_a_bar(clock, screen):
+    bar, other = ProgressBar(), trainer(is_global_zero=False)
+    bar.on_train_start(other, MODULE)
+    bar.on_train_batch_end(other, MODULE, None, None, 0)
+    bar.on_train_end(other, MODULE)
+    assert not hasattr(bar, "bar") and screen.file.getvalue() == ""
+
+
+def figures(split):
+    values = {"elbo": -5.0, "rate": 2.004, "distortion": 2.996, "loss": 7.0}
+    return {f"{split}/{name}": torch.tensor(value) for name, value in values.items()}
+
+
+def test_seconds_count_training_alone_and_a_line_says_the_figures(clock, caplog):
+    caplog.set_level("INFO")
+    lines = EpochLines()
+    lines.on_train_epoch_start(trainer(), None)
+    clock.value += 3
+    lines.on_validation_start(trainer(), None)
+    clock.value += 50  # the evaluation and the pictures
+    lines.on_train_epoch_end(trainer(callback_metrics=figures("test"), current_epoch=0), None)
+    clock.value += 500
+    lines.on_train_epoch_start(trainer(), None)
+    clock.value += 4.26
+    lines.on_validation_start(trainer(), None)
+    lines.on_train_epoch_end(trainer(callback_metrics=figures("validation"), current_epoch=1), None)
+    assert lines.seconds == pytest.approx([3, 4.26])
+    assert [record.message for record in caplog.records] == [
+        "Epoch 1: test ELBO -5.00 (rate 2.00, distortion 3.00), 3.0 s",
+        "Epoch 2: validation ELBO -5.00 (rate 2.00, distortion 3.00), 4.3 s",
+    ]
+
+
+def test_an_epoch_that_is_not_evaluated_has_seconds_and_no_line(clock, caplog):
+    """The figures that Lightning still holds are those of an epoch before."""
+    caplog.set_level("INFO")
+    lines = EpochLines()
+    for evaluated in (True, False):
+        lines.on_train_epoch_start(trainer(), None)
+        clock.value += 2
+        if evaluated:
+            lines.on_validation_start(trainer(), None)
+            clock.value += 10
+        lines.on_train_epoch_end(trainer(callback_metrics=figures("test")), None)
+    assert lines.seconds == [2, 2] and len(caplog.records) == 1
+
+
+def test_an_interruption_is_said_and_no_other_error(clock, caplog):
+    caplog.set_level("INFO")
+    EpochLines().on_exception(trainer(), None, ValueError())
+    assert caplog.records == []
+    EpochLines().on_exception(trainer(current_epoch=2), None, KeyboardInterrupt())
+    expected = "Interrupted in epoch 3. Checkpoints and pictures of the epochs before are kept."
+    assert [record.message for record in caplog.records] == [expected]

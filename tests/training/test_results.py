@@ -1,0 +1,368 @@
+"""What train() does from the config to the results, by tiny runs: seeds, steps, files, figures, evaluation, loggers."""
+
+import csv
+import json
+import logging
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as L
+import torch
+import yaml
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tiny import QUIET, tiny, trained
+
+import cvae
+from cvae.build import build_data, build_vae
+from cvae.evaluation import Settings
+from cvae.evaluation.report import scalars
+from cvae.noise import fixed_noise
+from cvae.run import Run
+from cvae.training import train as training
+from cvae.training.module import VAEModule
+from cvae.training.totals import Totals
+
+SPLITS = {"train": "train_epoch", "validation": "validation", "test": "test"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run with everything: (config, run, what train returned, lines said, what the evaluation was of)."""
+    folder, lines, measured = tmp_path_factory.mktemp("whole"), [], []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    ours, report = logging.getLogger("cvae"), training.report
+    before = ours.level
+
+    def noted(vae, data, run, settings, checkpoint):
+        measured.append((vae.training, settings, checkpoint, len(data.test)))
+        return report(vae, data, run, settings, checkpoint)
+
+    ours.addHandler(handler), ours.setLevel("INFO")
+    training.report = noted
+    try:
+        words = ["seed=3", "data.validation_size=3", "evaluation.samples=2", "evaluation.aggregate_images=5"]
+        cfg, result = trained(folder, *words, "logger=[tensorboard,csv]", "evaluation.memory=0.5")
+    finally:
+        training.report = report
+        ours.removeHandler(handler), ours.setLevel(before)
+    return SimpleNamespace(cfg=cfg, run=Run(folder), result=result, lines=lines, measured=measured)
+
+
+def figures_of(vae, cfg, split):
+    """The figures of an evaluation, anew: the noise of the seed, batches in order."""
+    data = build_data(cfg)
+    data.setup()
+    totals, count = Totals(), len(getattr(data, split))
+    objective = cvae.build.make(cfg, "objective")
+    with torch.no_grad(), fixed_noise(cfg.seed, torch.device("cpu")):
+        for start in range(0, count, 3):
+            x, _ = data.batch(split, range(start, min(start + 3, count)))
+            totals.add(objective(vae, x))
+    return totals.means()
+
+
+def test_metrics_are_the_figures_of_the_last_epoch_and_of_the_test_set(whole):
+    metrics = json.loads(whole.run.metrics.read_text())
+    five = ["elbo", "rate", "distortion", "loss"]
+    names = [f"{split}/{name}" for split in ("train_epoch", "validation", "test") for name in five]
+    names += ["validation/bound", "test/bound", "train/seconds_per_epoch", "epochs", "steps", "parameters"]
+    found = (
+        "nll",
+        "elbo",
+        "rate",
+        "distortion",
+        "active_units",
+        "mutual_information",
+        "aggregate_kl",
+        "aggregate_rate",
+    )
+    assert set(metrics) == {*names, *(f"evaluation/{name}" for name in found)}
+    vae = cvae.load(whole.run.path)
+    for split in ("validation", "test"):
+        for name, value in figures_of(vae, whole.cfg, split).items():
+            assert metrics[f"{split}/{name}"] == pytest.approx(value, rel=1e-5)
+    assert metrics["validation/elbo"] != metrics["test/elbo"]
+    assert whole.result == metrics["validation/bound"]
+    assert (metrics["epochs"], metrics["steps"]) == (2, 4)  # 7 images in batches of 4
+    # encoder: 64 -> 4 -> 4, decoder: 2 -> 4 -> 64
+    assert metrics["parameters"] == 64 * 4 + 4 + 4 * 4 + 4 + 2 * 4 + 4 + 4 * 64 + 64
+    assert len(metrics["train/seconds_per_epoch"]) == 2
+    assert all(0 < value < 5 for value in metrics["train/seconds_per_epoch"])
+    (file,) = whole.run.evaluations.iterdir()
+    assert file.name == "last_samples=2_images=7_seed=3.json"
+    assert metrics["evaluation/nll"] == json.loads(file.read_text())["nll"]["value"]
+
+
+def test_the_evaluation_is_of_the_model_in_eval_mode_with_the_configured_settings(whole):
+    settings = Settings(samples=2, images=7, aggregate_images=5, memory=0.5, seed=3)
+    assert whole.measured == [(False, settings, "last.ckpt", 7)]
+
+
+def test_lines_from_start_to_end(whole):
+    metrics = json.loads(whole.run.metrics.read_text())
+    start, *epochs, evaluation, end = whole.lines
+    assert start == f"612 parameters; images: 7 train, 3 validation, 7 test; on cpu; into {whole.run}"
+    assert [line.split(": validation ELBO")[0] for line in epochs] == ["Epoch 1", "Epoch 2"]
+    assert evaluation == "Evaluation: 2 importance samples for each of 7 test images"
+    assert end == f"Test ELBO {metrics['test/elbo']:.2f} nats an image. The run is in {whole.run}"
+
+
+def test_tensorboard_has_the_hyperparameters_with_the_final_figures(whole):
+    metrics = json.loads(whole.run.metrics.read_text())
+    events = EventAccumulator(str(whole.run.tensorboard)).Reload()
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    hparams = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert hparams["seed"].number_value == 3 and hparams["model/latent_dim"].number_value == 2
+    assert not [name for name in hparams if name.split("/")[0] in ("callbacks", "logger", "evaluation", "run_dir")]
+    point = events.Scalars("evaluation/nll")[-1]
+    assert point.step == 4 and point.value == pytest.approx(metrics["evaluation/nll"])
+    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    named = {metric.name.tag for metric in HParamsPluginData.FromString(content).experiment.metric_infos}
+    assert named == {name for name in metrics if "/" in name and name != "train/seconds_per_epoch"}
+
+
+def test_the_csv_logger_has_curves_final_figures_and_hyperparameters(whole):
+    metrics = json.loads(whole.run.metrics.read_text())
+    folder = whole.run.path / "csv"
+    with open(folder / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["evaluation/nll"]) == pytest.approx(metrics["evaluation/nll"])
+    assert float(rows[-1]["test/elbo"]) == pytest.approx(metrics["test/elbo"]) and rows[-1]["step"] == "4"
+    assert [row["step"] for row in rows if row["train/elbo"]] == ["2", "4"]
+    shown = yaml.safe_load((folder / "hparams.yaml").read_text())
+    assert shown["seed"] == 3 and "root" not in shown["data"] and "callbacks" not in shown
+
+
+def test_the_saved_config_is_the_one_of_the_run(whole):
+    saved = OmegaConf.load(whole.run.config_file)
+    assert saved == whole.cfg and saved.seed == 3
+
+
+def test_weights_batches_and_noise_come_from_the_seed(tmp_path):
+    """The first epoch by hand: the initial weights, the order, the noise, Adam's steps."""
+    cfg, _ = trained(tmp_path, *QUIET, "seed=9", "trainer.max_epochs=1", "conditional=true")
+    torch.manual_seed(9)
+    vae, data = build_vae(cfg), build_data(cfg)
+    data.setup()
+    objective = cvae.build.make(cfg, "objective")
+    optimizer = torch.optim.Adam(vae.parameters(), 0.01, eps=1e-7)
+    for x, y in data.train_dataloader():
+        loss = objective(vae, x / 255, y).loss.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, value in cvae.load(tmp_path).state_dict().items():
+        torch.testing.assert_close(value, vae.state_dict()[name], rtol=1e-5, atol=1e-7)
+
+
+def test_metrics_are_saved_before_the_evaluation_and_loggers_closed_as_failed(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(training, "close", lambda loggers, status: said.append((len(loggers), status)))
+    monkeypatch.setattr(training, "report", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trained(tmp_path, "~callbacks.pictures", "~callbacks.progress", "evaluation.samples=1")
+    metrics = json.loads(Run(tmp_path).metrics.read_text())
+    assert "test/elbo" in metrics and not any(name.startswith("evaluation") for name in metrics)
+    trained(tmp_path / "b", "~callbacks.pictures", "~callbacks.progress")
+    assert said == [(1, "failed"), (1, "success")]
+
+
+def test_a_run_without_loggers_callbacks_and_evaluation(tmp_path):
+    cfg, result = trained(tmp_path, *QUIET, "~callbacks.epoch_lines", "~callbacks.checkpoint")
+    assert {path.name for path in tmp_path.iterdir()} == {".hydra", "metrics.json"}
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["train/seconds_per_epoch"] == [] and result == metrics["test/bound"]
+    assert "selection/bound" not in metrics
+    assert cfg.evaluation.samples == 0 and not any(name.startswith("evaluation") for name in metrics)
+
+
+def test_only_the_first_process_writes_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(L.Trainer, "is_global_zero", False)
+    level = logging.getLogger("cvae").level
+    try:
+        trained(tmp_path, *QUIET[:2], "~callbacks.checkpoint", "evaluation.samples=1")
+    finally:
+        logging.getLogger("cvae").setLevel(level)
+    assert not (tmp_path / "metrics.json").exists() and not (tmp_path / "evaluation").exists()
+    assert not (tmp_path / ".hydra").exists()
+
+
+def test_each_process_draws_its_own_noise_and_only_the_first_speaks(tmp_path, monkeypatch):
+    ours = logging.getLogger("cvae")
+    level = ours.level
+    try:
+        first = training.assemble(tiny(tmp_path, *QUIET, "seed=5"))
+        noise, after = torch.get_rng_state(), ours.level
+        monkeypatch.setattr(L.Trainer, "is_global_zero", False)
+        monkeypatch.setattr(L.Trainer, "global_rank", 2)
+        other = training.assemble(tiny(tmp_path, *QUIET, "seed=5"))
+        assert ours.level == logging.WARNING and after == level
+        assert torch.initial_seed() == 7 and not torch.equal(torch.get_rng_state(), noise)
+    finally:
+        ours.setLevel(level)
+    weights = (parts.module.vae.state_dict() for parts in (first, other))
+    assert all(torch.equal(one, two) for one, two in zip(*(each.values() for each in weights), strict=True))
+
+
+def test_the_parts_of_a_run_are_those_of_the_config(tmp_path):
+    cfg = tiny(tmp_path, "seed=5", "evaluation.samples=4", "evaluation.images=6", "trainer.max_epochs=3")
+    parts = training.assemble(cfg)
+    assert parts.settings == Settings(samples=4, images=6, aggregate_images=1000, memory=1, seed=5)
+    assert parts.module.seed == 5 and parts.data.batch_size == 4 and parts.data.seed == 5
+    assert [type(part).__name__ for part in parts.trainer.callbacks[:4]] == [
+        "Pictures", "EpochLines", "ProgressBar", "Checkpoints",
+    ] or {type(part).__name__ for part in parts.trainer.callbacks} >= {"Pictures", "EpochLines", "ProgressBar", "Checkpoints"}  # fmt: skip
+    assert parts.trainer.max_epochs == 3 and len(parts.trainer.loggers) == 1
+    assert training.assemble(tiny(tmp_path, "~callbacks.checkpoint")).trainer.checkpoint_callback is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("evaluation.samples=-1", "evaluation.samples=-1: must be a positive integer, or 0 for no evaluation$"),
+        ("evaluation.images=0", "evaluation.images=0: must be a positive integer$"),
+        ("evaluation.aggregate_images=0", "evaluation.aggregate_images=0: must be a positive integer$"),
+        ("evaluation.memory=-1", "evaluation.memory=-1: must be a finite number above 0$"),
+    ],
+)
+def test_settings_of_the_evaluation_are_checked_also_where_there_is_none(tmp_path, words, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        training.evaluation_settings(tiny(tmp_path, words))
+
+
+def test_an_evaluation_of_no_samples_is_none(tmp_path):
+    assert training.evaluation_settings(tiny(tmp_path, "evaluation.samples=0")) is None
+
+
+@pytest.mark.parametrize(
+    ("batches", "world", "images", "count"),
+    [
+        ([3], 1, None, 7),
+        ([1], 1, None, 3),
+        ([1], 1, 5, 3),
+        ([1], 1, 2, 2),
+        ([1], 2, None, 6),
+        ([3], 1, 5, 5),
+        ([3], 1, 100, 7),
+    ],
+)
+def test_as_many_images_are_evaluated_as_were_tested(tmp_path, monkeypatch, caplog, batches, world, images, count):
+    caplog.set_level("INFO")
+    seen = []
+    monkeypatch.setattr(training, "report", lambda *given: seen.append(given) or {"nll": 1})
+    device = torch.device("cpu")
+    trainer = SimpleNamespace(
+        num_test_batches=batches, world_size=world, strategy=SimpleNamespace(root_device=device), is_global_zero=True
+    )
+    data = SimpleNamespace(test=range(7), eval_batch_size=3)
+    module = SimpleNamespace(vae=torch.nn.Linear(1, 1))
+    settings = Settings(samples=4, images=images, seed=2)
+    assert training.evaluation(training.Parts(data, module, trainer, settings), Run(tmp_path)) == {"nll": 1}
+    ((vae, given, run, used, checkpoint),) = seen
+    assert vae is module.vae and not vae.training and given is data and run.path == tmp_path
+    assert used == Settings(samples=4, images=count, seed=2) and checkpoint == "last.ckpt"
+    said = f"Evaluation: 4 importance samples for each of {count} test images"
+    assert [record.message for record in caplog.records] == [said]
+
+
+def test_a_limit_of_the_test_shortens_the_evaluation(tmp_path):
+    trained(tmp_path, *QUIET, "+trainer.limit_test_batches=1", "evaluation.samples=1")
+    assert [file.name for file in (tmp_path / "evaluation").iterdir()] == ["last_samples=1_images=3_seed=0.json"]
+
+
+def test_figures_are_those_of_the_last_evaluation_and_of_the_test(tmp_path, monkeypatch):
+    """Where the test has other figures than the evaluations before, those of the test are kept."""
+    trained(tmp_path, *QUIET, "+trainer.limit_val_batches=1")
+    cfg = tiny(tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    expected = figures_of(cvae.load(tmp_path), cfg, "test")
+    assert metrics["test/elbo"] == pytest.approx(expected["elbo"], rel=1e-5)
+
+
+def step_tried(tmp_path, *words):
+    cfg = tiny(tmp_path, *words)
+    data, vae, calls = build_data(cfg), build_vae(cfg), []
+
+    class Recorder(torch.nn.Module):
+        def prepare(self, images):
+            calls.append(images)
+
+        def forward(self, model, x, y, step):
+            calls.append((x, y, torch.is_grad_enabled(), torch.rand(()).item()))
+
+    state = torch.get_rng_state()
+    training.try_a_step(cfg, VAEModule(vae, Recorder(), None, None), data)
+    assert torch.equal(torch.get_rng_state(), state)
+    return calls, data
+
+
+def test_a_step_is_tried_with_two_images_and_leaves_the_noise_alone(tmp_path):
+    (images, (x, y, grad, noise)), data = step_tried(tmp_path, "data.validation_size=3", "conditional=true", "seed=8")
+    assert images == 7  # the training images that are left: what beta_tcvae needs to know
+    expected = data.batch("train", [0, 1])
+    assert torch.equal(x, expected[0]) and torch.equal(y, expected[1]) and not grad
+    torch.manual_seed(8)
+    assert noise == torch.rand(()).item()
+
+
+def test_a_step_with_one_training_image_and_with_images_that_are_drawn_at_each_use(tmp_path):
+    (images, (x, *_)), _ = step_tried(tmp_path, "data.validation_size=9", "data.binarization=stochastic")
+    assert images == len(x) == 1
+
+
+def test_an_objective_is_told_how_many_images_are_trained_on(tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    sizes = []
+
+    class Told(cvae.objectives.BetaTCVAE):
+        def prepare(self, images):
+            sizes.append(images)
+            super().prepare(images)
+
+    from unittest.mock import patch
+
+    with patch("cvae.objectives.BetaTCVAE", Told):
+        for folder, size in zip(folders, (0, 3), strict=True):
+            trained(folder, *QUIET, "objective=beta_tcvae", f"data.validation_size={size}", "trainer.max_epochs=1")
+    assert sizes == [10, 7]
+
+
+def test_the_process_keeps_freed_memory_and_data_are_fetched(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(training, "keep_freed_memory", lambda: called.append("memory"))
+    monkeypatch.setattr("cvae.data.synthetic.Synthetic.download", lambda self: called.append("download"))
+    trained(tmp_path, *QUIET, "trainer.max_epochs=1")
+    assert called[:2] == ["memory", "download"]
+
+
+def test_libraries_hints_are_silent_and_their_warnings_of_faults_are_not():
+    names = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")
+    for name in names:
+        logging.getLogger(name).setLevel("DEBUG")
+    silent = (
+        "The 'train_dataloader' does not have many workers which may be a bottleneck.",
+        "GPU available but not used. You can set it",
+        "It is recommended to use `self.log('x', ..., sync_dist=True)` when logging on epoch level",
+        "The number of training batches (3) is smaller than the logging interval",
+    )
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        training.quiet_libraries()
+        for text in (*silent, "The loss is not what it was"):
+            warnings.warn(text, stacklevel=1)
+        source = "import warnings\nwarnings.warn('of another kind')\n"
+        exec(compile(source, "_pytree.py", "exec"), {"__name__": "pytorch_lightning.utilities._pytree"})
+    assert [str(warning.message) for warning in shown] == ["The loss is not what it was"]
+    assert [logging.getLogger(name).level for name in names] == [logging.WARNING] * 4
+
+
+def test_what_was_left_out_is_said_before_all_else(tmp_path, caplog):
+    caplog.set_level("INFO")
+    trained(tmp_path, *QUIET, "experiment=beta_vae", "objective=iwae", "objective.samples=2", "trainer.max_epochs=1")
+    said = [record.message for record in caplog.records if record.name == "cvae.training.train"]
+    assert said[0] == "Left out of the experiment: objective.kl=closed_form: objective has no such key"
+    assert [line.split(":")[0] for line in said].index("Left out of the experiment") == 0
