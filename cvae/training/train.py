@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import NamedTuple
 
 import pytorch_lightning as L
@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from cvae.build import build_data, build_vae, make, require_fit
 from cvae.data import ImageData
 from cvae.devices import keep_freed_memory
-from cvae.errors import ConfigError
+from cvae.errors import ConfigError, UserError
 from cvae.evaluation import Figure, Settings
 from cvae.evaluation.report import report, scalars
 from cvae.noise import fixed_noise
@@ -102,6 +102,8 @@ def evaluation_settings(cfg: DictConfig) -> Settings | None:
     except ConfigError as error:
         none = ", or 0 for no evaluation" if error.key == "samples" else ""
         raise ConfigError(f"evaluation.{error.key}", error.value, error.allowed + none) from error
+    except TypeError as error:  # a key that there is not
+        raise UserError(f"evaluation: {error}; it has {', '.join(field.name for field in fields(Settings))}") from error
     return settings if cfg.evaluation.samples else None
 
 

@@ -228,6 +228,13 @@ def test_bad_values_name_key_value_and_what_is_allowed(run, override, message):
         run("a", override)
 
 
+def test_an_evaluation_has_no_such_key(run):
+    with pytest.raises(
+        UserError, match="evaluation: .*chunk.*; it has samples, images, aggregate_images, memory, seed"
+    ):
+        run("a", "+evaluation.chunk=100")
+
+
 def test_choices_that_do_not_fit_are_found_before_training(run, monkeypatch):
     monkeypatch.setattr("pytorch_lightning.Trainer.fit", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(ConfigError, match="objective.kl=closed_form: must be monte_carlo"):
