@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
+from torch.distributions import Categorical, Independent, Laplace, MixtureSameFamily, MultivariateNormal, Normal
 
 from cvae.distributions import Mixture
 from cvae.distributions.mixture import diagonal_normal_log_prob
@@ -57,7 +57,17 @@ def test_chunks_are_as_large_as_the_memory_allows(monkeypatch):
 
 def test_only_normals_of_vectors_take_the_fast_way():
     maps = Independent(Normal(torch.randn(5, 2, 3), 1.0), 2)
-    assert not mixture(maps)._diagonal and mixture(diagonal(5, 3))._diagonal and not mixture(full(5, 3))._diagonal
+    laplace = Independent(Laplace(torch.randn(5, 3), 1.0), 1)
+    for components in (maps, full(5, 3), laplace):
+        assert mixture(components)._diagonal is None
+    components = diagonal(5, 3)
+    assert mixture(components)._diagonal is components.base_dist
+
+
+def test_other_independent_components_keep_their_density():
+    p = mixture(Independent(Laplace(torch.randn(5, 3), 1.0), 1))
+    z = torch.randn(7, 3)
+    torch.testing.assert_close(p.log_prob(z), MixtureSameFamily.log_prob(p, z))
 
 
 def saved_floats(function):
