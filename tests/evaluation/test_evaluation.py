@@ -1,4 +1,4 @@
-"""Figures of models whose log p(x), aggregate posterior and active units are known, and the commands that report them."""
+"""Figures of models whose log p(x), aggregate posterior and active units are known."""
 
 import math
 
@@ -171,7 +171,7 @@ def test_noise_is_of_an_image_and_a_sample_and_never_the_same():
         vae.decoder = Calls(lambda z: (decoded.append(z), decoder(z))[1])
         evaluate(vae, [(x[:images], y[:images])], samples, seed, aggregate_images=1)
         vae.decoder, columns = decoder, []
-        blocks = [part.reshape(SAMPLES, IMAGES, 2) for part in decoded[1:-1]]  # without the look at its size, and q(z)
+        blocks = [part.reshape(SAMPLES, IMAGES, 2) for part in decoded[1:-1]]  # not those of its size and of q(z)
         for _ in range(0, images, IMAGES):
             columns.append(torch.cat([blocks.pop(0) for _ in range(0, samples, SAMPLES)]))
         assert not blocks
@@ -272,7 +272,7 @@ def lognormal(features):
 
 
 def test_active_units_of_a_flow_come_from_its_draws():
-    """Two latents with median 1: the mean of the first varies with the image, by a variance of 0.016, that of the second not.
+    """Two latents with median 1: the mean of the first varies over the images, by a variance of 0.016.
 
     The noise of a mean over 40 draws has a variance of about 0.05, which alone would pass for activity.
     """
