@@ -292,6 +292,7 @@ def test_active_units_without_the_noise_of_their_means():
     error = torch.tensor([[0.001, 0.0], [0.0025, 0.0062]], dtype=F64)  # 0.01035 is left, and 0.009
     assert active_units(mean, error) == (1, None, "of 2 latents", "active units")
     assert active_units(mean, torch.zeros(2, 2)).value == 2 and active_units(mean / 1.11, torch.zeros(2, 2)).value == 0
+    assert active_units(torch.zeros(2, 1), torch.full((2, 1), -0.01)).value == 0  # exactly 0.01 is not above it
     error[1, 0] = torch.nan
     assert active_units(mean, error) == (None, None, "of 2 latents", "active units")
 
