@@ -159,7 +159,7 @@ def test_penalties_are_in_the_loss_and_not_in_the_bound(objective):
 
 
 class Adversarial(Objective):
-    """The ELBO's distortion with a learned critic in place of the rate (Makhzani et al. 2016): one backward for both."""
+    """The ELBO's distortion with a learned critic in place of the rate (Makhzani et al. 2016), in one backward."""
 
     def __init__(self):
         super().__init__()

@@ -299,7 +299,7 @@ def test_estimators_have_less_variance_near_the_optimum(gradient, samples):
 
 
 def best_diagonal(vae, x):
-    """Features (2 D) of the diagonal Gaussian with the highest ELBO: the exact mean, 1 / diag of the exact precision."""
+    """Features (2 D) of the diagonal Gaussian with the highest ELBO: exact mean, 1 / diag of the exact precision."""
     S = exact_posterior(vae, x)
     return torch.cat([S.mean, -S.precision_matrix.diagonal().log()]).detach()
 
@@ -440,7 +440,7 @@ def four_posteriors():
 
 
 def test_decomposition_of_the_rate_against_integrals():
-    """All four images in the batch: stratified sampling knows q(z), so the integrals are the means of its three terms."""
+    """All four images in the batch: stratified sampling knows q(z), so the integrals are the means of the three."""
     q, aggregate = four_posteriors()
     p = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
     axis = torch.linspace(-7, 7, 401)
