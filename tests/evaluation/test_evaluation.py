@@ -180,8 +180,8 @@ def test_noise_is_of_an_image_and_a_sample_and_never_the_same():
     every = draws(len(x), SAMPLES + 5)
     assert every.shape == (SAMPLES + 5, len(x), 2)
     assert len(every.unique()) == every.numel()
-    # Fewer images or samples are the same draws of the same images, to the last one: torch draws the last ones
-    # in another way than the others, so the first ones alone could agree for a wrong reason.
+    # Fewer images or samples are the same draws of the same images, the last ones too: torch draws the end of a tensor
+    # in another way than the rest, so the first ones alone could agree for a wrong reason.
     for count, samples in ((7, 3), (IMAGES, 3), (IMAGES + 1, 1), (len(x), SAMPLES + 1)):
         assert torch.equal(draws(count, samples), every[:samples, :count])
     assert not torch.isin(draws(7, 3, seed=1), every).any()
