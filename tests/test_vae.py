@@ -7,6 +7,7 @@ import torch
 from conftest import config
 from torch import nn
 from torch.distributions import Normal
+from toys import categorical_vae
 
 from cvae.build import build_vae
 from cvae.likelihoods import Bernoulli
@@ -209,3 +210,13 @@ def test_a_hook_on_a_draw_leaves_its_density_alone():
         latent.z.register_hook(lambda gradient, factor=factor: gradient * factor)
         gradients.append(torch.autograd.grad(latent.log_q.sum(), [vae.encoder[1].bias])[0])
     assert gradients[0].abs().max() > 1e-3 and torch.equal(*gradients)
+
+
+def test_codes_are_sampled_and_reconstructed():
+    """Posteriors without rsample: each image is that of one code. A model has no classes unless told."""
+    vae = categorical_vae()
+    with torch.no_grad():
+        pictures = vae.decode(torch.eye(4, dtype=torch.float64)).mean
+    assert vae.num_classes == 0
+    for drawn in (vae.sample(5), vae.reconstruct(torch.ones(5, 1, 2, 2, dtype=torch.float64))):
+        assert all(any(torch.allclose(image, picture) for picture in pictures) for image in drawn)
