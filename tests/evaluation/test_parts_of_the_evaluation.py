@@ -1,4 +1,4 @@
-"""The parts that an evaluation is made of, each by hand: blocks, one block's draws, the aggregate posterior, the figures."""
+"""The parts of an evaluation, each by hand: blocks, one block's draws, the aggregate posterior, the figures."""
 
 import math
 
@@ -76,10 +76,10 @@ SEEDS = (15793235383387715774, 12997252459554536576)
 
 
 def test_memory_of_a_row_is_that_of_the_largest_layer():
-    """It reads 9 float32 numbers, three of them of the label, and writes 4; a hook that stays would slow every call down."""
+    """The encoder's Flatten reads and writes 24 float32 numbers, 18 of them the label's; no hook stays."""
     vae = plain_vae(3)
     x, y = binary(5), torch.tensor([2, 0, 1, 1, 2])
-    largest = 6 * (1 + 3) * 4 * 2  # the encoder's Flatten reads and writes 24 numbers of 4 bytes
+    largest = 6 * (1 + 3) * 4 * 2
     assert bytes_of_a_row(vae, x[:1], y[:1]) == 3 * largest
     assert not any(module._forward_hooks for module in vae.modules())
     for images, memory in ((1, 1e-9), (1, 1.99), (2, 2.0), (37, 37.5), (100, 100.0), (100, 1000.0)):
@@ -197,7 +197,7 @@ def test_known_means():
 @pytest.mark.parametrize("pairs", [1, 7, 9, 1000])
 @torch.no_grad()
 def test_aggregate_posterior_in_parts_of_any_size(pairs, monkeypatch):
-    """Blocks of 3 and 2 images, five draws: at most `pairs` at once, but at least one draw; images have their labels."""
+    """Blocks of 3 and 2 images, five draws: at most `pairs` at once, but at least one draw."""
     monkeypatch.setattr(aggregate, "PAIRS", pairs)
     vae, x, y, done = plain_vae(3, F64), binary(5, F64), torch.tensor([2, 0, 1, 1, 0]), []
     latent = vae(x, y).latents[0]
@@ -292,6 +292,7 @@ def test_active_units_without_the_noise_of_their_means():
     error = torch.tensor([[0.001, 0.0], [0.0025, 0.0062]], dtype=F64)  # 0.01035 is left, and 0.009
     assert active_units(mean, error) == (1, None, "of 2 latents", "active units")
     assert active_units(mean, torch.zeros(2, 2)).value == 2 and active_units(mean / 1.11, torch.zeros(2, 2)).value == 0
+    assert active_units(torch.zeros(2, 1), torch.full((2, 1), -0.01)).value == 0  # exactly 0.01 is not above it
     error[1, 0] = torch.nan
     assert active_units(mean, error) == (None, None, "of 2 latents", "active units")
 
@@ -311,7 +312,7 @@ def test_bits_per_dim_by_hand():
 
 @pytest.mark.parametrize("limit", [4, 5, 8, 10, 11, 12, 20])
 def test_an_evaluation_is_its_blocks_put_together(limit):
-    """Blocks of 4 images by the memory: each with its number's noise; the first images go into the aggregate posterior."""
+    """Blocks of 4 images, each with the noise of its number; the aggregate posterior is that of the first images."""
     vae, x, y = plain_vae(3), binary(11), torch.arange(11) % 3
     vae.likelihood = DiscretizedLogistic((1, 2, 3))
     vae.decoder = nn.Sequential(nn.Linear(5, 12), nn.Unflatten(1, (2, 2, 3)))

@@ -76,8 +76,15 @@ def reported(monkeypatch):
 
 @pytest.mark.parametrize(
     ("images", "limit", "measured", "aggregated"),
-    [(None, 2000, 230, 230), (None, 150, 230, 150), (120, 2000, 120, 120), (230, 3, 230, 3), (1, 1, 1, 1)]
-    + [(500, 2000, 230, 230), (200, 100, 200, 100)],
+    [
+        (None, 2000, 230, 230),
+        (None, 150, 230, 150),
+        (120, 2000, 120, 120),
+        (230, 3, 230, 3),
+        (500, 2000, 230, 230),
+        (200, 100, 200, 100),
+        (1, 1, 1, 1),
+    ],
 )
 def test_what_is_measured_and_written(reported, images, limit, measured, aggregated):
     settings = Settings(samples=7, images=images, aggregate_images=limit, memory=0.5, seed=9)
