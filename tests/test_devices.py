@@ -80,6 +80,7 @@ def test_noise_on_the_cpu_leaves_gpus_alone(monkeypatch):
     fork = torch.random.fork_rng
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: forked.append(devices) or fork(devices))
     monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: pytest.fail("CUDA"))
+    monkeypatch.setattr(torch.mps, "manual_seed", lambda seed: pytest.fail("MPS"))
     with fixed_noise(5, torch.device("cpu")):
         assert torch.initial_seed() == 5
     assert forked == [[]]

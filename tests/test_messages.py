@@ -1,11 +1,11 @@
-"""What the command line says, in this process: suggestions, quoting, where an error goes, and which folders are refused."""
+"""What the command line says, in this process: suggestions, quoting, where errors go, which folders are refused."""
 
 import logging
 import os
 
 import pytest
 from conftest import config
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,8 +32,8 @@ def environment(monkeypatch):
 
 def test_leaves_are_the_users_keys_with_a_value():
     assert leaves(CFG) == [
-        "model.filters", "model.latent_dim", "model.beta._target_", "model.beta.start", "optimizer.lr", "optimizer.decay",
-        "scheduler.lr", "a.lr", "b.lr", "place", "none", "inner.hydra.deep",
+        "model.filters", "model.latent_dim", "model.beta._target_", "model.beta.start", "optimizer.lr",
+        "optimizer.decay", "scheduler.lr", "a.lr", "b.lr", "place", "none", "inner.hydra.deep",
     ]  # fmt: skip
 
 
@@ -47,7 +47,8 @@ def test_leaves_are_the_users_keys_with_a_value():
         ),
         (
             "modle", CFG,
-            "there is no key modle. Did you mean model? The config has: model, optimizer, scheduler, a, b, place, none, inner.",
+            "there is no key modle. Did you mean model? "
+            "The config has: model, optimizer, scheduler, a, b, place, none, inner.",
         ),
         (
             "lr", CFG,
@@ -79,7 +80,7 @@ def test_how_to_quote():
 
 
 def composed(*words):
-    with pytest.raises(Exception) as error:  # noqa: B017, PT011
+    with pytest.raises(Exception) as error:
         config(*words)
     return error.value
 
@@ -110,7 +111,8 @@ def test_other_errors_are_their_own_words():
 
 
 @pytest.mark.parametrize(
-    "error", [UserError("bad"), ConfigError("a", 1, "two"), OSError("full"), OmegaConfBaseException("o"), HydraException("h")]
+    "error",
+    [UserError("bad"), ConfigError("a", 1, "two"), OSError("full"), OmegaConfBaseException("o"), HydraException("h")],
 )
 def test_an_error_of_the_user_ends_with_one_message(environment, capsys, error):
     root = logging.getLogger()
@@ -172,7 +174,9 @@ def job(folder, run_dir="${hydra:runtime.output_dir}"):
     return OmegaConf.create({"run_dir": run_dir, "hydra": {"run": {"dir": str(folder)}, "sweep": {"dir": str(folder)}}})
 
 
-@pytest.mark.parametrize(("start", "key"), [("on_run_start", "hydra.run.dir"), ("on_multirun_start", "hydra.sweep.dir")])
+@pytest.mark.parametrize(
+    ("start", "key"), [("on_run_start", "hydra.run.dir"), ("on_multirun_start", "hydra.sweep.dir")]
+)
 def test_a_new_folder_is_made_and_one_of_an_earlier_run_refused(tmp_path, environment, start, key):
     environment.delenv("LOCAL_RANK", raising=False)
     hydra, folder = Hydra(environment), tmp_path / "deep" / "run"
@@ -190,7 +194,8 @@ def test_a_new_folder_is_made_and_one_of_an_earlier_run_refused(tmp_path, enviro
     (folder / "images").mkdir()
     with pytest.raises(SystemExit, match="holds an earlier run"):
         called(job(folder))
-    with pytest.raises(SystemExit, match=f"^Error: run_dir=mine: must be left as it is; set {key} to choose the folder$"):
+    said = f"^Error: run_dir=mine: must be left as it is; set {key} to choose the folder$"
+    with pytest.raises(SystemExit, match=said):
         called(job(folder, "mine"))
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match=f"^Error: {key}=.*file/run: must be a folder that can be written: .*"):
@@ -208,10 +213,9 @@ def test_the_other_processes_of_a_run_use_the_folder_of_the_first(tmp_path, envi
 
 
 def test_the_run_directory_of_a_config_is_new_by_hydras_callback():
+    from conftest import ROOT
     from hydra import compose, initialize_config_dir
     from hydra.utils import get_object
-
-    from conftest import ROOT
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", [], return_hydra_config=True)
@@ -220,7 +224,8 @@ def test_the_run_directory_of_a_config_is_new_by_hydras_callback():
     assert raw["run_dir"] == "${hydra:runtime.output_dir}"
     assert raw["hydra"]["run"]["dir"] == "outputs/${hydra:runtime.choices.experiment}/${now:%Y-%m-%d_%H-%M-%S}"
     assert raw["hydra"]["sweep"]["subdir"] == "${hydra:job.num}"
-    assert raw["hydra"]["job_logging"]["handlers"]["file"]["filename"] == "${hydra.runtime.output_dir}/${hydra.job.name}.log"
+    file = raw["hydra"]["job_logging"]["handlers"]["file"]
+    assert file["filename"] == "${hydra.runtime.output_dir}/${hydra.job.name}.log"
     for log in (cfg.hydra.job_logging, cfg.hydra.hydra_logging):
         assert get_object(log.handlers.console["class"]) is console.ConsoleHandler
         assert log.root.level == "INFO" and "console" in log.root.handlers and log.disable_existing_loggers is False

@@ -1,6 +1,7 @@
 """The options of python -m cvae: what each is by default, what --help says of it, and what it changes."""
 
 import argparse
+import io
 import logging
 import re
 from types import SimpleNamespace
@@ -19,7 +20,9 @@ EVALUATE = {
     "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "samples": 5000, "images": None, "aggregate_images": 2000,
     "memory": 1.0, "data_root": None, "device": None, "command": "evaluate",
 }  # fmt: skip
-SAMPLE = {"run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "num": 64, "label": None, "out": None, "command": "sample"}
+SAMPLE = {
+    "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "num": 64, "label": None, "out": None, "command": "sample",
+}  # fmt: skip
 
 
 def parsed(*words):
@@ -29,7 +32,8 @@ def parsed(*words):
 def test_defaults():
     assert parsed("evaluate", "RUN") == EVALUATE and parsed("sample", "RUN") == SAMPLE
     settings = Settings()
-    assert all(getattr(settings, name) == EVALUATE[name] for name in ("samples", "images", "aggregate_images", "memory", "seed"))
+    names = ("samples", "images", "aggregate_images", "memory", "seed")
+    assert all(getattr(settings, name) == EVALUATE[name] for name in names)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +63,10 @@ def test_options_of_sample(words, changed):
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["train"], ["evaluate"], ["evaluate", "RUN", "--device", "tpu"], ["sample", "RUN", "--num", "many"], ["sample", "RUN", "--seed", "1.5"]],
+    [
+        [], ["train"], ["evaluate"], ["evaluate", "RUN", "--device", "tpu"], ["sample", "RUN", "--num", "many"],
+        ["sample", "RUN", "--seed", "1.5"],
+    ],
 )  # fmt: skip
 def test_what_cannot_be_parsed(words, capsys):
     with pytest.raises(SystemExit) as end:
@@ -78,7 +85,7 @@ def test_help_says_what_there_is(capsys):
     shown = helped(capsys=capsys)
     assert shown.startswith("usage: python -m cvae [-h] COMMAND ...")
     assert "Evaluate a trained model, or draw samples from it." in shown
-    assert "evaluate measure a run on its test set: log p(x), ELBO, bits per dim, active units, the aggregate posterior" in shown
+    assert "evaluate measure a run on its test set: log p(x), ELBO, bits per dim, active units, the" in shown
     assert "sample draw images from the prior into a PNG" in shown
 
 
@@ -91,8 +98,8 @@ def test_help_of_evaluate_names_the_true_defaults(capsys):
         f"--seed SEED of the noise (default: {EVALUATE['seed']})",
         f"--samples SAMPLES importance samples an image (default: {EVALUATE['samples']})",
         "--images N only the first N test images (default: all)",
-        "--aggregate-images N images for the aggregate posterior: time grows with their square, and mutual information is "
-        f"found up to log N (default: {EVALUATE['aggregate_images']})",
+        "--aggregate-images N images for the aggregate posterior: time grows with their square, and mutual information "
+        f"is found up to log N (default: {EVALUATE['aggregate_images']})",
         f"--memory GIB about how much memory decoded images may take at once (default: {EVALUATE['memory']:g})",
         "--data-root DIR the folder of the data, if it has moved since the training",
         "--device {cpu,cuda,mps} default: cuda if there is one, else cpu",
@@ -104,8 +111,8 @@ def test_help_of_evaluate_names_the_true_defaults(capsys):
 def test_help_of_sample_names_the_true_defaults(capsys):
     shown = helped("sample", capsys=capsys)
     for text in (
-        "Draw images from the prior into a PNG: means of p(x|z). A model that is conditioned on the class label draws one "
-        "row a class.",
+        "Draw images from the prior into a PNG: means of p(x|z). A model that is conditioned on the class label draws "
+        "one row a class.",
         f"--num NUM images (default: {SAMPLE['num']}); conditional: rounded up to full rows",
         "--class K of this class alone, if conditional",
         "--out FILE where to, a .png (default: RUN/samples.png)",
@@ -190,7 +197,8 @@ def test_evaluate_hands_its_options_on(stub):
     options = {"samples": 3, "images": 4, "aggregate_images": 5, "memory": 0.5, "seed": 6}
     call(stub, **options, checkpoint="best", device="cpu", data_root="moved")
     assert stub.seen == [
-        "memory", (stub.folder, "best", "cpu"), ("data", "moved"), "fetched", "set up", (Settings(**options), "best.ckpt"),
+        "memory", (stub.folder, "best", "cpu"), ("data", "moved"), "fetched", "set up",
+        (Settings(**options), "best.ckpt"),
     ]  # fmt: skip
     assert stub.points() == {}  # the curves are of all test images
 
@@ -271,7 +279,8 @@ def test_samples_into_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == f"2 samples: {out}\n"
     (tmp_path / "folder.png").mkdir()
     for name in ("mine.jpg", "mine", "folder.png"):
-        with pytest.raises(ConfigError, match=f"^--out={tmp_path / name}: must be the name of a file that ends in .png$"):
+        said = f"^--out={tmp_path / name}: must be the name of a file that ends in .png$"
+        with pytest.raises(ConfigError, match=said):
             drawn(tmp_path, monkeypatch, out=str(tmp_path / name))
 
 
@@ -289,3 +298,26 @@ def test_what_cannot_be_drawn(tmp_path, monkeypatch, classes, options, message):
     with pytest.raises(ConfigError, match=f"^{message}"):
         drawn(tmp_path, monkeypatch, classes, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 0}, "--samples=0: must be a positive integer$"),
+        ({"aggregate_images": 0}, "--aggregate-images=0: must be a positive integer$"),
+        ({"memory": 0.0}, "--memory=0.0: must be a finite number above 0$"),
+    ],
+)
+def test_what_cannot_be_measured(stub, options, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        call(stub, **options)
+    assert stub.seen == []
+
+
+def test_the_name_of_the_file_is_plain_on_a_terminal(tmp_path, monkeypatch):
+    from rich.console import Console
+
+    terminal = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    monkeypatch.setattr(sample_module, "console", terminal)
+    drawn(tmp_path, monkeypatch, num=4)
+    assert terminal.file.getvalue() == f"4 samples: {tmp_path / 'samples.png'}\n"
