@@ -217,15 +217,16 @@ def test_the_choices_and_values_of_the_root():
     found = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
     assert found["defaults"] == [
         "_self_", {"data": "mnist"}, {"model": "conv"}, {"posterior": "diagonal_gaussian"},
-        {"prior": "standard_normal"}, {"likelihood": "bernoulli"}, {"objective": "elbo"}, {"optimizer": "adam"}, {"scheduler": "constant"},
-        {"trainer": "auto"}, {"evaluation": "default"}, {"callbacks": "default"}, {"logger": "tensorboard"},
-        {"experiment": "tf_tutorial"}, {"override hydra/job_logging": "cvae"}, {"override hydra/hydra_logging": "cvae"},
+        {"prior": "standard_normal"}, {"likelihood": "bernoulli"}, {"objective": "elbo"}, {"optimizer": "adam"},
+        {"scheduler": "constant"}, {"trainer": "auto"}, {"evaluation": "default"}, {"callbacks": "default"},
+        {"logger": "tensorboard"}, {"experiment": "tf_tutorial"}, {"override hydra/job_logging": "cvae"},
+        {"override hydra/hydra_logging": "cvae"},
         {"override hydra/help": "cvae"},
     ]  # fmt: skip
     assert found["data"] == {
         "_target_": "cvae.data.ImageData", "root": "${oc.env:CVAE_DATA,data}", "num_classes": 10,
-        "binarization": "static", "invert": False, "train_on": "train", "batch_size": 32, "eval_batch_size": 500, "validation_size": 0,
-        "seed": "${seed}",
+        "binarization": "static", "invert": False, "train_on": "train", "batch_size": 32,
+        "eval_batch_size": 500, "validation_size": 0, "seed": "${seed}",
     }  # fmt: skip
     assert (found["seed"], found["conditional"]) == (0, False)
 
