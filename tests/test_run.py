@@ -73,7 +73,26 @@ def test_the_config_knows_where_the_run_is_now(tmp_path):
 
 def test_metrics(tmp_path):
     Run(tmp_path).save_metrics({"test/elbo": -1.5})
-    assert json.loads((tmp_path / "metrics.json").read_text()) == {"test/elbo": -1.5}
+    assert (tmp_path / "metrics.json").read_text() == '{\n  "test/elbo": -1.5\n}'
+
+
+def test_each_set_of_settings_has_an_evaluation_of_its_own(tmp_path):
+    """The same settings replace their file, others with the same name get the next number."""
+    run, settings = Run(tmp_path), {"checkpoint": "best.ckpt", "samples": 5, "images": 7, "seed": 1, "memory": 1}
+    name = "best_samples=5_images=7_seed=1"
+    for number, (memory, nll) in enumerate([(1, 3), (2, 4), (3, 5), (2, 6)]):
+        file = run.save_evaluation({"nll": nll, "settings": settings | {"memory": memory}})
+        assert (
+            file
+            == tmp_path / "evaluation" / [f"{name}.json", f"{name}_2.json", f"{name}_3.json", f"{name}_2.json"][number]
+        )
+    found = {path.name: json.loads(path.read_text())["nll"] for path in run.evaluations.iterdir()}
+    assert found == {f"{name}.json": 3, f"{name}_2.json": 6, f"{name}_3.json": 5}
+    assert (
+        (run.evaluations / f"{name}.json").read_text().startswith('{\n  "nll": 3,\n  "settings": {\n    "checkpoint"')
+    )
+    (run.evaluations / f"{name}.json").write_text("{}")  # of something else
+    assert run.save_evaluation({"settings": settings | {"memory": 9}}).name == f"{name}_4.json"
 
 
 def test_a_run_directory_needs_no_torch():

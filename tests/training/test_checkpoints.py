@@ -89,7 +89,7 @@ def test_a_full_disk_leaves_the_checkpoint_of_the_epoch_before(tmp_path, monkeyp
 
 
 def test_load_reads_last_by_default_and_best_by_name(tmp_path):
-    cfg, _ = trained(tmp_path, *QUIET)
+    trained(tmp_path, *QUIET)
     (tmp_path / ".hydra").mkdir(exist_ok=True)
     for name, factor in (("last", 2.0), ("best", 3.0)):
         file = tmp_path / "checkpoints" / f"{name}.ckpt"

@@ -194,3 +194,35 @@ def test_a_real_objective_learns():
     _, log, *_ = fitted(objective=ELBO(), epochs=3, every=1, lr=5e-3)
     values = [value for name, _, value in log.points if name == "train_epoch/elbo"]
     assert values[-1] > values[0]
+
+
+class Rising(Recorder):
+    """Its rate is the optimizer steps made: no two epochs are alike."""
+
+    def forward(self, vae, x, y=None, step=0):
+        terms = super().forward(vae, x, y, step)
+        return terms._replace(rate=torch.full((len(x),), float(step)))
+
+
+def test_sums_begin_anew_with_each_epoch():
+    _, log, *_ = fitted(objective=Rising())
+    epochs = [value for name, _, value in log.points if name == "train_epoch/rate"]
+    assert epochs == pytest.approx([(0 * 4 + 1 * 4 + 2 * 2) / 10, (3 * 4 + 4 * 4 + 5 * 2) / 10])
+    assert [value for name, _, value in log.points if name == "test/rate"] == [3, 6]
+
+
+def test_all_figures_that_are_not_finite_are_named():
+    said = "^there: elbo is nan, rate is inf. Often a smaller optimizer.lr helps.$"
+    with pytest.raises(NotFinite, match=said):
+        require_finite({"elbo": math.nan, "loss": 1.0, "rate": math.inf}, "there")
+
+
+def test_what_reaches_the_optimizer_and_the_scheduler():
+    """The model's parameters, and in a group of their own those of an objective that has some."""
+    vae, objective, given = torch.nn.Linear(2, 3), torch.nn.Linear(1, 1), []
+    for other in (objective, Recorder()):
+        module = VAEModule(vae, other, lambda groups: given.append(groups) or "optimizer", lambda o: ("scheduler", o))
+        assert module.configure_optimizers() == (["optimizer"], [("scheduler", "optimizer")]) and module.seed == 0
+    two, one = ([[id(p) for p in group["params"]] for group in groups] for groups in given)
+    assert one == [[id(p) for p in vae.parameters()]]
+    assert two == [*one, [id(p) for p in objective.parameters()]]

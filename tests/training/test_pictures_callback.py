@@ -1,4 +1,4 @@
-"""The pictures of a run, cell by cell: which images, labels, noise, step and mode they are made with, and where they go."""
+"""The pictures of a run, cell by cell: which images, labels, noise, step and mode make them, and where they go."""
 
 from types import SimpleNamespace
 
@@ -129,7 +129,7 @@ def test_manifold_and_scatter_are_of_the_trained_model_and_the_whole_test_set(st
 
 
 def test_a_conditional_model_has_a_row_a_class(stage, caplog):
-    """12 classes, of which 3 are shown; the test set has one image of each but class 2, which has none and no row of its own."""
+    """12 classes, of which 3 are shown; the test set has none of class 2, which has no row of reconstructions."""
     caplog.set_level("INFO")
     words = ["conditional=true", "data.num_classes=12", "data.source.test_size=14", "callbacks.pictures.max_classes=3"]
     show = stage(*words, "callbacks.pictures.num=10")

@@ -1,4 +1,4 @@
-"""What a run shows while it goes: the bar's figures, the lines of the epochs, and the seconds, by a clock of our own."""
+"""What a run shows while it goes: the bar's figures, the lines of the epochs, the seconds by a clock of our own."""
 
 import io
 from types import SimpleNamespace

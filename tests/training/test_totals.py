@@ -76,3 +76,18 @@ def test_processes_are_summed_before_the_mean(monkeypatch):
     totals = Totals()
     totals.add(terms([4.0]))
     assert totals.means_of_all_processes()["rate"] == pytest.approx(2 * 16)
+
+
+def test_nothing_to_merge_changes_nothing():
+    totals = Totals()
+    totals.add(terms([2.0, 4.0]))
+    totals.merge(Totals())
+    assert totals.count == 2 and totals.means()["rate"] == 6
+
+
+def test_a_torch_without_several_processes(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: pytest.fail("such a build has no such function"))
+    totals = Totals()
+    totals.add(terms([2.0]))
+    assert totals.means_of_all_processes()["rate"] == 4
