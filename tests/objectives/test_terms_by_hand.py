@@ -174,6 +174,20 @@ def test_infovae_of_one_image_goes_without_the_discrepancy():
                  distortions(vae, x)[0], {"mmd": torch.zeros(1, dtype=F64)})  # fmt: skip
 
 
+def test_two_images_are_enough_for_the_discrepancy():
+    vae = Fixed(group(3, draws=1, images=2), images=2)
+    assert InfoVAE()(vae, images(2)).parts["mmd"].ne(0).all()
+
+
+def test_the_first_step_is_0():
+    """A schedule that nobody tells a step is at its start."""
+    vae, x, beta = Fixed(group(3, draws=1)), images(), Linear(5, 1, 4)
+    for objective in (ELBO(beta=beta), BetaTCVAE(beta)):
+        objective.prepare(9)
+        torch.testing.assert_close(objective(vae, x).loss, objective(vae, x, step=0).loss)
+        assert (objective(vae, x).loss - objective(vae, x, step=1).loss).abs().min() > 1e-4
+
+
 @pytest.mark.parametrize("kind", ["flow", "mixture"])
 def test_which_priors_the_discrepancy_trains(kind):
     """One that can be reparameterized, by the gradient of the MMD at the same draws; a mixture not at all."""
