@@ -119,7 +119,7 @@ def test_beta_tcvae(sampling, batch, total_images):
     latent = group(3, draws=1, images=batch)
     penalties = {name: penalty[:batch] for name, penalty in PENALTIES.items()}
     vae, x = Fixed(latent, penalties=penalties, images=batch), images(batch)
-    objective = BetaTCVAE(Linear(0, 10, 10), sampling)
+    objective = BetaTCVAE(Linear(0, 20, 10), sampling)
     objective.prepare(total_images)
     terms = objective(vae, x, None, 3)
     assert vae.asked == ((x, None), {})
@@ -137,7 +137,7 @@ def test_beta_tcvae(sampling, batch, total_images):
         correlation[i] = log_qz - log_product
         dimensions[i] = log_product - latent.log_p[0, i]
     rate, distortion = (latent.log_q - latent.log_p)[0], distortions(vae, x)[0]
-    loss = distortion + information + 3 * correlation + dimensions + sum(penalties.values())
+    loss = distortion + information + 6 * correlation + dimensions + sum(penalties.values())
     parts = {"mutual_information": information, "total_correlation": correlation, "dimension_kl": dimensions}
     assert_terms(terms, loss, -distortion - rate, rate, distortion, parts | penalties)
 
