@@ -49,6 +49,8 @@ def test_what_does_not_pass_is_named_with_what_is_allowed(name):
 
 def test_a_list_is_as_good_as_a_tuple_for_an_image_shape():
     assert checks.image_shape("key", [3, 4, 5]) == (3, 4, 5)
+    with pytest.raises(ConfigError, match=r"^key=\[3, 4\]: must be"):  # shown as in a config
+        checks.image_shape("key", (3, 4))
 
 
 def test_the_least_of_a_number():

@@ -50,6 +50,19 @@ def test_wrong_values_name_their_key(make_it, key):
     assert error.value.key == key
 
 
+def test_messages():
+    told = {
+        "rise=1.5: must be a number above 0 and at most 1": lambda: Cyclical(0, 1, 10, rise=1.5),
+        "beta=up: must be a finite number of at least 0, or a schedule (as in objective/beta=linear)": (
+            lambda: number_or_schedule("beta", "up")
+        ),
+    }
+    for message, make_it in told.items():
+        with pytest.raises(ConfigError) as error:
+            make_it()
+        assert str(error.value) == message
+
+
 COMMAND_LINES = [
     # overrides, step, beta
     (["+objective=elbo"], 7, 1),

@@ -119,7 +119,7 @@ def test_beta_tcvae(sampling, batch, total_images):
     latent = group(3, draws=1, images=batch)
     penalties = {name: penalty[:batch] for name, penalty in PENALTIES.items()}
     vae, x = Fixed(latent, penalties=penalties, images=batch), images(batch)
-    objective = BetaTCVAE(Linear(0, 10, 10), sampling)
+    objective = BetaTCVAE(Linear(0, 20, 10), sampling)
     objective.prepare(total_images)
     terms = objective(vae, x, None, 3)
     assert vae.asked == ((x, None), {})
@@ -137,7 +137,7 @@ def test_beta_tcvae(sampling, batch, total_images):
         correlation[i] = log_qz - log_product
         dimensions[i] = log_product - latent.log_p[0, i]
     rate, distortion = (latent.log_q - latent.log_p)[0], distortions(vae, x)[0]
-    loss = distortion + information + 3 * correlation + dimensions + sum(penalties.values())
+    loss = distortion + information + 6 * correlation + dimensions + sum(penalties.values())
     parts = {"mutual_information": information, "total_correlation": correlation, "dimension_kl": dimensions}
     assert_terms(terms, loss, -distortion - rate, rate, distortion, parts | penalties)
 
@@ -172,6 +172,20 @@ def test_infovae_of_one_image_goes_without_the_discrepancy():
     terms, rate = InfoVAE(0.5)(vae, x), (latent.log_q - latent.log_p)[0]
     assert_terms(terms, distortions(vae, x)[0] + 0.5 * rate, -distortions(vae, x)[0] - rate, rate,
                  distortions(vae, x)[0], {"mmd": torch.zeros(1, dtype=F64)})  # fmt: skip
+
+
+def test_two_images_are_enough_for_the_discrepancy():
+    vae = Fixed(group(3, draws=1, images=2), images=2)
+    assert InfoVAE()(vae, images(2)).parts["mmd"].ne(0).all()
+
+
+def test_the_first_step_is_0():
+    """A schedule that nobody tells a step is at its start."""
+    vae, x, beta = Fixed(group(3, draws=1)), images(), Linear(5, 1, 4)
+    for objective in (ELBO(beta=beta), BetaTCVAE(beta)):
+        objective.prepare(9)
+        torch.testing.assert_close(objective(vae, x).loss, objective(vae, x, step=0).loss)
+        assert (objective(vae, x).loss - objective(vae, x, step=1).loss).abs().min() > 1e-4
 
 
 @pytest.mark.parametrize("kind", ["flow", "mixture"])
