@@ -55,12 +55,24 @@ def test_an_experiment_of_the_users_own(tmp_path):
     from hydra import compose, initialize_config_dir
 
     (tmp_path / "experiment").mkdir()
-    text = "# @package _global_\nexperiment: {trainer: {+gradient_clip_val: 1, max_epoch: 3}, seed: 4}\n"
+    text = (
+        "# @package _global_\n"
+        "experiment: {trainer: {+gradient_clip_val: 1, max_epoch: 3}, seed: 4, sead: 5, "
+        "prior: {a: {b: 1}, c: [1, 2]}}\n"
+    )
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", ["experiment=mine", f"hydra.searchpath=[{tmp_path}]"])
     assert cfg.trainer.gradient_clip_val == 1 and cfg.seed == 4 and "max_epoch" not in cfg.trainer
-    assert cfg.experiment.left_out == ["trainer.max_epoch=3: trainer has no such key"]
+    assert cfg.experiment.left_out == [
+        "trainer.max_epoch=3: trainer has no such key", "sead=5: the config has no such key",
+        "prior.a={'b': 1}: prior has no such key", "prior.c=[1, 2]: prior has no such key",
+    ]  # fmt: skip
+
+
+def test_a_config_without_an_experiment():
+    cfg = config("~experiment", "model.latent_dim=5")
+    assert "experiment" not in cfg and cfg.model.latent_dim == 5 and cfg.optimizer.lr == 1e-4
 
 
 def test_what_was_left_out_is_said_at_the_start(caplog, tmp_path):
