@@ -122,3 +122,30 @@ def test_a_likelihood_and_data_that_do_not_fit():
         require_fit(cfg, vae, data)
     cfg = config("data=synthetic")
     require_fit(cfg, build_vae(cfg), build_data(cfg))
+
+
+def test_the_old_names_that_saved_configs_have():
+    assert set(MOVED) == {
+        "cvae.mnist.MNIST", "cvae.sources.IdxFiles", "cvae.sources.CIFAR10", "cvae.sources.image_folder",
+        "cvae.sources.Synthetic",
+    }  # fmt: skip
+
+
+def test_a_part_that_is_not_there_is_named():
+    cfg = config("prior._target_=cvae.priors.Nothing")
+    with pytest.raises(UserError, match="^prior: cvae.priors.Nothing does not take its values: .*Nothing"):
+        make(cfg, "prior")
+
+
+def test_a_shape_is_named_as_the_user_sets_it():
+    """With the planes of the labels it would be another; without data in the config it is the value itself."""
+    group = {"_target_": "cvae.checks.image_shape", "key": "image_shape", "value": [2, 8]}
+    with pytest.raises(ConfigError, match=r"^data.image_shape=\[2, 8\]: must be three positive integers"):
+        make(OmegaConf.create({"model": group}), "model")
+    with pytest.raises(ConfigError, match=r"^data.image_shape=\[1, 8, 8\]: must be three positive integers"):
+        make(OmegaConf.create({"model": group, "data": {"image_shape": [1, 8, 8]}}), "model")
+
+
+def test_arguments_go_to_the_part():
+    cfg = OmegaConf.create({"part": {"_target_": "builtins.dict", "a": 1}})
+    assert make(cfg, "part", b=2) == {"a": 1, "b": 2}

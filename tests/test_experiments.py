@@ -55,7 +55,11 @@ def test_an_experiment_of_the_users_own(tmp_path):
     from hydra import compose, initialize_config_dir
 
     (tmp_path / "experiment").mkdir()
-    text = "# @package _global_\nexperiment: {trainer: {+gradient_clip_val: 1, max_epoch: 3}, seed: 4}\n"
+    text = (
+        "# @package _global_\n"
+        "experiment: {trainer: {+gradient_clip_val: 1, max_epoch: 3}, seed: 4, sead: 5, "
+        "prior: {a: {b: 1}, c: [1, 2]}}\n"
+    )
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", ["experiment=mine", f"hydra.searchpath=[{tmp_path}]"])

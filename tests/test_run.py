@@ -29,7 +29,7 @@ def test_names(tmp_path):
 def test_a_run_began_where_it_left_something(tmp_path, name):
     (tmp_path / ".hydra").mkdir()
     assert not Run(tmp_path).began()
-    (tmp_path / name).mkdir()
+    (tmp_path / name).write_text("") if "." in name else (tmp_path / name).mkdir()
     assert Run(tmp_path).began()
 
 
@@ -37,7 +37,10 @@ def test_checkpoints_by_name(tmp_path):
     run = Run(tmp_path)
     with pytest.raises(UserError, match=r"has no checkpoint best.ckpt; it has: none"):
         run.checkpoint("best")
-    run.checkpoints.mkdir()
+    (run.checkpoints / "folder.ckpt").mkdir(parents=True)
+    with pytest.raises(UserError, match="has no checkpoint folder.ckpt"):
+        run.checkpoint("folder")
+    (run.checkpoints / "folder.ckpt").rmdir()
     for name in ("last", "best"):
         (run.checkpoints / f"{name}.ckpt").write_text("")
     assert run.checkpoint("best") == run.checkpoint("best.ckpt") == tmp_path / "checkpoints" / "best.ckpt"
