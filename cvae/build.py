@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from cvae.checks import image_shape, one_of, positive_int
 from cvae.data import ImageData
+from cvae.devices import DEVICES, available
 from cvae.errors import ConfigError, UserError
 from cvae.run import Run
 from cvae.vae import VAE
@@ -31,6 +32,8 @@ def make(cfg: DictConfig, group: str, **arguments: Any) -> Any:
         ConfigError: a value does not fit; its key is named from the root.
         UserError: anything else that keeps the object from being made.
     """
+    if "_target_" not in cfg[group] and not all(isinstance(part, DictConfig) for part in cfg[group].values()):
+        raise UserError(f"{group}: its file names no class (_target_)")
     try:
         return instantiate(cfg[group], **arguments)
     except InstantiationException as error:
@@ -148,6 +151,7 @@ def load(run: str | Path, checkpoint: str = "last.ckpt", device: str = "cpu") ->
 
 def load_with_step(run: Run, checkpoint: str, device: str) -> tuple[VAE, int]:
     """The trained model, in eval mode, and how many optimizer steps it has had. Raises as `load` does."""
+    available("device", device.partition(":")[0], DEVICES)
     vae, file = build_vae(saved_config(run)), run.checkpoint(checkpoint)
     try:
         content = torch.load(file, map_location=device, weights_only=True)

@@ -16,6 +16,11 @@ def is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a finite int or float; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def positive_int(key: str, value: Any) -> int:
     """Return `value`, or raise ConfigError unless it is an integer of at least 1."""
     if not is_int(value) or value < 1:
@@ -25,14 +30,14 @@ def positive_int(key: str, value: Any) -> int:
 
 def number(key: str, value: Any, least: float = 0) -> float:
     """Return `value`, or raise ConfigError unless it is a finite number of at least `least`."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value < least:
+    if not is_number(value) or value < least:
         raise ConfigError(key, value, "a finite number" + (f" of at least {least:g}" if least > -math.inf else ""))
     return value
 
 
 def positive_number(key: str, value: Any) -> float:
     """Return `value`, or raise ConfigError unless it is a finite number above 0."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
+    if not is_number(value) or value <= 0:
         raise ConfigError(key, value, "a finite number above 0")
     return value
 

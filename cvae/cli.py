@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from hydra.errors import HydraException, OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 import cvae.experiments  # noqa: F401, adds its step to Hydra's composition of a config
 from cvae.errors import UserError
@@ -39,8 +41,11 @@ def readable_errors() -> Iterator[None]:
     os.environ |= {"HYDRA_FULL_ERROR": "1", OURS: "1"}  # Hydra hands its errors on instead of printing them itself
     try:
         yield
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
-        of_the_user = isinstance(error, (UserError, HydraException, OmegaConfBaseException, OSError))
+        of_the_user = isinstance(error, (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError))
         if not of_the_user and NULL_CHOICE not in str(error):
             raise
         message = f"Error: {message_of(error)}"
@@ -55,12 +60,16 @@ def message_of(error: Exception) -> str:
     """The error in words; for a key that does not exist, with those that do."""
     cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
     keys = getattr(cause, "parent_node", None)
-    if isinstance(keys, DictConfig) and cause.key not in keys:
+    if isinstance(keys, DictConfig) and cause.key not in list(keys):  # `in` denies a key whose value is ???
         return no_such_key(str(cause.full_key), keys)
     if NULL_CHOICE in str(error):
         return (
             "GROUP=null is no choice: name a file of conf/GROUP; ~callbacks.NAME and ~logger.NAME leave single ones out"
         )
+    if found := re.search(r"Could not override '(\S+)/(\w+)'", str(error)):  # a choice within a choice
+        return f"{found[1]}/{found[2]} is no choice here: {found[1]} as it is chosen has no {found[2]} to choose"
+    if isinstance(error, YAMLError):
+        return f"a YAML file cannot be read: {' '.join(str(error).split())}"
     if isinstance(error, OverrideParseException):
         return not_readable(error.override)
     return str(error)
@@ -75,7 +84,8 @@ def no_such_key(full_key: str, keys: DictConfig) -> str:
     if near:
         message += f" Did you mean {' or '.join(near[:3])}?"
     message += f" {parent or 'The config'} has: {', '.join(str(key) for key in keys if key != 'hydra')}."
-    return message + (f" A new key takes a plus: +{full_key}=VALUE" if parent else "")
+    takes_any = parent in ("trainer", "optimizer", "scheduler")  # what a library's class takes is not all in conf/
+    return message + (f" A new key takes a plus: +{full_key}=VALUE" if takes_any else "")
 
 
 def leaves(cfg: DictConfig, place: str = "") -> list[str]:

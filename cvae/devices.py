@@ -8,11 +8,15 @@ import torch
 from cvae.checks import one_of
 
 
-def available(key: str, name: str) -> str:
-    """Return `name`, or raise ConfigError unless this machine has such a device: auto, cpu, gpu (or cuda), mps."""
-    there = {"auto": True, "cpu": True, "gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    there["cuda"] = there["gpu"]
-    return one_of(key, name, [device for device, found in there.items() if found], "a device of this machine: ")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")  # Lightning's names
+DEVICES = ("cpu", "cuda", "mps")  # torch's names
+
+
+def available(key: str, name: str, names: tuple[str, ...] = ACCELERATORS) -> str:
+    """Return `name`, or raise ConfigError unless it is one of the `names` and this machine has such a device."""
+    cuda = torch.cuda.is_available()
+    there = {"auto": True, "cpu": True, "gpu": cuda, "cuda": cuda, "mps": torch.backends.mps.is_available()}
+    return one_of(key, name, [device for device in names if there[device]], "a device of this machine: ")
 
 
 def keep_freed_memory() -> None:

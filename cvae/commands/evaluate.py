@@ -5,7 +5,7 @@ import argparse
 import torch
 
 from cvae.build import load_with_step, make, saved_config
-from cvae.devices import available, keep_freed_memory
+from cvae.devices import DEVICES, available, keep_freed_memory
 from cvae.errors import ConfigError
 from cvae.evaluation import Settings
 from cvae.evaluation.report import report, scalars
@@ -25,7 +25,7 @@ def evaluate(args: argparse.Namespace) -> None:
     except ConfigError as error:
         raise ConfigError("--" + error.key.replace("_", "-"), error.value, error.allowed) from error
     default = "cuda" if torch.cuda.is_available() else "cpu"
-    device = available("--device", args.device or default)
+    device = available("--device", args.device or default, DEVICES)
     keep_freed_memory()
     run = Run(args.run)
     cfg = saved_config(run)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
@@ -15,21 +16,26 @@ from cvae.training.module import SELECTION
 
 
 class Checkpoints(ModelCheckpoint):
-    """last.ckpt, and best.ckpt of the epoch with the highest `monitor`.
+    """last.ckpt after each epoch, and best.ckpt of the epoch with the highest `monitor`.
 
     Raises:
         ConfigError: `monitor` is nothing that a run measures and that is better when higher.
     """
 
     def __init__(self, run_dir: str, monitor: str = SELECTION) -> None:
+        self.run_dir = run_dir
         super().__init__(
             dirpath=Run(run_dir).checkpoints,
             filename="best",
             monitor=one_of("monitor", monitor, (SELECTION, "train_epoch/elbo")),
             mode="max",
-            save_last=True,
-            save_on_train_epoch_end=True,  # each epoch, also where it is not evaluated
+            save_on_train_epoch_end=True,  # after the evaluation of the epoch
         )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """best.ckpt if the epoch is the best, and last.ckpt, which Lightning's save_last would write only with it."""
+        super().on_train_epoch_end(trainer, pl_module)
+        trainer.save_checkpoint(Run(self.run_dir).checkpoints / "last.ckpt")
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -37,9 +37,7 @@ class ProgressBar(Callback):
             self._draw(trainer, module)
 
     def _draw(self, trainer: Trainer, module: VAEModule) -> None:
-        shown = (
-            ("elbo", "rate", "distortion") if console.width >= 100 else ("elbo",)
-        )  # the time left must have its place
+        shown = SHOWN if console.width >= 100 else SHOWN[:1]  # leave room for the time left
         figures = "  ".join(f"{name} {module.recent[name]:.2f}" for name in shown if name in module.recent)
         epoch = f"{min(trainer.current_epoch + 1, trainer.max_epochs)}/{trainer.max_epochs}"
         self.bar.update(self.task, completed=trainer.global_step, epoch=epoch, figures=figures)

@@ -29,7 +29,7 @@ def some_batches(key: str, value: Any) -> None:
         )
 
 
-REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError)  # what torch raises for values that it does not take
+REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError)  # what torch raises for values that it does not take
 
 RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config has; null is checked too
     "seed": seed_number,
@@ -41,7 +41,7 @@ RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config ha
     "trainer.limit_val_batches": some_batches,
     "trainer.limit_test_batches": some_batches,
     "optimizer.lr": positive_number,
-    "optimizer.eps": number,
+    "optimizer.eps": positive_number,
     "optimizer.weight_decay": number,
     "optimizer.betas": two_decays,
     "optimizer.fused": partial(one_of, allowed=(False, True)),

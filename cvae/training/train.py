@@ -97,14 +97,16 @@ def assemble(cfg: DictConfig) -> Parts:
 
 def evaluation_settings(cfg: DictConfig) -> Settings | None:
     """Those of the evaluation at the end; None where evaluation.samples is 0."""
+    samples = cfg.evaluation.samples
+    none = type(samples) is int and samples == 0
     try:
-        settings = Settings(**{**cfg.evaluation, "samples": cfg.evaluation.samples or 1}, seed=cfg.seed)
+        settings = Settings(**{**cfg.evaluation, "samples": 1 if none else samples}, seed=cfg.seed)
     except ConfigError as error:
-        none = ", or 0 for no evaluation" if error.key == "samples" else ""
-        raise ConfigError(f"evaluation.{error.key}", error.value, error.allowed + none) from error
+        allowed = error.allowed + (", or 0 for no evaluation" if error.key == "samples" else "")
+        raise ConfigError(f"evaluation.{error.key}", error.value, allowed) from error
     except TypeError as error:  # a key that there is not
         raise UserError(f"evaluation: {error}; it has {', '.join(field.name for field in fields(Settings))}") from error
-    return settings if cfg.evaluation.samples else None
+    return None if none else settings
 
 
 def try_a_step(cfg: DictConfig, module: VAEModule, data: ImageData) -> None:
@@ -148,7 +150,7 @@ def evaluation(parts: Parts, run: Run) -> dict[str, Figure]:
     count = min(tested, len(data.test), settings.images or tested)
     log.info("Evaluation: %d importance samples for each of %s test images", settings.samples, f"{count:,}")
     vae = module.vae.to(trainer.strategy.root_device).eval()
-    return report(vae, data, run, replace(settings, images=count), "last.ckpt")
+    return report(vae, data, run, replace(settings, images=count), "last.ckpt" if trainer.checkpoint_callback else "none")
 
 
 def quiet_libraries() -> None:

@@ -47,12 +47,10 @@ def test_best_is_the_epoch_with_the_highest_figure(tmp_path, monitor, steps):
     assert saved["best.ckpt"]["global_step"] == steps
 
 
-@pytest.mark.xfail(strict=True, reason="Lightning's save_last writes last.ckpt in the best epochs alone")
 def test_last_is_the_last_epoch_also_where_another_was_best(tmp_path):
     assert fitted(tmp_path)["last.ckpt"]["global_step"] == 9
 
 
-@pytest.mark.xfail(strict=True, reason="Lightning's save_last writes last.ckpt in the best epochs alone")
 def test_last_is_written_after_each_epoch(tmp_path, monkeypatch):
     """Also after one that is not evaluated."""
     saved, save = [], WholeCheckpoints.save_checkpoint
