@@ -31,7 +31,9 @@ def add_evaluate(commands: argparse._SubParsersAction, run: argparse.ArgumentPar
         description="Measure a run on its test set. Writes a file into RUN/evaluation, and prints a table.",
         epilog="example: python -m cvae evaluate outputs/tf_tutorial/2026-01-31_12-00-00 --samples 5000",
     )
-    evaluate.add_argument("--samples", type=int, default=5000, help="importance samples an image (default: 5000)")
+    evaluate.add_argument(
+        "--samples", type=int, default=5000, help="importance samples per image (default: %(default)s)"
+    )
     evaluate.add_argument("--images", type=int, metavar="N", help="only the first N test images (default: all)")
     evaluate.add_argument(
         "--aggregate-images",
@@ -39,14 +41,14 @@ def add_evaluate(commands: argparse._SubParsersAction, run: argparse.ArgumentPar
         metavar="N",
         default=2000,
         help="images for the aggregate posterior: time grows with their square, and mutual information is found "
-        "up to log N (default: 2000)",
+        "up to log N (default: %(default)s)",
     )
     evaluate.add_argument(
         "--memory",
         type=float,
         metavar="GIB",
         default=1.0,
-        help="about how much memory decoded images may take at once (default: 1)",
+        help="about how much memory decoded images may take at once (default: %(default)g)",
     )
     evaluate.add_argument(
         "--data-root", metavar="DIR", help="the folder of the data, if it has moved since the training"
@@ -60,7 +62,7 @@ def add_sample(commands: argparse._SubParsersAction, run: argparse.ArgumentParse
         parents=[run],
         help="draw images from the prior into a PNG",
         description="Draw images from the prior into a PNG: means of p(x|z). A model that is conditioned on the class "
-        "label draws one row a class.",
+        "label draws one row per class.",
         epilog="example: python -m cvae sample outputs/tf_tutorial/2026-01-31_12-00-00 --num 64",
     )
     sample.add_argument(

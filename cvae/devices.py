@@ -7,7 +7,6 @@ import torch
 
 from cvae.checks import one_of
 
-
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")  # Lightning's names
 DEVICES = ("cpu", "cuda", "mps")  # torch's names
 

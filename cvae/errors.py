@@ -1,4 +1,4 @@
-"""Errors that the user can mend. The command line shows their message alone."""
+"""Errors that the user can fix. The command line shows their message alone."""
 
 from typing import Any
 

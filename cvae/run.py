@@ -16,7 +16,7 @@ class Run:
     """The files of one run.
 
     .hydra/config.yaml is the whole config, checkpoints/ has last.ckpt and best.ckpt, images/ the grids of each epoch
-    (0 is before training), evaluation/ a file for each set of settings. Everything that loads the model again is in it.
+    (0 is before training), evaluation/ a file for each set of settings. All that is needed to load the model is in it.
     """
 
     def __init__(self, path: str | Path) -> None:

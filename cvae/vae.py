@@ -69,7 +69,7 @@ class VAE(nn.Module):
         self.decoder, self.likelihood, self.num_classes = decoder, likelihood, num_classes
 
     def forward(self, x: Tensor, y: Tensor | None = None, samples: int = 1, score: bool = True) -> Trace:
-        """`samples` draws of z for each image x (B, C, H, W) in [0, 1] with label y (B,), and what p and q say of them.
+        """Draws of z for images x (B, C, H, W) in [0, 1] with labels y (B,), and their log-densities under q and p.
 
         With score=False the gradient of log_q reaches the encoder through the draws alone (Roeder et al. 2017).
 

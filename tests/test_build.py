@@ -149,3 +149,17 @@ def test_a_shape_is_named_as_the_user_sets_it():
 def test_arguments_go_to_the_part():
     cfg = OmegaConf.create({"part": {"_target_": "builtins.dict", "a": 1}})
     assert make(cfg, "part", b=2) == {"a": 1, "b": 2}
+
+
+def test_a_group_without_a_class():
+    cfg = config()
+    cfg.prior = {"components": 3}
+    with pytest.raises(UserError, match=r"prior: its file names no class \(_target_\)"):
+        build_vae(cfg)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "xpu"])
+def test_a_device_that_is_not_there(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"device={device.partition(':')[0]}: must be a device of this machine"):
+        cvae.load(OLD, device=device)

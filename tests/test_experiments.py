@@ -64,7 +64,12 @@ def test_an_experiment_of_the_users_own(tmp_path):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", ["experiment=mine", f"hydra.searchpath=[{tmp_path}]"])
     assert cfg.trainer.gradient_clip_val == 1 and cfg.seed == 4 and "max_epoch" not in cfg.trainer
-    assert cfg.experiment.left_out == ["trainer.max_epoch=3: pytorch_lightning.Trainer has no such key"]
+    assert cfg.experiment.left_out == [
+        "trainer.max_epoch=3: pytorch_lightning.Trainer has no such key",
+        "sead=5: the config has no such key",
+        "prior.a={'b': 1}: cvae.priors.StandardNormal has no such key",
+        "prior.c=[1, 2]: cvae.priors.StandardNormal has no such key",
+    ]
 
 
 def test_what_was_left_out_is_said_at_the_start(caplog, tmp_path):

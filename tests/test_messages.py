@@ -42,8 +42,7 @@ def test_leaves_are_the_users_keys_with_a_value():
     [
         (
             "model.filterz", CFG.model,
-            "there is no key model.filterz. Did you mean model.filters? model has: filters, latent_dim, beta. "
-            "A new key takes a plus: +model.filterz=VALUE",
+            "there is no key model.filterz. Did you mean model.filters? model has: filters, latent_dim, beta.",
         ),
         (
             "modle", CFG,
@@ -57,12 +56,15 @@ def test_leaves_are_the_users_keys_with_a_value():
         ),
         (
             "model.start", CFG.model,
-            "there is no key model.start. Did you mean model.beta.start? model has: filters, latent_dim, beta. "
-            "A new key takes a plus: +model.start=VALUE",
+            "there is no key model.start. Did you mean model.beta.start? model has: filters, latent_dim, beta.",
+        ),
+        (
+            "optimizer.zzz", CFG.optimizer,
+            "there is no key optimizer.zzz. optimizer has: lr, decay. A new key takes a plus: +optimizer.zzz=VALUE",
         ),
         (
             "model.zzz", CFG.model,
-            "there is no key model.zzz. model has: filters, latent_dim, beta. A new key takes a plus: +model.zzz=VALUE",
+            "there is no key model.zzz. model has: filters, latent_dim, beta.",
         ),
     ],
 )  # fmt: skip
@@ -259,3 +261,33 @@ def test_highlighting_is_off_for_log_lines(monkeypatch):
     monkeypatch.setattr(console, "console", terminal)
     console.ConsoleHandler().emit(logging.makeLogRecord({"msg": "12 'a' True", "levelno": logging.INFO}))
     assert terminal.file.getvalue() == "12 'a' True\n"
+
+
+def test_ctrl_c_is_no_traceback(environment, capsys):
+    with pytest.raises(SystemExit) as end, readable_errors():
+        raise KeyboardInterrupt
+    assert end.value.code == 130 and capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_a_yaml_file_that_cannot_be_read(environment, tmp_path):
+    from yaml import YAMLError
+
+    (tmp_path / "a.yaml").write_text("a: [1")
+    with pytest.raises(YAMLError) as error:
+        OmegaConf.load(tmp_path / "a.yaml")
+    said = message_of(error.value)
+    assert said.startswith("a YAML file cannot be read: ") and "a.yaml" in said and "\n" not in said
+
+
+def test_a_choice_within_a_choice_that_has_none():
+    with pytest.raises(HydraException) as error:
+        config("objective=iwae", "objective/beta=linear")
+    said = "objective/beta is no choice here: objective as it is chosen has no beta to choose"
+    assert message_of(error.value) == said
+
+
+def test_a_missing_value_is_not_a_missing_key():
+    cfg = OmegaConf.create({"model": {"filters": "???"}})
+    with pytest.raises(OmegaConfBaseException) as error:
+        cfg.model.filters  # noqa: B018
+    assert "Did you mean" not in message_of(error.value)

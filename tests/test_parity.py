@@ -64,7 +64,7 @@ VALUES = {  # fwd/NAME: ours, to an absolute 1e-5
     "logits": lambda features, q, z, p: p.base_dist.logits.movedim(-3, -1),
     "probs": lambda features, q, z, p: p.mean.movedim(-3, -1),
 }
-TERMS = {  # nats an image, to a relative 1e-5
+TERMS = {  # nats per image, to a relative 1e-5
     "logpx_z": lambda vae, q, z, p, x: p.log_prob(x),
     "logpz": lambda vae, q, z, p, x: vae.p_z().log_prob(z),
     "logqz_x": lambda vae, q, z, p, x: q.log_prob(z),

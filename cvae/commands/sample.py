@@ -17,7 +17,7 @@ from cvae.run import Run
 
 
 def sample(args: argparse.Namespace) -> None:
-    """Write a PNG with a grid of means of p(x|z), z from the prior; a conditional model draws a row a class.
+    """Write a PNG with a grid of means of p(x|z), z from the prior; a conditional model draws one row per class.
 
     Raises:
         UserError: an option or the run is wrong.

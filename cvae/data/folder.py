@@ -104,7 +104,7 @@ class ImageFolder:
         faults = [(path, why) for (path, _), why in zip(files, reasons, strict=True) if why]
         if faults:
             lines = "\n".join(f"  {path}: {' '.join(why.split())}" for path, why in faults)
-            raise DataError(f"{len(faults)} of {len(files)} images cannot be read. Mend or delete them:\n{lines}")
+            raise DataError(f"{len(faults)} of {len(files)} images cannot be read. Repair or delete them:\n{lines}")
         y = torch.tensor([classes[name] for _, name in files])
         return Images(x[: len(train)], y[: len(train)]), Images(x[len(train) :], y[len(train) :])
 

@@ -34,7 +34,7 @@ def log_aggregate(
         for i in range(0, len(z), draws):
             foreign = z[i : i + draws, None].expand(-1, images, -1)  # (Z, B, D)
             log_each = q.log_prob(foreign).cpu().double()  # (Z, B)
-            # A posterior knows the density of its own draw to more digits than it finds by going back from z.
+            # Take the log-density that came with the draw: going back from z to the noise loses digits.
             own = torch.arange(i, i + len(log_each))[:, None] == torch.arange(start, start + images)
             log_each = torch.where(own, log_q[i : i + draws, None], log_each)
             log_qz[i : i + draws] = torch.logaddexp(log_qz[i : i + draws], log_each.logsumexp(1))

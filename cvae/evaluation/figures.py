@@ -32,7 +32,7 @@ class Figure(NamedTuple):
 
 
 def no_advance(what: str, count: int) -> None:
-    """Nobody watches."""
+    """Ignore the progress."""
 
 
 @torch.no_grad()
@@ -42,7 +42,7 @@ def evaluate(
     settings: Settings,
     advance: Callable[[str, int], None] = no_advance,
 ) -> dict[str, Figure]:
-    """All figures of a model over a set of images, in the model's own state (eval() is the caller's).
+    """All figures of a model over a set of images, in the mode that the model is in: call eval() first.
 
     nll, elbo, rate and distortion share the same draws; elbo = -rate - distortion. The expected nll falls with the
     number of samples towards -log p(x) (Burda et al. 2016, theorem 1).
@@ -71,7 +71,7 @@ def evaluate(
     first = next(batches)
     measured, kept = [], []  # kept: the blocks for the aggregate posterior
     limit = settings.aggregate_images
-    with fixed_noise(settings.seed, first[0].device):  # whoever calls draws on as if there had been no evaluation
+    with fixed_noise(settings.seed, first[0].device):  # the caller's random state stays as it is
         images = images_of_a_block(vae, *first, settings.memory)
         for number, (x, y) in enumerate(in_blocks(itertools.chain([first], batches), images)):
             measured.append(measure(vae, x, y, settings.samples, images, (settings.seed, number), advance))
@@ -126,7 +126,7 @@ def bits_per_dim(vae: VAE, nll: Figure, dims: int) -> Figure:
 
 
 def over_images(values: Tensor, meaning: str, undefined: bool = False) -> Figure:
-    """The mean of one value in nats an image (N,), and its standard error; neither where it is not defined."""
+    """The mean of one value in nats per image (N,), and its standard error; neither where it is not defined."""
     if undefined:
         return Figure(None, None, "nats", meaning)
     error = (values.std() / len(values) ** 0.5).item() if len(values) > 1 else None

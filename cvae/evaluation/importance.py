@@ -1,4 +1,4 @@
-"""Importance sampling of log p(x), and what the same draws say of rate, distortion and the posterior's mean."""
+"""Importance sampling of log p(x), and rate, distortion and the posterior's mean from the same draws."""
 
 import math
 from collections.abc import Callable

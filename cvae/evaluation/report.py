@@ -94,7 +94,7 @@ def table(figures: dict[str, Figure], settings: dict) -> Table:
     for value, error, unit, meaning in figures.values():
         digits = "{:.0f}" if isinstance(value, int) else "{:.4f}" if unit == "bits" else "{:.3f}"
         numbers = ("-" if number is None else digits.format(number) for number in (value, error))
-        shown.add_row(meaning, *numbers, unit if unit != "nats" else "nats an image")
+        shown.add_row(meaning, *numbers, unit if unit != "nats" else "nats per image")
     return shown
 
 

@@ -25,7 +25,7 @@ class ELBO(Objective):
     batch at hand, so the loss (and nothing else) depends on the batch size where free_bits > 0.
 
     Args:
-        samples: K, draws of z an image
+        samples: K, draws of z per image
         kl: monte_carlo, the mean of log q(z|x) - log p(z) at the K draws; closed_form, torch's `kl_divergence`
         beta: weight of the rate, a number or a schedule (Higgins et al. 2017, eq. 4)
         free_bits: lambda, nats for each latent dimension; 0 switches it off. Above 0 it needs the rate of each

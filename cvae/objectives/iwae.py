@@ -29,7 +29,7 @@ class IWAE(Objective):
     density is always the plain one, and the estimators stay as unbiased as they were.
 
     Args:
-        samples: K, draws of z an image
+        samples: K, draws of z per image
         gradient: plain, stl or dreg
 
     Raises:

@@ -8,7 +8,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from cvae import pictures
 from cvae.run import Run
 
-HIDDEN = ("callbacks", "logger", "run_dir", "evaluation", "experiment")  # no difference between two models
+HIDDEN = ("callbacks", "logger", "run_dir", "evaluation", "experiment")  # keys that do not describe the model
 
 
 def tensorboard(run_dir: str) -> TensorBoardLogger:

@@ -31,7 +31,7 @@ class VAEModule(L.LightningModule):
         self.vae, self.objective, self.seed = vae, objective, seed
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.window, self.epoch, self.evaluation = Totals(), Totals(), Totals()
-        self.recent: dict[str, float] = {}  # the means since the last log, for whoever shows them
+        self.recent: dict[str, float] = {}  # the means since the last log, for the progress bar
 
     def configure_optimizers(self) -> tuple[list, list]:
         """One optimizer; a second parameter group where the objective has parameters of its own (a critic)."""
@@ -49,7 +49,7 @@ class VAEModule(L.LightningModule):
         return terms.loss.mean()  # the one place where the mean over the batch is taken
 
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
-        # The device is waited for here, every log_every_n_steps, and nowhere else in an epoch.
+        # Within an epoch only this waits for the device, every log_every_n_steps.
         if self.global_step % self.trainer.log_every_n_steps == 0:
             self.close_window()
 

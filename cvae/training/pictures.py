@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 class Pictures(Callback):
     """Reconstructions of fixed test images and samples from fixed noise, before training and after each epoch.
 
-    A model that is conditioned on the class label shows one row a class. At the end: the frames as a GIF and, for two
-    latent dimensions, the manifold (one a class for a conditional model) and the scatter of posterior means.
+    A model that is conditioned on the class label shows one row per class. At the end: the frames as a GIF and, for two
+    latent dimensions, the manifold (one per class for a conditional model) and the scatter of posterior means.
 
     Args:
         run_dir: the run directory
-        num: images a grid; a square number makes a square grid; a conditional model has a row of sqrt(num) images for
+        num: images per grid; a square number makes a square grid; a conditional model has a row of sqrt(num) images for
             each class
         seed: of the noise, the same at every epoch
         manifold_steps: the manifold has steps x steps images
@@ -88,7 +88,7 @@ class Pictures(Callback):
     def _choose(self, vae: VAE, data: ImageData) -> tuple[list[int], Tensor | None]:
         """The test images to reconstruct, by their numbers, and the labels of the samples.
 
-        A conditional model has a row a class; other models have no labels.
+        A conditional model has one row per class; other models have no labels.
         """
         if not vae.num_classes:
             return list(range(min(self.num, len(data.test)))), None

@@ -54,7 +54,7 @@ class ProgressBar(Callback):
 
 
 class EpochLines(Callback):
-    """A line an epoch, as the tutorial prints it, and the seconds of each epoch's training (evaluation not counted)."""
+    """One line per epoch, as the tutorial prints it, and the seconds of its training, without those of evaluation."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

@@ -29,7 +29,13 @@ def some_batches(key: str, value: Any) -> None:
         )
 
 
-REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError)  # what torch raises for values that it does not take
+REFUSALS = (
+    TypeError,
+    ValueError,
+    RuntimeError,
+    ArithmeticError,
+    LookupError,
+)  # what torch raises for values that it does not take
 
 RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config has; null is checked too
     "seed": seed_number,

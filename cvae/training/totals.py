@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cvae.objectives import Terms
 
-SHOWN = ("elbo", "rate", "distortion")  # what a line of a log or a progress bar has room for
+SHOWN = ("elbo", "rate", "distortion")  # the figures on a log line and on the progress bar
 
 
 class Totals:
@@ -36,7 +36,7 @@ class Totals:
             self.count += other.count
 
     def means(self) -> dict[str, float]:
-        """{"elbo": nats an image, …} of this process; waits for the device."""
+        """{"elbo": nats per image, …} of this process; waits for the device."""
         return dict(zip(self.names, (self.sums / self.count).tolist(), strict=True))
 
     def means_of_all_processes(self) -> dict[str, float]:

@@ -37,7 +37,7 @@ class Parts(NamedTuple):
 def train(cfg: DictConfig) -> float:
     """Train and test as configured, into the run directory; returns the figure that a sweeper maximizes.
 
-    That is the objective's bound on log p(x) (the ELBO, or for IWAE its own; nats an image), on the validation split,
+    That is the objective's bound on log p(x) (the ELBO, or for IWAE its own; nats per image), on the validation split,
     or on the test set where there is none.
 
     Raises:
@@ -67,12 +67,12 @@ def train(cfg: DictConfig) -> float:
         status = "success"
     finally:
         close(trainer.loggers, status)
-    log.info("Test ELBO %.2f nats an image. The run is in %s", metrics["test/elbo"], run)
+    log.info("Test ELBO %.2f nats per image. The run is in %s", metrics["test/elbo"], run)
     return selected
 
 
 def assemble(cfg: DictConfig) -> Parts:
-    """All objects of a run, checked as far as that goes without the images; the config is saved as it was understood.
+    """All objects of a run, checked as far as that goes without the images. Saves the config with the counted classes.
 
     Raises:
         UserError: a value or a combination of choices is wrong.
@@ -96,7 +96,7 @@ def assemble(cfg: DictConfig) -> Parts:
 
 
 def evaluation_settings(cfg: DictConfig) -> Settings | None:
-    """Those of the evaluation at the end; None where evaluation.samples is 0."""
+    """The settings of the evaluation at the end; None where evaluation.samples is 0."""
     samples = cfg.evaluation.samples
     none = type(samples) is int and samples == 0
     try:
@@ -110,7 +110,7 @@ def evaluation_settings(cfg: DictConfig) -> Settings | None:
 
 
 def try_a_step(cfg: DictConfig, module: VAEModule, data: ImageData) -> None:
-    """Read the images, and take the objective's terms of two of them: choices that do not fit each other say so now."""
+    """Read the images and take the objective's terms of two of them: choices that do not fit fail before training."""
     data.prepare_data()
     data.setup()
     module.objective.prepare(len(data.train))
@@ -150,7 +150,9 @@ def evaluation(parts: Parts, run: Run) -> dict[str, Figure]:
     count = min(tested, len(data.test), settings.images or tested)
     log.info("Evaluation: %d importance samples for each of %s test images", settings.samples, f"{count:,}")
     vae = module.vae.to(trainer.strategy.root_device).eval()
-    return report(vae, data, run, replace(settings, images=count), "last.ckpt" if trainer.checkpoint_callback else "none")
+    return report(
+        vae, data, run, replace(settings, images=count), "last.ckpt" if trainer.checkpoint_callback else "none"
+    )
 
 
 def quiet_libraries() -> None:

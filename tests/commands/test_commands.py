@@ -78,7 +78,7 @@ def test_evaluate_reports_everywhere(run, call):
     nll = report["nll"]
     assert nll["unit"] == "nats" and nll["standard_error"] > 0 and report["bits_per_dim"]["value"] is None
     row = next(line for line in printed.splitlines() if "-log p(x)" in line)
-    assert f"{nll['value']:.3f}" in row and f"{nll['standard_error']:.3f}" in row and "nats an image" in row
+    assert f"{nll['value']:.3f}" in row and f"{nll['standard_error']:.3f}" in row and "nats per image" in row
     assert "128 test images, 3 importance samples, last.ckpt" in " ".join(printed.split())
     assert "mutual information is at most log 50 = 3.91" in printed and "binarization: static; seed: 5" in printed
     ((step, value),) = points(run)
@@ -143,7 +143,7 @@ def shape(path):
 
 
 def test_samples_are_those_of_the_model(run, call):
-    """Cell by cell: the means for draws from the prior with this noise, a row a class; of the checkpoint asked for."""
+    """Cell by cell: the means for draws from the prior with this noise, one row per class, by the checkpoint given."""
     other_weights(run)
     for checkpoint in ("last", "best"):
         call("sample", run, "--num", 20, "--seed", 4, "--checkpoint", checkpoint)

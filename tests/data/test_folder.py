@@ -346,7 +346,7 @@ def test_decompression_bombs_are_named(tmp_path, monkeypatch, limit):
     save(tmp_path / "b" / "bomb.png", noise(8, 8))
     with pytest.raises(DataError) as error:
         folder_of(tmp_path, test_size=1).load()
-    assert str(error.value).startswith("1 of 2 images cannot be read. Mend or delete them:\n")
+    assert str(error.value).startswith("1 of 2 images cannot be read. Repair or delete them:\n")
     assert f"bomb.png: Image size (64 pixels) exceeds limit of {limit if limit > 31 else 62} pixels" in str(error.value)
 
 

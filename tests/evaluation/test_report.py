@@ -151,10 +151,10 @@ def test_the_table():
         ("", "left"), ("", "right"), ("± std. error", "right"), ("", "left"),
     ]  # fmt: skip
     assert list(zip(*(column.cells for column in shown.columns), strict=True)) == [
-        ("-log p(x)", "12.346", "0.988", "nats an image"),
+        ("-log p(x)", "12.346", "0.988", "nats per image"),
         ("bits per dim", "1.2346", "0.0123", "bits"),
         ("active units", "2", "-", "of 3 latents"),
-        ("KL(q(z) || p(z))", "-", "-", "nats an image"),
+        ("KL(q(z) || p(z))", "-", "-", "nats per image"),
     ]
 
 

@@ -107,7 +107,7 @@ def test_lines_from_start_to_end(whole):
     assert start == f"612 parameters; images: 7 train, 3 validation, 7 test; on cpu; into {whole.run}"
     assert [line.split(": validation ELBO")[0] for line in epochs] == ["Epoch 1", "Epoch 2"]
     assert evaluation == "Evaluation: 2 importance samples for each of 7 test images"
-    assert end == f"Test ELBO {metrics['test/elbo']:.2f} nats an image. The run is in {whole.run}"
+    assert end == f"Test ELBO {metrics['test/elbo']:.2f} nats per image. The run is in {whole.run}"
 
 
 def test_tensorboard_has_the_hyperparameters_with_the_final_figures(whole):
@@ -254,7 +254,11 @@ def test_as_many_images_are_evaluated_as_were_tested(tmp_path, monkeypatch, capl
     monkeypatch.setattr(training, "report", lambda *given: seen.append(given) or {"nll": 1})
     device = torch.device("cpu")
     trainer = SimpleNamespace(
-        num_test_batches=batches, world_size=world, strategy=SimpleNamespace(root_device=device), is_global_zero=True
+        num_test_batches=batches,
+        world_size=world,
+        strategy=SimpleNamespace(root_device=device),
+        is_global_zero=True,
+        checkpoint_callback=object(),
     )
     data = SimpleNamespace(test=range(7), eval_batch_size=3)
     module = SimpleNamespace(vae=torch.nn.Linear(1, 1))
@@ -362,7 +366,7 @@ def test_what_was_left_out_is_said_before_all_else(tmp_path, caplog):
     caplog.set_level("INFO")
     trained(tmp_path, *QUIET, "experiment=beta_vae", "objective=iwae", "objective.samples=2", "trainer.max_epochs=1")
     said = [record.message for record in caplog.records if record.name == "cvae.training.train"]
-    assert said[0] == "Left out of the experiment: objective.kl=closed_form: objective has no such key"
+    assert said[0] == "Left out of the experiment: objective.kl=closed_form: cvae.objectives.IWAE has no such key"
     assert [line.split(":")[0] for line in said].index("Left out of the experiment") == 0
 
 

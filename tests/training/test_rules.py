@@ -18,6 +18,7 @@ BATCHES = (
     "a positive integer (batches) or a number above 0 and at most 1 (a share of them)",
 )
 WHOLE = ([1, 100], [0, -1, 2.5, True, None, "few"], "a positive integer")
+ABOVE_0 = ([0.3, 2, 1e-8], [0, 0.0, -0.1, NAN, INF, True, None, "few"], "a finite number above 0")
 AT_LEAST_0 = ([0, 0.0, 0.3, 2], [-0.1, NAN, INF, True, None, "few"], "a finite number of at least 0")
 
 CASES = {  # key: values that are taken, values that are not, what is said of these
@@ -30,7 +31,7 @@ CASES = {  # key: values that are taken, values that are not, what is said of th
     "trainer.limit_val_batches": BATCHES,
     "trainer.limit_test_batches": BATCHES,
     "optimizer.lr": ([1e-9, 3], [0, -1, NAN, INF, True, None, "fast"], "a finite number above 0"),
-    "optimizer.eps": AT_LEAST_0,
+    "optimizer.eps": ABOVE_0,
     "optimizer.weight_decay": AT_LEAST_0,
     "optimizer.betas": (
         [[0.0, 0.5], [0.9, 0.999], [0.5, 0.0]],
