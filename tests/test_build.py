@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 import cvae
 from cvae.build import MOVED, build_data, build_vae, load_with_step, make, require_fit, saved_config
 from cvae.errors import ConfigError, UserError
+from cvae.likelihoods import Gaussian
 from cvae.run import Run
 
 OLD = (
@@ -163,3 +164,36 @@ def test_a_device_that_is_not_there(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=f"device={device.partition(':')[0]}: must be a device of this machine"):
         cvae.load(OLD, device=device)
+
+
+class Code:
+    """What a pickle runs when it is opened."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return (open, (str(self.file), "w"))
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    shutil.copytree(OLD, tmp_path / "run")
+    torch.save({"state_dict": {"a": Code(tmp_path / "ran")}}, tmp_path / "run" / "checkpoints" / "last.ckpt")
+    with pytest.raises(UserError, match="last.ckpt is damaged or no checkpoint"):
+        cvae.load(tmp_path / "run")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_likelihood_is_told_the_shape_of_the_images():
+    cfg = config("conditional=true")
+    cfg.data.image_shape, seen = [3, 8, 12], []
+
+    def likelihood(image_shape):
+        seen.append(image_shape)
+        return Gaussian(image_shape)
+
+    cfg.likelihood = {"_target_": "cvae.likelihoods.Gaussian"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cvae.likelihoods.Gaussian", likelihood)
+        build_vae(cfg)
+    assert seen == [(3, 8, 12)]
