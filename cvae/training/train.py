@@ -122,8 +122,9 @@ def announce(parts: Parts, run: Run) -> None:
     """A line on what is trained on what."""
     data, module, trainer, _ = parts
     sizes = [f"{len(split):,} {name}" for name in ("train", "validation", "test") if (split := getattr(data, name))]
+    images = f"{', '.join(sizes)}, binarization {data.binarization}"
     device = trainer.strategy.root_device
-    log.info("%s parameters; images: %s; on %s; into %s", f"{parameters(module):,}", ", ".join(sizes), device, run)
+    log.info("%s parameters; images: %s; on %s; into %s", f"{parameters(module):,}", images, device, run)
 
 
 def parameters(module: VAEModule) -> int:
