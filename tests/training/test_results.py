@@ -104,7 +104,9 @@ def test_the_evaluation_is_of_the_model_in_eval_mode_with_the_configured_setting
 def test_lines_from_start_to_end(whole):
     metrics = json.loads(whole.run.metrics.read_text())
     start, *epochs, evaluation, end = whole.lines
-    assert start == f"612 parameters; images: 7 train, 3 validation, 7 test, binarization static; on cpu; into {whole.run}"
+    assert (
+        start == f"612 parameters; images: 7 train, 3 validation, 7 test, binarization static; on cpu; into {whole.run}"
+    )
     assert [line.split(": validation ELBO")[0] for line in epochs] == ["Epoch 1", "Epoch 2"]
     assert evaluation == "Evaluation: 2 importance samples for each of 7 test images"
     assert end == f"Test ELBO {metrics['test/elbo']:.2f} nats per image. The run is in {whole.run}"
