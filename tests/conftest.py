@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import _locate
 
 import cvae.cli  # noqa: F401, as train.py does: an experiment's values are put in
 from cvae.data.idx_files import MD5, write_idx
@@ -20,6 +21,11 @@ ROOT = Path(__file__).parents[1]
 def seeded():
     """The same random numbers for each test, whatever ran before it."""
     torch.manual_seed(0)
+
+
+def get_object(name):
+    """What Hydra makes of a `_target_`; hydra.utils has its own get_object only from a later 1.3 on."""
+    return _locate(name)
 
 
 def config(*overrides):

@@ -1,12 +1,11 @@
 """From configs and run directories to objects; a run directory of an earlier version."""
 
 import shutil
-from pkgutil import resolve_name
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, config
+from conftest import ROOT, config, get_object
 from omegaconf import OmegaConf
 
 import cvae
@@ -40,7 +39,7 @@ def test_a_run_of_an_earlier_version_is_the_same_model():
 
 @pytest.mark.parametrize("old", MOVED)
 def test_old_names_are_those_of_parts_today(old, tmp_path):
-    assert resolve_name(MOVED[old])
+    assert get_object(MOVED[old])
     shutil.copytree(OLD, tmp_path / "run")
     cfg = OmegaConf.load(tmp_path / "run" / ".hydra" / "config.yaml")
     cfg.data.source._target_ = old

@@ -1,9 +1,7 @@
 """The values of conf/, written down a second time: a default is changed on purpose, here too, or not at all."""
 
-from pkgutil import resolve_name
-
 import pytest
-from conftest import ROOT, config
+from conftest import ROOT, config, get_object
 from omegaconf import OmegaConf
 
 CONF = ROOT / "conf"
@@ -254,4 +252,4 @@ def targets(node):
 
 @pytest.mark.parametrize("target", sorted({target for name in FILES for target in targets(WRITTEN.get(name, {}))}))
 def test_every_target_is_there(target):
-    assert callable(resolve_name(target))
+    assert callable(get_object(target))

@@ -5,11 +5,10 @@ import fnmatch
 import graphlib
 import re
 import tomllib
-from pkgutil import resolve_name
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, get_object
 
 FILES = {  # module -> file
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -164,7 +163,7 @@ def test_targets_can_be_imported():
     }
     assert len(targets) > 30
     for name, target in targets:
-        assert callable(resolve_name(target)), f"{name}: {target}"
+        assert callable(get_object(target)), f"{name}: {target}"
 
 
 def has_comment_above(lines, mark):

@@ -4,7 +4,7 @@ import logging
 import os
 
 import pytest
-from conftest import config
+from conftest import config, get_object
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -215,14 +215,13 @@ def test_the_other_processes_of_a_run_use_the_folder_of_the_first(tmp_path, envi
 
 
 def test_the_run_directory_of_a_config_is_new_by_hydras_callback():
-    from pkgutil import resolve_name
 
     from conftest import ROOT
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", [], return_hydra_config=True)
-    assert resolve_name(cfg.hydra.callbacks.new_run_directory._target_) is NewRunDirectory
+    assert get_object(cfg.hydra.callbacks.new_run_directory._target_) is NewRunDirectory
     raw = OmegaConf.to_container(cfg)
     assert raw["run_dir"] == "${hydra:runtime.output_dir}"
     assert raw["hydra"]["run"]["dir"] == "outputs/${hydra:runtime.choices.experiment}/${now:%Y-%m-%d_%H-%M-%S}"
@@ -230,7 +229,7 @@ def test_the_run_directory_of_a_config_is_new_by_hydras_callback():
     file = raw["hydra"]["job_logging"]["handlers"]["file"]
     assert file["filename"] == "${hydra.runtime.output_dir}/${hydra.job.name}.log"
     for log in (cfg.hydra.job_logging, cfg.hydra.hydra_logging):
-        assert resolve_name(log.handlers.console["class"]) is console.ConsoleHandler
+        assert get_object(log.handlers.console["class"]) is console.ConsoleHandler
         assert log.root.level == "INFO" and "console" in log.root.handlers and log.disable_existing_loggers is False
     assert cfg.hydra.job_logging.root.handlers == ["console", "file"]
     assert isinstance(cfg, DictConfig)
