@@ -6,14 +6,14 @@ import logging
 
 from cvae.cli import readable_errors
 from cvae.console import ConsoleHandler
-from cvae.run import Run
+from cvae.run import BEST, LAST, Run
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line, without what the commands import: --help is instant."""
     run = argparse.ArgumentParser(add_help=False)
     run.add_argument("run", metavar="RUN", help="a run directory, as train.py writes it")
-    run.add_argument("--checkpoint", metavar="FILE", default="last.ckpt", help="last.ckpt (default) or best.ckpt")
+    run.add_argument("--checkpoint", metavar="FILE", default=LAST, help=f"{LAST} (default) or {BEST}")
     run.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
 
     main = argparse.ArgumentParser("python -m cvae", description="Evaluate a trained model, or draw samples from it.")

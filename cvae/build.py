@@ -13,7 +13,7 @@ from cvae.checks import image_shape, one_of, positive_int
 from cvae.data import ImageData
 from cvae.devices import DEVICES, available
 from cvae.errors import ConfigError, UserError
-from cvae.run import Run
+from cvae.run import LAST, Run
 from cvae.vae import VAE
 
 MOVED = {  # what saved configs may call a part, and what it is called today
@@ -135,7 +135,7 @@ def nodes(cfg: DictConfig) -> list[DictConfig]:
     ]
 
 
-def load(run: str | Path, checkpoint: str = "last.ckpt", device: str = "cpu") -> VAE:
+def load(run: str | Path, checkpoint: str = LAST, device: str = "cpu") -> VAE:
     """The trained model of a run directory, in eval mode: from the config and the weights that are saved in it.
 
     Args:

@@ -11,6 +11,8 @@ from yaml import YAMLError
 from cvae.errors import UserError
 from cvae.files import save
 
+LAST, BEST = "last.ckpt", "best.ckpt"  # checkpoints: of the last epoch, and of the one with the best bound
+
 
 class Run:
     """The files of one run.

@@ -11,7 +11,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 
 from cvae.checks import one_of
 from cvae.files import save
-from cvae.run import Run
+from cvae.run import BEST, LAST, Run
 from cvae.training.module import SELECTION
 
 
@@ -26,7 +26,7 @@ class Checkpoints(ModelCheckpoint):
         self.run_dir = run_dir
         super().__init__(
             dirpath=Run(run_dir).checkpoints,
-            filename="best",
+            filename=Path(BEST).stem,
             monitor=one_of("monitor", monitor, (SELECTION, "train_epoch/elbo")),
             mode="max",
             save_on_train_epoch_end=True,  # after the evaluation of the epoch
@@ -35,7 +35,7 @@ class Checkpoints(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """best.ckpt if the epoch is the best, and last.ckpt, which Lightning's save_last would write only with it."""
         super().on_train_epoch_end(trainer, pl_module)
-        trainer.save_checkpoint(Run(self.run_dir).checkpoints / "last.ckpt")
+        trainer.save_checkpoint(Run(self.run_dir).checkpoints / LAST)
 
 
 class WholeCheckpoints(TorchCheckpointIO):

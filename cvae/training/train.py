@@ -16,7 +16,7 @@ from cvae.errors import ConfigError, UserError
 from cvae.evaluation import Figure, Settings
 from cvae.evaluation.report import report, scalars
 from cvae.noise import fixed_noise
-from cvae.run import Run
+from cvae.run import LAST, Run
 from cvae.training.loggers import close, hyperparameters, log_result
 from cvae.training.module import SELECTION, VAEModule
 from cvae.training.progress import EpochLines
@@ -151,9 +151,8 @@ def evaluation(parts: Parts, run: Run) -> dict[str, Figure]:
     count = min(tested, len(data.test), settings.images or tested)
     log.info("Evaluation: %d importance samples for each of %s test images", settings.samples, f"{count:,}")
     vae = module.vae.to(trainer.strategy.root_device).eval()
-    return report(
-        vae, data, run, replace(settings, images=count), "last.ckpt" if trainer.checkpoint_callback else "none"
-    )
+    checkpoint = LAST if trainer.checkpoint_callback else "none"
+    return report(vae, data, run, replace(settings, images=count), checkpoint)
 
 
 def quiet_libraries() -> None:
