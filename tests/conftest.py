@@ -70,3 +70,10 @@ def small_md5(mnist_root, monkeypatch):
     for name in MD5["MNIST"]:
         content = gzip.decompress((mnist_root / "MNIST" / "raw" / f"{name}.gz").read_bytes())
         monkeypatch.setitem(MD5["MNIST"], name, hashlib.md5(content, usedforsecurity=False).hexdigest())
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

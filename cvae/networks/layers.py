@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cvae.checks import is_int
 from cvae.errors import ConfigError
+from cvae.kernels import conv2d_to_one_channel, conv_transpose2d_same, serves_one_channel
 
 
 def divisible(image_shape: Sequence[int], stride: int, least: int | None = None) -> tuple[int, int, int]:
@@ -87,23 +88,19 @@ class Conv2dSame(nn.Conv2d):
         ]
         start, end = [n // 2 for n in missing], [n - n // 2 for n in missing]
         if start == end:
+            if self.stride == (1, 1) and serves_one_channel(x, self.out_channels):
+                return conv2d_to_one_channel(x, self.weight, self.bias)
             return F.conv2d(x, self.weight, self.bias, self.stride, start)
         return F.conv2d(F.pad(x, (start[1], end[1], start[0], end[0])), self.weight, self.bias, self.stride)
 
 
 class ConvTranspose2dSame(nn.ConvTranspose2d):
-    """A transposed convolution with TensorFlow's padding="same": (B, C, H, W) -> (B, C', stride*H, stride*W).
-
-    The full result has kernel - stride rows too many. TensorFlow crops the smaller half of them at the start, torch's
-    `padding` with `output_padding` the smaller half at the end. Where the number is odd, the two differ: then one row
-    of zeros in front of the small input shifts the result into place, which is cheaper than to crop the large output.
-    """
+    """A transposed convolution with TensorFlow's padding="same": (B, C, H, W) -> (B, C', stride*H, stride*W)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int):
-        extra = kernel_size - stride
-        self.shift = extra % 2
-        padding = extra // 2 + self.shift * stride
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, output_padding=self.shift)
+        super().__init__(in_channels, out_channels, kernel_size, stride)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # no output_size: "same" leaves no choice of it
-        return super().forward(F.pad(x, (self.shift, 0, self.shift, 0)) if self.shift else x)
+        if self.stride == (1, 1) and self.kernel_size[0] % 2 and serves_one_channel(x, self.out_channels):
+            return conv2d_to_one_channel(x, self.weight, self.bias, transposed=True)
+        return conv_transpose2d_same(x, self.weight, self.bias, self.stride[0])
