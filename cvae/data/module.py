@@ -1,6 +1,7 @@
 """Training, validation and test batches, binarized as configured."""
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -71,6 +72,7 @@ class ImageData(LightningDataModule):
         self.validation_size, self.seed = validation_size, seed_number("seed", seed)
         self.root, self.source = root, source(root)
         self.train = self.validation = self.test = None
+        self.minibatches = 1  # of batch_size images, in each batch that train_dataloader gives
 
     @property
     def kind(self) -> str:
@@ -99,7 +101,7 @@ class ImageData(LightningDataModule):
         if splits.get(split) is None:
             raise ValueError(f"split={split}: must be one of {[name for name in splits if splits[name] is not None]}")
         x, y = splits[split].__getitems__(list(indices))
-        return self.on_after_batch_transfer((x.to(device), y.to(device)), 0)
+        return self.as_seen((x.to(device), y.to(device)))
 
     def prepare_data(self) -> None:
         """Fetch the files if they are missing; Lightning calls this in one process only."""
@@ -161,7 +163,7 @@ class ImageData(LightningDataModule):
         # The order is a function of (seed, epoch): Lightning calls the sampler's set_epoch, with one process or many.
         world, rank = self._processes()
         sampler = DistributedSampler(self.train, world, rank, shuffle=True, seed=self.seed)
-        return self._loader(self.train, self.batch_size, sampler)
+        return self._loader(self.train, self.batch_size * self.minibatches, sampler)
 
     def val_dataloader(self) -> DataLoader:
         """The validation split; without one the test set, as in the tutorial."""
@@ -170,6 +172,11 @@ class ImageData(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         """The test images in their order; each process gets its share."""
         return self._eval_loader(self.test)
+
+    def steps_of_an_epoch(self) -> int:
+        """How many minibatches of the training images this process gets in an epoch."""
+        world, _ = self._processes()
+        return math.ceil(math.ceil(len(self.train) / world) / self.batch_size)
 
     def _eval_loader(self, dataset: ImageDataset) -> DataLoader:
         # Every image once: a DistributedSampler would repeat some to make the processes' shares equal.
@@ -185,6 +192,19 @@ class ImageData(LightningDataModule):
         return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=as_is, generator=own, pin_memory=pin)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """What Lightning calls when a batch is on its device: `as_seen`, but for batches of several minibatches."""
+        several = self.minibatches > 1 and self.trainer.training
+        return batch if several else self.as_seen(batch)
+
+    def minibatches_of(self, batch: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The minibatches of a training batch of levels, each made ready when its turn comes.
+
+        So drawn images and the model's noise come from the generator in the same order as with one minibatch a batch.
+        """
+        for levels, y in zip(*(part.split(self.batch_size) for part in batch), strict=True):
+            yield self.as_seen((levels, y))
+
+    def as_seen(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Levels uint8 (B, C, H, W) on their device -> x float32 in [0, 1], drawn if binarization=stochastic."""
         x, y = batch
         x = x.float() / 255

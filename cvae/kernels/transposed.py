@@ -1,13 +1,13 @@
 """The transposed convolution with TensorFlow's padding="same", with a backward pass of its own.
 
-Why: torch's oneDNN has no fast kernel for the weights' gradient of a transposed convolution whose padding is as large as
-the kernel's reach, as it is where TensorFlow's cropping is expressed in torch's arguments. It falls back to an AVX2 one.
+Why: torch's oneDNN has no fast kernel for the weights' gradient of a transposed convolution whose padding is as large
+as the kernel's reach, as it is where TensorFlow's cropping is said in torch's arguments. It falls back to an AVX2 one.
 A transposed convolution is the adjoint of a convolution. So its input's gradient is that convolution of the output's
 gradient, and its weights' gradient is that of the convolution with the two maps in exchanged roles. Both have fast
 kernels, once the output's gradient has the zeros that the cropping stands for.
 
-Gain (2 cores with AVX-512, batch 32, 64 channels 14x14 -> 32 channels 28x28, kernel 3): weights' gradient 3.1 -> 1.4 ms,
-input's gradient 1.8 -> 1.2 ms. Other devices keep torch's backward pass.
+Gain (2 cores with AVX-512, batch 32, 64 channels 14x14 -> 32 channels 28x28, kernel 3): weights' gradient 3.1 -> 1.4
+ms, input's gradient 1.8 -> 1.2 ms. Other devices keep torch's backward pass.
 """
 
 from typing import Any

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytorch_lightning as L
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from cvae.errors import NotFinite
 from cvae.noise import fixed_noise
 from cvae.objectives import Objective, Terms
+from cvae.training.engine import count_batch, count_step, take_step
 from cvae.training.totals import Totals
 from cvae.vae import VAE
 
@@ -24,10 +26,20 @@ class VAEModule(L.LightningModule):
         optimizer: parameter groups -> torch optimizer
         scheduler: torch optimizer -> torch learning rate scheduler, stepped after each epoch
         seed: of the noise at evaluation, so that every epoch is measured with the same draws
+        minibatches: how many a batch of Lightning's has. With 1 it optimizes; with more `training_step` does
     """
 
-    def __init__(self, vae: VAE, objective: Objective, optimizer: Callable, scheduler: Callable, seed: int = 0) -> None:
+    def __init__(
+        self,
+        vae: VAE,
+        objective: Objective,
+        optimizer: Callable,
+        scheduler: Callable,
+        seed: int = 0,
+        minibatches: int = 1,
+    ) -> None:
         super().__init__()
+        self.automatic_optimization = minibatches == 1
         self.vae, self.objective, self.seed = vae, objective, seed
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.window, self.epoch, self.evaluation = Totals(), Totals(), Totals()
@@ -43,12 +55,27 @@ class VAEModule(L.LightningModule):
         x, y = batch
         return self.objective(self.vae, x, self.vae.labels(y), self.global_step)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
+        if self.automatic_optimization:
+            return self.loss(batch)
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        for minibatch in self.trainer.datamodule.minibatches_of(batch):
+            take_step(partial(self.loss, minibatch), optimizer)
+            count_step(self.trainer)
+            self.after_step()
+        count_batch(self.trainer)
+        return None
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         terms = self.terms(batch)
         self.window.add(terms)
         return terms.loss.mean()  # the one place where the mean over the batch is taken
 
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+        if self.automatic_optimization:
+            self.after_step()
+
+    def after_step(self) -> None:
         # Within an epoch only this waits for the device, every log_every_n_steps.
         if self.global_step % self.trainer.log_every_n_steps == 0:
             self.close_window()
@@ -67,9 +94,13 @@ class VAEModule(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.epoch.reset()
         for logger in self.loggers:
-            logger.log_metrics({"train/lr": self.optimizers().param_groups[0]["lr"]}, self.global_step)
+            logger.log_metrics(
+                {"train/lr": self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]}, self.global_step
+            )
 
     def on_train_epoch_end(self) -> None:
+        if not self.automatic_optimization:
+            self.lr_schedulers().step()
         self.close_window()
         self.log_dict(named("train_epoch", self.epoch.means_of_all_processes()))
 

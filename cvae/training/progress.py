@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 class ProgressBar(Callback):
     """One bar for the whole training with the time left, and the figures of the last `log_every_n_steps` steps."""
 
+    steps_are_enough = True
+
     def on_train_start(self, trainer: Trainer, module: VAEModule) -> None:
         if not trainer.is_global_zero:
             return
@@ -24,7 +26,9 @@ class ProgressBar(Callback):
             TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
         )  # fmt: skip
         self.bar = Progress(*columns, console=console)
-        steps = trainer.estimated_stepping_batches
+        steps = trainer.estimated_stepping_batches  # of Lightning's loop
+        if trainer.datamodule.minibatches > 1:
+            steps = trainer.max_epochs * trainer.datamodule.steps_of_an_epoch()
         self.task = self.bar.add_task("", total=steps if steps < float("inf") else None, epoch="", figures="")
         self.bar.start()
         self.drawn = 0.0

@@ -17,6 +17,7 @@ from cvae.evaluation import Figure, Settings
 from cvae.evaluation.report import report, scalars
 from cvae.noise import fixed_noise
 from cvae.run import LAST, Run
+from cvae.training.engine import minibatches_of_a_step
 from cvae.training.loggers import close, hyperparameters, log_result
 from cvae.training.module import SELECTION, VAEModule
 from cvae.training.progress import EpochLines
@@ -83,10 +84,12 @@ def assemble(cfg: DictConfig) -> Parts:
     data = build_data(cfg)
     vae = build_vae(cfg)
     require_fit(cfg, vae, data)
-    module = VAEModule(vae, make(cfg, "objective"), make(cfg, "optimizer"), make(cfg, "scheduler"), cfg.seed)
     callbacks, loggers = list(make(cfg, "callbacks").values()), list(make(cfg, "logger").values())
     saves = any(isinstance(part, L.callbacks.Checkpoint) for part in callbacks)  # else Lightning adds one of its own
     trainer = make(cfg, "trainer", logger=loggers, callbacks=callbacks, enable_checkpointing=saves)
+    data.minibatches = minibatches_of_a_step(trainer, cfg.trainer)
+    parts = (make(cfg, name) for name in ("objective", "optimizer", "scheduler"))
+    module = VAEModule(vae, *parts, cfg.seed, data.minibatches)
     if trainer.is_global_zero:
         Run(cfg.run_dir).save_config(cfg)  # with the number of classes, where it was counted
     else:  # only rank 0 logs; each process draws its own noise

@@ -11,7 +11,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def cropped(x, weight, bias, stride):
-    """TensorFlow's definition: the full result, of whose k - stride rows too many the smaller half goes at the start."""
+    """TensorFlow: of the k - stride rows too many in the full result, the smaller half goes at the start."""
     extra = weight.shape[-1] - stride
     full = F.conv_transpose2d(x, weight, bias, stride)
     height, width = full.shape[2] - extra, full.shape[3] - extra

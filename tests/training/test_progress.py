@@ -30,7 +30,7 @@ def screen(monkeypatch):
 def trainer(**values):
     given = {
         "is_global_zero": True, "estimated_stepping_batches": 40, "global_step": 0, "current_epoch": 0, "max_epochs": 4,
-        "callback_metrics": {},
+        "callback_metrics": {}, "datamodule": SimpleNamespace(minibatches=1),
     }  # fmt: skip
     return SimpleNamespace(**given | values)
 
@@ -141,3 +141,10 @@ def test_an_interruption_is_said_and_no_other_error(clock, caplog):
     EpochLines().on_exception(trainer(current_epoch=2), None, KeyboardInterrupt())
     expected = "Interrupted in epoch 3. Checkpoints and pictures of the epochs before are kept."
     assert [record.message for record in caplog.records] == [expected]
+
+
+def test_the_bar_counts_minibatches_where_a_batch_has_several(screen):
+    data = SimpleNamespace(minibatches=10, steps_of_an_epoch=lambda: 7)
+    bar = ProgressBar()
+    bar.on_train_start(trainer(datamodule=data, estimated_stepping_batches=4), MODULE)
+    assert bar.bar.tasks[0].total == 4 * 7

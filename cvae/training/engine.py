@@ -1,0 +1,74 @@
+"""The fast path: several minibatches to one step of Lightning's loop, whose own work is then done once for all."""
+
+from collections.abc import Callable, Iterable
+
+import pytorch_lightning as L
+import torch
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+
+MINIBATCHES = 10  # of a step of Lightning's loop, which takes about 1 ms itself
+
+# What a callback may do with a single minibatch.
+WATCHING = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
+
+
+# Keys of the trainer that do not change what a training step is, beside those that choose a device. Others may count
+# minibatches, average or clip gradients: then each minibatch is a step of Lightning's loop.
+HARMLESS = {
+    "_target_", "accelerator", "devices", "strategy", "max_epochs", "log_every_n_steps", "num_sanity_val_steps",
+    "enable_progress_bar", "enable_model_summary", "plugins", "use_distributed_sampler", "check_val_every_n_epoch",
+    "limit_val_batches", "limit_test_batches", "deterministic", "benchmark", "precision",
+}  # fmt: skip
+
+
+def minibatches_of_a_step(trainer: L.Trainer, options: Iterable[str]) -> int:
+    """MINIBATCHES, or 1 where Lightning has to see each one. Both ways give the same results.
+
+    options: the keys that the trainer was made with.
+    """
+    one_device = isinstance(trainer.strategy, SingleDeviceStrategy) and trainer.precision != "16-mixed"
+    watched = any(watches_minibatches(callback) for callback in trainer.callbacks)
+    return MINIBATCHES if one_device and not watched and HARMLESS.issuperset(options) else 1
+
+
+def watches_minibatches(callback: L.Callback) -> bool:
+    """Whether a callback does something at single minibatches. A callback says itself if whole steps are enough."""
+    if isinstance(callback, ModelCheckpoint):
+        return bool(callback._every_n_train_steps or callback._train_time_interval)
+    if isinstance(callback, Checkpoint) or getattr(callback, "steps_are_enough", False):
+        return False
+    return any(getattr(type(callback), name) is not getattr(L.Callback, name) for name in WATCHING)
+
+
+def take_step(loss: Callable[[], Tensor], optimizer: Optimizer) -> None:
+    """One optimizer step, as Lightning takes it in full precision and in bfloat16, without its hooks."""
+    optimizer.zero_grad()
+    loss().backward()
+    optimizer.step()
+    torch.clear_autocast_cache()  # which holds the weights from before the step
+
+
+def count_step(trainer: L.Trainer) -> None:
+    """Count an optimizer step where Lightning counts them in its own loop.
+
+    That is trainer.global_step, which checkpoints have, and the number by which it dates the figures that it logs.
+    """
+    steps = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+    steps.increment_ready()
+    steps.increment_completed()
+    trainer.fit_loop.epoch_loop._batches_that_stepped += 1
+
+
+def count_batch(trainer: L.Trainer) -> None:
+    """Take back what Lightning will add to that number at the end of a batch of several minibatches."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
