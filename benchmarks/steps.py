@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> None:
     driver.add_ours(options, DEFAULT)
     options.add_argument("--images", type=int, default=6400, help="of MNIST, an epoch (default: %(default)s)")
     options.add_argument("--batch-size", type=int, default=32, help="of all competitors (default: %(default)s)")
-    options.add_argument("--only", metavar="NAMES", help="of ours,bare,naive,lightning,pythae,tensorflow (default: all)")
+    options.add_argument(
+        "--only", metavar="NAMES", help="of ours,bare,naive,lightning,pythae,tensorflow (default: all)"
+    )
     options.add_argument("--reference", metavar="NAME", help="of the ratios (default: tensorflow, or else bare)")
     args = options.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
