@@ -1,0 +1,1 @@
+"""What is timed. Each module is a worker: python -m benchmarks.peers.NAME IMAGES.npy …, then a line on stdin per turn."""
