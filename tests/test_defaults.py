@@ -171,6 +171,7 @@ trainer/auto:
   strategy: auto
   max_epochs: 10
   log_every_n_steps: 50
+  compile: false
   precision: 32-true
   num_sanity_val_steps: 0
   enable_progress_bar: false

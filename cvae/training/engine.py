@@ -1,5 +1,6 @@
 """The fast path: several minibatches to one step of Lightning's loop, whose own work is then done once for all."""
 
+import logging
 from collections.abc import Callable, Iterable
 
 import pytorch_lightning as L
@@ -8,6 +9,11 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
+
+from cvae.objectives import Objective, Terms
+from cvae.vae import VAE
+
+log = logging.getLogger(__name__)
 
 MINIBATCHES = 10  # of a step of Lightning's loop, which takes about 1 ms itself
 
@@ -22,11 +28,11 @@ WATCHING = (
 )
 
 
-# Keys of the trainer that do not change what a training step is, beside those that choose a device. Others may count
-# minibatches, average or clip gradients: then each minibatch is a step of Lightning's loop.
+# Keys of the trainer that do not change what a training step is, beside those that choose a device. Others may
+# count minibatches, average or clip gradients: then each minibatch is a step of Lightning's loop.
 HARMLESS = {
-    "_target_", "accelerator", "devices", "strategy", "max_epochs", "log_every_n_steps", "num_sanity_val_steps",
-    "enable_progress_bar", "enable_model_summary", "plugins", "use_distributed_sampler", "check_val_every_n_epoch",
+    "_target_", "accelerator", "devices", "strategy", "compile", "max_epochs", "log_every_n_steps",
+    "num_sanity_val_steps", "enable_progress_bar", "enable_model_summary", "plugins", "use_distributed_sampler", "check_val_every_n_epoch",
     "limit_val_batches", "limit_test_batches", "deterministic", "benchmark", "precision",
 }  # fmt: skip
 
@@ -48,6 +54,39 @@ def watches_minibatches(callback: L.Callback) -> bool:
     if isinstance(callback, Checkpoint) or getattr(callback, "steps_are_enough", False):
         return False
     return any(getattr(type(callback), name) is not getattr(L.Callback, name) for name in WATCHING)
+
+
+def training_terms(objective: Objective, vae: VAE, x: Tensor, y: Tensor | None, step: int | Tensor) -> Terms:
+    """The objective's terms. Only the loss has a gradient: the figures beside it are for curves."""
+    terms = objective(vae, x, y, step)
+    parts = {name: part.detach() for name, part in terms.parts.items()}
+    return Terms(terms.loss, terms.bound.detach(), terms.rate.detach(), terms.distortion.detach(), parts)
+
+
+class Compiled:
+    """`training_terms` by torch.compile, or as it is where this machine or this model cannot compile it.
+
+    torch keeps what it has compiled in a cache on disk, so only the first run of a model with a batch size waits.
+    """
+
+    def __init__(self, terms: Callable[..., Terms]) -> None:
+        self.plain = terms
+        from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+        self.refusals = (TorchDynamoException, ImportError, OSError)
+        # The same random numbers as without. One program for each size: an epoch's last minibatch may be smaller.
+        self.compiled = torch.compile(terms, dynamic=False, options={"fallback_random": True})
+
+    def __call__(self, objective: Objective, vae: VAE, x: Tensor, y: Tensor | None, step: int) -> Terms:
+        if self.compiled is None:
+            return self.plain(objective, vae, x, y, step)
+        try:  # the step as a tensor: as a number it would be part of the program
+            return self.compiled(objective, vae, x, y, torch.tensor(step, device=x.device))
+        except self.refusals as error:
+            reason = " ".join(str(error).strip().split("\n\n")[0].split())
+            log.warning("trainer.compile=true: training goes on without, since torch cannot compile it: %s", reason)
+            self.compiled = None
+            return self.plain(objective, vae, x, y, step)
 
 
 def take_step(loss: Callable[[], Tensor], optimizer: Optimizer) -> None:

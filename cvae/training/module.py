@@ -10,7 +10,7 @@ from torch import Tensor
 from cvae.errors import NotFinite
 from cvae.noise import fixed_noise
 from cvae.objectives import Objective, Terms
-from cvae.training.engine import count_batch, count_step, take_step
+from cvae.training.engine import Compiled, count_batch, count_step, take_step, training_terms
 from cvae.training.totals import Totals
 from cvae.vae import VAE
 
@@ -27,6 +27,7 @@ class VAEModule(L.LightningModule):
         scheduler: torch optimizer -> torch learning rate scheduler, stepped after each epoch
         seed: of the noise at evaluation, so that every epoch is measured with the same draws
         minibatches: how many a batch of Lightning's has. With 1 it optimizes; with more `training_step` does
+        compile: whether torch.compile makes one program of the terms of a training step
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class VAEModule(L.LightningModule):
         scheduler: Callable,
         seed: int = 0,
         minibatches: int = 1,
+        compile: bool = False,
     ) -> None:
         super().__init__()
+        self.training_terms = Compiled(training_terms) if compile else training_terms
         self.automatic_optimization = minibatches == 1
         self.vae, self.objective, self.seed = vae, objective, seed
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -67,7 +70,8 @@ class VAEModule(L.LightningModule):
         return None
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        terms = self.terms(batch)
+        x, y = batch
+        terms = self.training_terms(self.objective, self.vae, x, self.vae.labels(y), self.global_step)
         self.window.add(terms)
         return terms.loss.mean()  # the one place where the mean over the batch is taken
 

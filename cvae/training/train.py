@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytorch_lightning as L
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from cvae.build import build_data, build_vae, make, require_fit
 from cvae.data import ImageData
@@ -86,16 +86,24 @@ def assemble(cfg: DictConfig) -> Parts:
     require_fit(cfg, vae, data)
     callbacks, loggers = list(make(cfg, "callbacks").values()), list(make(cfg, "logger").values())
     saves = any(isinstance(part, L.callbacks.Checkpoint) for part in callbacks)  # else Lightning adds one of its own
-    trainer = make(cfg, "trainer", logger=loggers, callbacks=callbacks, enable_checkpointing=saves)
+    trainer = make(for_lightning(cfg), "trainer", logger=loggers, callbacks=callbacks, enable_checkpointing=saves)
     data.minibatches = minibatches_of_a_step(trainer, cfg.trainer)
     parts = (make(cfg, name) for name in ("objective", "optimizer", "scheduler"))
-    module = VAEModule(vae, *parts, cfg.seed, data.minibatches)
+    module = VAEModule(vae, *parts, cfg.seed, data.minibatches, cfg.trainer.get("compile", False))
     if trainer.is_global_zero:
         Run(cfg.run_dir).save_config(cfg)  # with the number of classes, where it was counted
     else:  # only rank 0 logs; each process draws its own noise
         logging.getLogger("cvae").setLevel(logging.WARNING)
         torch.manual_seed(cfg.seed + trainer.global_rank)
     return Parts(data, module, trainer, settings)
+
+
+def for_lightning(cfg: DictConfig) -> DictConfig:
+    """The config without trainer.compile, which is ours."""
+    cfg = cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    cfg.trainer.pop("compile", None)
+    return cfg
 
 
 def evaluation_settings(cfg: DictConfig) -> Settings | None:

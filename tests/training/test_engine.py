@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from tiny import QUIET, tiny
 
+from cvae.errors import ConfigError
 from cvae.training import engine
 from cvae.training.progress import EpochLines, ProgressBar
 from cvae.training.train import assemble, train
@@ -129,3 +130,79 @@ def test_clipped_gradients_train_as_before(tmp_path):
     train(cfg)
     after = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     torch.testing.assert_close(after, before, rtol=0, atol=1e-10)  # nothing is left of the gradients
+
+
+def weights(folder, *overrides):
+    train(tiny(folder, *QUIET, *overrides))
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_the_terms_are_traced_once_for_each_size_and_have_the_same_noise(tmp_path, monkeypatch):
+    plain = weights(tmp_path / "plain", "objective/beta=linear")
+    given, traced, compile_ = {}, [], torch.compile
+
+    def backend(graph, inputs):
+        traced.append(graph)
+        return graph.forward
+
+    def by_the_test(function, options, **values):
+        given.update(values, **options)
+        return compile_(function, backend=backend, **values)
+
+    monkeypatch.setattr(torch, "compile", by_the_test)
+    compiled = weights(tmp_path / "compiled", "objective/beta=linear", "trainer.compile=true")
+    torch.testing.assert_close(compiled, plain)
+    assert given == {"dynamic": False, "fallback_random": True}
+    assert len(traced) == 2  # minibatches of 4 and of 2, whatever the step
+
+
+def test_without_a_compiler_training_goes_on_with_one_line(tmp_path, monkeypatch, caplog):
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    plain = weights(tmp_path / "plain")
+    calls = []
+
+    def failing(function, **_):
+        def call(*arguments):
+            calls.append(arguments)
+            raise BackendCompilerFailed("inductor", OSError("no C++ compiler"), None)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", failing)
+    torch.testing.assert_close(weights(tmp_path / "compiled", "trainer.compile=true"), plain, rtol=0, atol=0)
+    assert len(calls) == 1
+    (line,) = [record.getMessage() for record in caplog.records if "compile" in record.getMessage()]
+    assert line.startswith("trainer.compile=true: training goes on without") and "no C++ compiler" in line
+
+
+def test_other_errors_of_a_compiled_step_are_not_hidden(monkeypatch):
+    def failing(function, **_):
+        def call(*arguments):
+            raise ZeroDivisionError
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", failing)
+    with pytest.raises(ZeroDivisionError):
+        engine.Compiled(engine.training_terms)(None, None, torch.zeros(1), None, 0)
+
+
+@pytest.mark.slow
+def test_what_torch_compiles_trains_the_same_model(tmp_path):
+    plain, compiled = (weights(tmp_path / name, f"trainer.compile={name}") for name in ("false", "true"))
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_loss_has_a_gradient():
+    x = torch.ones(3, requires_grad=True)
+    terms = engine.training_terms(lambda *_: engine.Terms(x, x * 2, x * 3, x * 4, {"part": x * 5}), None, None, None, 0)
+    values = [part.detach()[0].item() for part in terms[:4]] + [terms.parts["part"][0].item()]
+    assert values == [1, 2, 3, 4, 5]
+    assert [part.requires_grad for part in (*terms[:4], terms.parts["part"])] == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("value", ["1", "yes", "null"])
+def test_compile_is_true_or_false(value, tmp_path):
+    with pytest.raises(ConfigError, match=r"trainer\.compile"):
+        assemble(tiny(tmp_path, f"trainer.compile={value}"))
