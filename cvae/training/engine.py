@@ -32,8 +32,9 @@ WATCHING = (
 # count minibatches, average or clip gradients: then each minibatch is a step of Lightning's loop.
 HARMLESS = {
     "_target_", "accelerator", "devices", "strategy", "compile", "max_epochs", "log_every_n_steps",
-    "num_sanity_val_steps", "enable_progress_bar", "enable_model_summary", "plugins", "use_distributed_sampler", "check_val_every_n_epoch",
-    "limit_val_batches", "limit_test_batches", "deterministic", "benchmark", "precision",
+    "num_sanity_val_steps", "enable_progress_bar", "enable_model_summary", "plugins", "use_distributed_sampler",
+    "check_val_every_n_epoch", "limit_val_batches", "limit_test_batches", "deterministic", "benchmark",
+    "precision",
 }  # fmt: skip
 
 
