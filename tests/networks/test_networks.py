@@ -372,3 +372,11 @@ def test_same_convolution_of_one_image_that_is_larger_than_the_kernel_needs():
     layer = layers.Conv2dSame(1, 1, 1, stride=3)
     x = torch.randn(1, 1, 8, 8)
     torch.testing.assert_close(layer(x), x[..., ::3, ::3] * layer.weight + layer.bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_maps_in_half_precision_are_normalized_in_full(dtype):
+    norm, x = normed_silu(16)[0], (5 + torch.randn(2, 16, 3, 4)).to(dtype)
+    result = norm(x)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, torch.nn.functional.group_norm(x.float(), 8, norm.weight, norm.bias))
