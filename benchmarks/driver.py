@@ -111,7 +111,7 @@ class Cost(NamedTuple):
 
     seconds: float
     cpu_seconds: float
-    peak_mib: float  # the largest resident set of the process
+    peak_mib: float  # the largest resident set of the process, at least that of the process that starts it
 
 
 def cost(name: str, command: list[str], folder: Path, env: Mapping[str, str] | None = None) -> Cost:

@@ -1,1 +1,1 @@
-"""What is timed. Each module is a worker: python -m benchmarks.peers.NAME IMAGES.npy …, then a line on stdin per turn."""
+"""What is timed. Most are workers: python -m benchmarks.peers.NAME IMAGES.npy …, then a line on stdin per turn."""
