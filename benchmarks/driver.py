@@ -111,7 +111,7 @@ class Cost(NamedTuple):
 
     seconds: float
     cpu_seconds: float
-    peak_mib: float  # the largest resident set of the process
+    peak_mib: float  # the largest resident set of the process, at least that of the process that starts it
 
 
 def cost(name: str, command: list[str], folder: Path, env: Mapping[str, str] | None = None) -> Cost:
@@ -184,9 +184,7 @@ def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
 def parser(command: str, description: str, rounds: int) -> argparse.ArgumentParser:
     """The options that all commands share."""
     options = argparse.ArgumentParser(f"python -m benchmarks.{command}", description=description)
-    options.add_argument(
-        "--rounds", type=int, default=rounds, help="that count, after one that does not (default: %(default)s)"
-    )
+    options.add_argument("--rounds", type=int, default=rounds, help="that count (default: %(default)s)")
     options.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     for name in PEERS:
         options.add_argument(

@@ -113,3 +113,7 @@ def bare(images: str | Path, overrides: list[str]) -> Bare:
     optimizer = make(cfg, "optimizer")([*vae.parameters(), *objective.parameters()])
     x, y = data.batch("train", range(len(data.train)), device)
     return Bare(vae, objective, optimizer, x, y, data.batch_size, str(cfg.trainer.precision).startswith("bf16"))
+
+
+if __name__ == "__main__":  # FOLDER SPLIT COUNT: write the file
+    mnist(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

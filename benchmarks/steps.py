@@ -31,7 +31,11 @@ def competitors(args: Namespace, images: Path, folder: Path) -> dict[str, list[s
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = driver.parser("steps", "Train, an epoch over the same images in turn: ms per step.", rounds=10)
+    options = driver.parser(
+        "steps",
+        "Train, an epoch over the same images in turn: ms per step, after a round that does not count.",
+        rounds=10,
+    )
     driver.add_ours(options, DEFAULT)
     options.add_argument("--images", type=int, default=6400, help="of MNIST, an epoch (default: %(default)s)")
     options.add_argument("--batch-size", type=int, default=32, help="of all competitors (default: %(default)s)")

@@ -55,7 +55,7 @@ def train(vae: VAE, x: Tensor, batch_size: int) -> None:
             per_device_train_batch_size=batch_size, per_device_eval_batch_size=batch_size,
         )  # fmt: skip
         pace = Pace(-(-len(x) // batch_size))
-        TrainingPipeline(config, vae)(BaseDataset(x, torch.zeros(len(x))), callbacks=[pace])
+        TrainingPipeline(vae, config)(BaseDataset(x, torch.zeros(len(x))), callbacks=[pace])
 
 
 def measure(vae: VAE, x: Tensor) -> None:
