@@ -78,6 +78,12 @@ experiment/keras_io:
   objective: {kl: closed_form}
   optimizer: {lr: 0.001}
   trainer: {max_epochs: 30}
+experiment/mnist_fast:
+  choices: [data=mnist, model=conv, posterior=diagonal_gaussian, prior=standard_normal,
+    likelihood=bernoulli, objective=elbo, optimizer=adam, scheduler=cosine]
+  data: {batch_size: 128, binarization: static}
+  optimizer: {lr: 0.003}
+  trainer: {max_epochs: 3}
 experiment/resnet_mnist:
   choices: [data=mnist, model=resnet, posterior=diagonal_gaussian, prior=standard_normal,
     likelihood=bernoulli, objective=elbo, optimizer=adam, scheduler=cosine]
