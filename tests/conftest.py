@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from cvae.data.idx_files import MD5, write_idx
 
 torch.set_num_threads(1)  # the tests run side by side, and their tensors are small
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # benchmarks/ is no part of the package; behind it, so that cvae is the installed one
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,7 @@ CASES = {  # key: values that are taken, values that are not, what is said of th
     "seed": ([0, 7, 4294967295], [-1, 4294967296, 1.5, True, None], "an integer from 0 to 4294967295"),
     "conditional": FLAG,
     "trainer.accelerator": (["auto", "cpu"], [None, "abacus", "tpu"], "a device of this machine: one of auto, cpu"),
+    "trainer.compile": FLAG,
     "trainer.max_epochs": WHOLE,
     "trainer.log_every_n_steps": WHOLE,
     "trainer.limit_train_batches": BATCHES,
