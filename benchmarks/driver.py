@@ -42,7 +42,7 @@ class Worker:
         self.name, self.log = name, folder / f"{name.replace('/', '_')}.log"
         read, write = os.pipe()
         with open(self.log, "wb") as log:
-            env = os.environ | TERMINAL | {FD: str(write)}
+            env = os.environ | TERMINAL | {FD: str(write), "TMPDIR": str(folder)}
             pipes = {"stdin": subprocess.PIPE, "stdout": log, "stderr": subprocess.STDOUT, "pass_fds": [write]}
             self.process = subprocess.Popen(command, cwd=ROOT, env=env, text=True, bufsize=1, **pipes)
         os.close(write)
@@ -111,23 +111,37 @@ class Cost(NamedTuple):
 
     seconds: float
     cpu_seconds: float
-    peak_mib: float  # the largest resident set of the process, at least that of the process that starts it
+    peak_mib: float  # the largest resident set of its processes
 
 
-def cost(name: str, command: list[str], folder: Path, env: Mapping[str, str] | None = None) -> Cost:
+# The peak of a process includes that of the one that starts it. The driver has loaded torch, so a small one starts it.
+LAUNCH = """
+import json, resource, subprocess, sys, time
+started = time.perf_counter()
+status = subprocess.call(sys.argv[2:])
+seconds, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+with open(sys.argv[1], "w") as file:
+    json.dump([seconds, used.ru_utime + used.ru_stime, used.ru_maxrss], file)
+sys.exit(status)
+"""
+
+
+def cost(name: str, command: list[str], folder: Path) -> Cost:
     """Run a command to its end. Raises Failed, with the end of its output, unless it exits with 0."""
-    log = folder / f"{name.replace('/', '_')}.log"
-    with open(log, "wb") as output:
-        env = os.environ | TERMINAL | dict(env or {})
-        started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT)
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    log, used = folder / f"{name.replace('/', '_')}.log", folder / "used.json"
+    launcher = [sys.executable, "-S", "-c", LAUNCH, str(used), *command]
+    with open(log, "wb") as out:
+        env = os.environ | TERMINAL
+        process = subprocess.Popen(launcher, cwd=ROOT, env=env, stdout=out, stderr=out, start_new_session=True)
+    try:
+        status = process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    if status:
         raise Failed(f"{name}: {ending(log)}")
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return Cost(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / unit)
+    seconds, cpu_seconds, peak = json.loads(used.read_text())
+    return Cost(seconds, cpu_seconds, peak / (2**20 if sys.platform == "darwin" else 2**10))
 
 
 def ending(log: Path) -> str:
@@ -182,9 +196,12 @@ def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def parser(command: str, description: str, rounds: int) -> argparse.ArgumentParser:
-    """The options that all commands share."""
+    """The options that all commands share. From here on SIGTERM ends the workers, too, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     options = argparse.ArgumentParser(f"python -m benchmarks.{command}", description=description)
-    options.add_argument("--rounds", type=int, default=rounds, help="that count (default: %(default)s)")
+    options.add_argument(
+        "--rounds", type=int, default=rounds, help="that count, after one that does not (default: %(default)s)"
+    )
     options.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     for name in PEERS:
         options.add_argument(

@@ -24,7 +24,7 @@ DATA = os.environ.get("CVAE_DATA", str(ROOT / "data"))
 
 
 class Npy:
-    """A source of images for cvae.data: a file of levels, uint8 (N, H, W). The first 100 are the test images too."""
+    """A source of images for cvae.data: a file of levels, uint8 (N, H, W). They are the test images too."""
 
     def __init__(self, root: str) -> None:
         self.file = root
@@ -34,8 +34,8 @@ class Npy:
 
     def load(self) -> tuple[Images, Images]:
         x = torch.from_numpy(np.load(self.file))[:, None]
-        train = Images(x, torch.zeros(len(x), dtype=torch.int64))
-        return train, train.take(slice(0, 100))
+        images = Images(x, torch.zeros(len(x), dtype=torch.int64))
+        return images, images
 
 
 def mnist(folder: Path, split: str, count: int) -> Path:
@@ -68,6 +68,11 @@ def config(overrides: list[str]) -> DictConfig:
     """The config that `python train.py OVERRIDES` composes."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("config", overrides)
+
+
+def device_of(cfg: DictConfig) -> torch.device:
+    """Where Lightning trains: the GPU if there is one, unless trainer=cpu."""
+    return torch.device("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
 
 
 class Bare(NamedTuple):
@@ -104,7 +109,7 @@ class Bare(NamedTuple):
 def bare(images: str | Path, overrides: list[str]) -> Bare:
     """Our model, objective, optimizer and data as configured, without Lightning."""
     cfg = config(overrides_of(images, overrides))
-    device = "cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu"
+    device = device_of(cfg)
     torch.manual_seed(cfg.seed)
     data = make(cfg, "data")
     data.setup()
@@ -113,7 +118,3 @@ def bare(images: str | Path, overrides: list[str]) -> Bare:
     optimizer = make(cfg, "optimizer")([*vae.parameters(), *objective.parameters()])
     x, y = data.batch("train", range(len(data.train)), device)
     return Bare(vae, objective, optimizer, x, y, data.batch_size, str(cfg.trainer.precision).startswith("bf16"))
-
-
-if __name__ == "__main__":  # FOLDER SPLIT COUNT: write the file
-    mnist(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

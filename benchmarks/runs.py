@@ -1,88 +1,79 @@
-"""Whole commands side by side, their time and memory: python -m benchmarks.runs --help."""
+"""Whole commands side by side: python -m benchmarks.runs --help."""
 
-import subprocess
+import statistics
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks import driver
-from benchmarks.driver import Cost
+from benchmarks.ours import DATA, mnist
 
-TRAIN, IMAGES = "train.py", {"train": 60_000, "test": 10_000}
-
-
-def mnist(folder: Path) -> dict[str, Path]:
-    """Split -> MNIST's images as a file.
-
-    Another process writes them: the peak memory of a command is never below that of the process that starts it.
-    """
-    for split, count in IMAGES.items():
-        subprocess.run(
-            [sys.executable, "-m", "benchmarks.ours", folder, split, str(count)], cwd=driver.ROOT, check=True
-        )
-    return {split: folder / f"{split}_{count}.npy" for split, count in IMAGES.items()}
+DEFAULT = "float32:"
+ALONE = "~callbacks.pictures ~callbacks.checkpoint ~logger.tensorboard evaluation.samples=0 \
++trainer.check_val_every_n_epoch=100000".split()
+LIBRARIES = "import torch, pytorch_lightning, torchvision"
 
 
-def competitors(args: Namespace, images: Mapping[str, Path]) -> dict[str, list[str]]:
-    """Name -> a command. {run} stands for a folder of each run's own."""
-    train = [sys.executable, TRAIN, "hydra.run.dir={run}"]
-    commands = {
-        "ours training": [*train, f"trainer.max_epochs={args.epochs}", *args.overrides],
-        "ours first step": [*train, "+callbacks.leave._target_=benchmarks.callbacks.LeaveAfterFirstStep"],
-        "ours help": [sys.executable, TRAIN, "--help"],
-    }
-    if driver.has("tensorflow", args.tensorflow):
-        script = [args.tensorflow, "-m", "benchmarks.peers.tensorflow_script"]
-        files = [str(images[split]) for split in IMAGES]
-        commands["tensorflow training"] = [*script, *files, str(args.epochs), "{run}"]
-    return commands
+def commands(args: Namespace, folder: Path) -> dict[str, list[str]]:
+    """Name -> command; FOLDER in it stands for a new folder."""
+    train = [sys.executable, "train.py"]
+    mine = [f"data.root={DATA}", "hydra.run.dir=FOLDER"]
+    found = {}
+    for name, overrides in driver.ours_of(args, DEFAULT).items():
+        own = any(override.startswith("experiment=") for override in overrides)  # has a number of epochs of its own
+        epochs = [] if own else [f"trainer.max_epochs={args.epochs}"]
+        found[f"ours {name}"] = [*train, *epochs, *overrides, *mine]
+        found[f"training-alone {name}"] = [*found[f"ours {name}"], *ALONE]
+        first = "+callbacks.first._target_=benchmarks.callbacks.LeaveAfterFirstStep"
+        found[f"first-step {name}"] = [*train, *overrides, *mine, first]
+    found |= {"help": [*train, "--help"], "libraries": [sys.executable, "-c", LIBRARIES]}
+    if driver.chosen({"tensorflow": []}, args.only) and driver.has("tensorflow", args.tensorflow):
+        files = [str(mnist(folder, split, count)) for split, count in (("train", 60_000), ("test", 10_000))]
+        module = "benchmarks.peers.tensorflow_script"
+        found["tensorflow"] = [args.tensorflow, "-m", module, *files, str(args.epochs), "FOLDER"]
+    return driver.chosen(found, args.only)
 
 
-def measure(commands: Mapping[str, list[str]], rounds: int, folder: Path) -> dict[str, list[Cost]]:
-    """What each command takes in each round, A B C A B C …. One that fails is left out by name."""
-    costs: dict[str, list[Cost]] = {name: [] for name in commands}
-    for number in range(rounds):
+def in_turn(listed: dict[str, list[str]], rounds: int, folder: Path) -> dict[str, list[driver.Cost]]:
+    """The cost of each command in each round; one that fails is left out by name."""
+    costs: dict[str, list[driver.Cost]] = {name: [] for name in listed}
+    for _ in range(rounds):
         for name in list(costs):
-            run = folder / f"{name} {number}".replace(" ", "_")
-            run.mkdir()
-            command = [part.replace("{run}", str(run)) for part in commands[name]]
+            new = tempfile.mkdtemp(dir=folder)
             try:
-                costs[name].append(driver.cost(name, command, folder))
+                costs[name].append(driver.cost(name, [part.replace("FOLDER", new) for part in listed[name]], folder))
             except driver.Failed as error:
                 print(f"left out, it failed: {error}")
                 del costs[name]
     return costs
 
 
-def rows(costs: Mapping[str, list[Cost]]) -> list[list[str]]:
-    """A row per command: minimum and median of the seconds, medians of CPU seconds and of peak memory in MiB."""
-    table = []
-    for name, runs in costs.items():
-        seconds, cpu_seconds, peak = (list(values) for values in zip(*runs, strict=True))
-        middle, cpu_middle, peak_middle = (driver.quartiles(values)[1] for values in (seconds, cpu_seconds, peak))
-        table.append([name, f"{min(seconds):.2f}", f"{middle:.2f}", f"{cpu_middle:.2f}", f"{peak_middle:.0f}"])
-    return table
-
-
 def main(argv: list[str] | None = None) -> None:
-    options = driver.parser("runs", "Run whole commands in turn: seconds, CPU seconds, peak memory.", rounds=3)
-    options.add_argument("--epochs", type=int, default=10, help="of both trainings (default: %(default)s)")
-    options.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of our training, such as data.batch_size=64")
+    about = f"Whole commands in turn. 'libraries' is python -c '{LIBRARIES}', the floor of 'first-step'."
+    options = driver.parser("runs", about, rounds=3)
+    driver.add_ours(options, DEFAULT)
+    options.add_argument("--epochs", type=int, default=10, help="of a whole training (default: %(default)s)")
+    options.add_argument(
+        "--only", metavar="NAMES", help="of ours,training-alone,first-step,help,libraries,tensorflow (default: all)"
+    )
     args = options.parse_args(argv)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        costs = measure(competitors(args, mnist(folder)), args.rounds, folder)
-    title = f"Whole commands, {args.epochs} epochs of {IMAGES['train']:,} images, {args.rounds} rounds"
-    driver.show(title, ["", "seconds, minimum", "median", "CPU seconds", "peak MiB"], rows(costs))
-    trainings = {name: [run.seconds for run in costs[name]] for name in costs if name.endswith(" training")}
-    if len(trainings) == 2:
-        ratios = driver.ratios(trainings, "ours training", "tensorflow training")
-        first, median, third = driver.quartiles(ratios)
-        print(f"ours to tensorflow, seconds: {median:.3f} ({first:.3f} to {third:.3f})")
-    fields = {name: [run._asdict() for run in runs] for name, runs in costs.items()}
-    driver.save(args.json, {"epochs": args.epochs, "costs": fields})
+    with tempfile.TemporaryDirectory() as folder:
+        costs = in_turn(commands(args, Path(folder)), args.rounds, Path(folder))
+    times = {name: [cost.seconds for cost in values] for name, values in costs.items()}
+    whole = next((name for name in times if name.startswith("ours ")), None)
+    reference = driver.reference_of(times, None, ("tensorflow", whole or ""))
+    rows = driver.summary(times, reference)
+    for row in rows:
+        values = costs[row[0]]
+        row += [f"{statistics.median(cost.cpu_seconds for cost in values):.1f}"]
+        row += [f"{max(cost.peak_mib for cost in values):.0f}"]
+        if row[0].split()[0] in ("help", "first-step", "libraries"):
+            row[3:5] = "", ""  # no whole training: no ratio
+    columns = ["", "minimum s", "median s", f"ratio to {reference}", "quartiles", "CPU s", "peak MiB"]
+    driver.show(f"Whole commands, {args.epochs} epochs, {args.rounds} rounds", columns, rows)
+    saved = {name: [cost._asdict() for cost in values] for name, values in costs.items()}
+    driver.save(args.json, {"costs": saved, "reference": reference, "epochs": args.epochs})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def competitors(args: Namespace, images: Path, folder: Path) -> dict[str, list[s
     commands = {}
     for name, overrides in driver.ours_of(args, DEFAULT).items():
         overrides = [f"data.batch_size={batch}", *overrides]
-        commands[f"ours {name}"] = paced(images, folder / name, overrides)
+        commands[f"ours {name}"] = paced(images, folder / str(len(commands)), overrides)
         commands[f"bare {name}"] = [*peer("bare"), *overrides]
     commands |= {name: [*peer(name), batch] for name in ("naive", "lightning")}
     commands |= {name: [*peer(name, getattr(args, name)), batch] for name in reversed(driver.PEERS)}
@@ -31,11 +31,7 @@ def competitors(args: Namespace, images: Path, folder: Path) -> dict[str, list[s
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = driver.parser(
-        "steps",
-        "Train, an epoch over the same images in turn: ms per step, after a round that does not count.",
-        rounds=10,
-    )
+    options = driver.parser("steps", "Train, an epoch over the same images in turn: ms per step.", rounds=10)
     driver.add_ours(options, DEFAULT)
     options.add_argument("--images", type=int, default=6400, help="of MNIST, an epoch (default: %(default)s)")
     options.add_argument("--batch-size", type=int, default=32, help="of all competitors (default: %(default)s)")

@@ -18,7 +18,8 @@ class Turns:
     """
 
     def __init__(self, steps: int = 1) -> None:
-        self.steps, self.started = steps, None
+        self.steps = steps
+        self.started: float | None = None
         self.answers = os.fdopen(int(os.environ[FD]), "w") if FD in os.environ else sys.stdout
 
     def wait(self) -> str:

@@ -1,153 +1,232 @@
-"""benchmarks/: the numbers by value, workers that take turns, and what is left out."""
+"""benchmarks/: the arithmetic, the turns, and that the plain loop computes what ours computes. No times are judged."""
 
-import argparse
+import json
 import subprocess
 import sys
+import time
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
-from benchmarks import driver, nll, runs, steps
+from benchmarks import driver, goals, limits, scaling, steps
+from benchmarks.callbacks import Pace
+from benchmarks.ours import bare, config, overrides_of, paced
+from benchmarks.turns import FD
+from cvae.training.train import assemble
 
-# A worker whose n-th turn, from 0 on, takes n milliseconds a step, or as many as it is asked for.
-WORKER = """
-import os, sys
-answers = os.fdopen(int(os.environ["BENCHMARKS_ANSWERS"]), "w")
-print("ready", file=answers, flush=True)
-for number, line in enumerate(sys.stdin):
-    with open(sys.argv[1], "a") as order:
-        order.write(sys.argv[2] + line)
-    print(number if line == "turn\\n" else float(line), file=answers, flush=True)
+SMALL = ["trainer=cpu", "model=mlp", "model.hidden=[4]", "data.batch_size=8"]
+
+# A worker whose step takes as many milliseconds as it is told, without a clock.
+FAKE = """
+import itertools, time
+from benchmarks.turns import Turns
+clock = itertools.count()
+ask = "0"
+time.perf_counter = lambda: next(clock) * float(ask) / 1e3
+turns = Turns(steps=4)
+while True:
+    ask = turns.wait()
 """
-BROKEN = [sys.executable, "-c", "raise SystemExit('no such module')"]
 
 
-def worker(order, name):
-    return [sys.executable, "-S", "-c", WORKER, str(order), name]
+@pytest.fixture
+def images(tmp_path):
+    file = tmp_path / "images.npy"
+    np.save(file, np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8))
+    return file
 
 
-def test_quartiles():
-    assert driver.quartiles([7.0]) == (7.0, 7.0, 7.0)
-    assert driver.quartiles([5.0, 1.0, 4.0, 2.0, 3.0]) == (2.0, 3.0, 4.0)
-
-
-def test_ratios_are_taken_round_by_round():
-    assert driver.ratios({"a": [2.0, 30.0], "b": [1.0, 10.0]}, "a", "b") == [2.0, 3.0]
-
-
-def test_a_row_of_the_summary():
-    times = {"a": [2.0, 40.0, 3.0], "b": [1.0, 10.0, 2.0]}  # ratios 2, 4, 1.5
+def test_ratios_are_of_each_round():
+    times = {"a": [2.0, 30.0, 3.0], "b": [1.0, 10.0, 2.0]}
+    assert driver.ratios(times, "a", "b") == [2, 3, 1.5]
     assert driver.summary(times, "b") == [
-        ["a", "2.00", "3.00", "2.000", "1.750 to 3.000"],
+        ["a", "2.00", "3.00", "2.000", "1.750 to 2.500"],
         ["b", "1.00", "2.00", "1.000", "1.000 to 1.000"],
     ]
 
 
-def test_whom_the_ratios_are_to():
-    assert driver.reference_of(["a", "b", "c"], None, ("x", "c")) == "c"
-    assert driver.reference_of(["a", "b"], None, ("x",)) == "a"
-    assert driver.reference_of(["a", "b"], "b", ("a",)) == "b"
-    with pytest.raises(SystemExit, match="--reference x: there is a, b"):
-        driver.reference_of(["a", "b"], "x", ())
-    with pytest.raises(SystemExit, match="nothing to measure"):
-        driver.reference_of([], None, ())
+def test_quartiles():
+    assert driver.quartiles([5.0, 1.0, 2.0, 4.0, 3.0]) == (2, 3, 4)
+    assert driver.quartiles([7.0]) == (7, 7, 7)
 
 
-def test_workers_take_turns(tmp_path):
-    order = tmp_path / "order"
-    commands = {name: worker(order, name) for name in "ab"}
-    times = driver.take_turns(commands, rounds=2, asks=["turn", "0.5"])
-    assert times["turn"] == {"a": [1.0, 2.0], "b": [1.0, 2.0]}  # turn 0 does not count
-    assert times["0.5"] == {"a": [0.5, 0.5], "b": [0.5, 0.5]}
-    assert order.read_text().split() == ["aturn", "bturn"] * 3 + ["a0.5", "b0.5"] * 3
+def test_the_reference():
+    assert driver.reference_of(["ours", "bare", "tensorflow"], None, ("tensorflow", "bare")) == "tensorflow"
+    assert driver.reference_of(["ours", "bare"], None, ("tensorflow", "bare")) == "bare"
+    assert driver.reference_of(["ours", "naive"], None, ("tensorflow", "")) == "ours"
+    assert driver.reference_of(["ours", "naive"], "naive", ("ours",)) == "naive"
+    with pytest.raises(SystemExit, match="--reference x: there is ours"):
+        driver.reference_of(["ours"], "x", ())
 
 
-def test_a_worker_that_fails_is_left_out_by_name(tmp_path, capsys):
-    times = driver.take_turns({"bad": BROKEN, "good": worker(tmp_path / "order", "good")}, rounds=1)
-    assert times == {"turn": {"good": [1.0]}}
-    assert capsys.readouterr().out == "left out, it failed: bad: no such module\n"
+class Counted:
+    """A worker that answers with how many turns all workers have had."""
+
+    taken = 0
+
+    def __init__(self, name):
+        self.name = name
+
+    def turn(self, ask):
+        Counted.taken += 1
+        return Counted.taken
 
 
-def test_a_worker_that_ends_during_a_turn_is_named():
-    code = "import os; os.write(int(os.environ['BENCHMARKS_ANSWERS']), b'ready\\n'); input(); raise SystemExit('gone')"
-    with pytest.raises(SystemExit, match="it failed: short: gone"):
-        driver.take_turns({"short": [sys.executable, "-c", code]}, rounds=1)
+def test_workers_take_turns_and_the_first_round_does_not_count():
+    Counted.taken = 0
+    assert driver.in_turn([Counted("a"), Counted("b")], 3) == {"a": [3, 5, 7], "b": [4, 6, 8]}
 
 
-def test_the_side_of_a_worker():
-    """The first line says ready, each further one the milliseconds of a step; it ends when nobody asks any more."""
-    code = """
-import time
-from benchmarks.turns import Turns
-turns = Turns(steps=4)
-while turns.wait() != "stop":
-    time.sleep(0.08)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input="go\n", capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    ready, milliseconds = done.stdout.split()
-    assert ready == "ready" and 20 <= float(milliseconds) < 80
+def test_a_worker_answers_with_milliseconds_per_step(tmp_path):
+    worker = driver.Worker("fake", [sys.executable, "-c", FAKE], tmp_path)
+    state = Path(f"/proc/{worker.process.pid}/stat")
+    try:
+        assert worker.turn("8") == pytest.approx(2)  # 8 ms, 4 steps
+        until = time.monotonic() + 10
+        while state.exists() and state.read_text().split()[2] not in "tT":  # it does not run while others do
+            assert time.monotonic() < until
+    finally:
+        worker.end()
+    assert worker.process.returncode
+
+
+def test_workers_that_fail_are_left_out_by_name(tmp_path, capsys):
+    commands = {"broken": [sys.executable, "-c", "raise SystemExit('no such thing')"]}
+    assert driver.start(commands, tmp_path) == []
+    assert "broken: no such thing" in capsys.readouterr().out
+
+
+def test_a_worker_without_a_driver_ends_when_nobody_asks(monkeypatch):
+    monkeypatch.delenv(FD, raising=False)
+    done = subprocess.run([sys.executable, "-c", FAKE], input="2\n", capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr, done.stdout.split()) == (0, "", ["ready", "0.5"])
 
 
 def test_the_cost_of_a_command(tmp_path):
-    code = "import time; block = b'x' * 2**28; time.sleep(0.1)"
-    seconds, cpu_seconds, peak_mib = driver.cost("a", [sys.executable, "-c", code], tmp_path)
-    assert 0.1 <= seconds < 30 and 0 < cpu_seconds < seconds + 1
-    assert 256 < peak_mib < 16_000
-    with pytest.raises(driver.Failed, match="bad/one: no such module"):
-        driver.cost("bad/one", BROKEN, tmp_path)
+    found = driver.cost("grow", [sys.executable, "-c", "x = bytearray(b'1' * 2**27)"], tmp_path)
+    assert found.seconds > 0 and 256 < found.peak_mib < 320  # torch, which the tests have, takes more
+    with pytest.raises(driver.Failed, match="wrong: why"):
+        driver.cost("wrong", [sys.executable, "-c", "raise SystemExit('why')"], tmp_path)
 
 
-def test_a_command_starts_from_a_small_process():
-    """Its peak memory is never below that of the process that starts it."""
-    code = "import sys, benchmarks.runs; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+def test_a_missing_peer_is_left_out_by_name(tmp_path, capsys):
+    options = driver.parser("steps", "", 1)
+    driver.add_ours(options, steps.DEFAULT)
+    options.set_defaults(only=None, batch_size=16)
+    args = options.parse_args(["--pythae", sys.executable, "--tensorflow", "nowhere", "--ours", "a:x=1 y=2"])
+    found = steps.competitors(args, Path("i.npy"), tmp_path)
+    assert list(found) == ["ours a", "bare a", "naive", "lightning", "pythae"]
+    assert found["bare a"][1:] == ["-m", "benchmarks.peers.bare", "i.npy", "data.batch_size=16", "x=1", "y=2"]
+    assert found["pythae"] == [sys.executable, "-m", "benchmarks.peers.pythae", "i.npy", "16"]
+    assert "tensorflow: left out, there is no nowhere" in capsys.readouterr().out
+    args.only = "bare,tensorflow"
+    assert list(steps.competitors(args, Path("i.npy"), tmp_path)) == ["bare a"]
 
 
-def test_whole_commands_run_in_turn_each_in_a_folder_of_its_own(tmp_path, capsys):
-    code = "import sys, pathlib; pathlib.Path(sys.argv[1], 'new').touch(exist_ok=False)"
-    commands = {name: [sys.executable, "-S", "-c", code, "{run}"] for name in ("a b", "c")} | {"bad": BROKEN}
-    costs = runs.measure(commands, 2, tmp_path)
-    assert {name: len(found) for name, found in costs.items()} == {"a b": 2, "c": 2}
-    assert "left out, it failed: bad: no such module" in capsys.readouterr().out
-    times = sorted(tmp_path.glob("*/new"), key=lambda path: path.stat().st_mtime_ns)
-    assert [path.parent.name for path in times] == ["a_b_0", "c_0", "a_b_1", "c_1"]
+def test_the_plain_loop_and_ours_have_the_same_loss_on_the_same_batch(images, tmp_path):
+    plain = bare(images, SMALL)
+    data, module, _, _ = assemble(config([*overrides_of(images, SMALL), f"run_dir={tmp_path}"]))
+    data.setup()
+    module.vae.load_state_dict(plain.vae.state_dict())
+    index = plain.batches()[0]
+    torch.manual_seed(1)
+    loss = plain.loss(index)
+    torch.manual_seed(1)
+    assert loss.item() == module.terms(data.batch("train", index.tolist())).loss.mean().item()
+    assert [len(part) for part in plain.batches()] == [8, 8, 4]
+    before = [p.clone() for p in plain.vae.parameters()]
+    plain.step(index)
+    assert not any(torch.equal(a, b) for a, b in zip(before, plain.vae.parameters(), strict=True) if b.grad.any())
 
 
-def test_a_row_of_whole_commands():
-    costs = {"a": [driver.Cost(3.0, 1.0, 10.0), driver.Cost(1.0, 5.0, 30.0), driver.Cost(2.0, 3.0, 20.0)]}
-    assert runs.rows(costs) == [["a", "1.00", "2.00", "3.00", "20"]]
+def test_the_plain_loop_takes_bfloat16_where_ours_does(images):
+    exact, rounded = bare(images, SMALL), bare(images, [*SMALL, "trainer.precision=bf16-mixed"])
+    assert rounded.bfloat16 and not exact.bfloat16
+    torch.manual_seed(1)
+    loss = exact.loss(exact.batches()[0])
+    torch.manual_seed(1)
+    assert loss.item() != rounded.loss(rounded.batches()[0]).item() == pytest.approx(loss.item(), rel=0.01)
 
 
-def arguments(**others):
-    absent = dict.fromkeys(driver.PEERS, "/nowhere/python")
-    return argparse.Namespace(**absent | {"ours": None, "only": None, "batch_size": 8, "epochs": 3} | others)
+def test_the_config_of_a_paced_training(images, tmp_path):
+    """It can be composed, and what it paces is a training without pictures, evaluation and checkpoints."""
+    command = paced(images, tmp_path / "run", SMALL)
+    assert command[1] == "train.py"
+    cfg = config([part for part in command[2:] if not part.startswith("hydra.")] + [f"run_dir={tmp_path}"])
+    trainer = assemble(cfg).trainer
+    names = {type(part).__name__ for part in trainer.callbacks}
+    assert {"Pace", "ProgressBar"} <= names and not {"Pictures", "Checkpoints"} & names
+    assert trainer.check_val_every_n_epoch == trainer.max_epochs == 100_000
 
 
-def test_a_missing_peer_is_left_out_by_name(capsys):
-    images, folder = Path("x.npy"), Path("runs")
-    assert set(steps.competitors(arguments(), images, folder)) == {"ours float32", "bare float32", "naive", "lightning"}
-    out = capsys.readouterr().out
-    assert [line.partition(":")[0] for line in out.splitlines()] == ["tensorflow", "pythae"]
-    assert "there is no /nowhere/python" in out
-    assert set(nll.competitors(arguments(), images)) == {"ours"}
-    assert capsys.readouterr().out.startswith("pythae: left out")
-    found = runs.competitors(arguments(overrides=["data.batch_size=8"]), {"train": images, "test": images})
-    assert set(found) == {"ours training", "ours first step", "ours help"}
-    assert found["ours training"][-2:] == ["trainer.max_epochs=3", "data.batch_size=8"]
-    assert capsys.readouterr().out.startswith("tensorflow: left out")
+def test_an_epoch_is_paced_by_its_optimizer_steps(monkeypatch):
+    class Data:
+        train, batch_size = range(20), 8
+
+    class Trainer:
+        datamodule = Data
+
+    monkeypatch.setattr("benchmarks.callbacks.Turns", lambda steps: Asked(steps))
+
+    class Asked(list):
+        def __init__(self, steps):
+            self.steps = steps
+
+        def wait(self):
+            self.append(1)
+
+    pace = Pace()
+    pace.on_train_epoch_start(Trainer, None)
+    pace.on_train_epoch_start(Trainer, None)
+    assert (pace.turns.steps, len(pace.turns)) == (3, 2)
 
 
-def test_a_peer_that_is_there_takes_part(capsys):
-    found = steps.competitors(arguments(tensorflow=sys.executable, only="ours,tensorflow"), Path("x.npy"), Path("runs"))
-    assert found["tensorflow"] == [sys.executable, "-m", "benchmarks.peers.tensorflow", "x.npy", "8"]
-    assert set(found) == {"ours float32", "tensorflow"}
-    assert capsys.readouterr().out == ""  # who was not asked for is not missed
+def test_the_arithmetic_of_a_step():
+    """Two operations for each weight and place of a layer's small side, thrice: forward, and two gradients."""
+    dense = 2304 * 4 + 2 * 1568
+    convolutions = 9 * 32 * 13 * 13 + 9 * 32 * 64 * 6 * 6
+    transposed = 9 * 32 * 64 * 7 * 7 + 9 * 64 * 32 * 14 * 14 + 9 * 32 * 28 * 28
+    images_need_no_gradient = 2 * 9 * 32 * 13 * 13
+    assert limits.operations(1) == 6 * (dense + convolutions + transposed) - images_need_no_gradient
+    assert limits.operations(8) == 8 * limits.operations(1)
 
 
-def test_configurations_of_ours():
-    args = arguments(ours=["float32:", "big:model.filters=512 'run_dir=a b'"])
-    assert driver.ours_of(args, "x:") == {"float32": [], "big": ["model.filters=512", "run_dir=a b"]}
-    assert driver.ours_of(arguments(), "x:seed=1") == {"x": ["seed=1"]}
+def test_goals_are_judged(tmp_path):
+    (tmp_path / "steps.json").write_text(json.dumps({"ms_per_step": {"ours float32": [2, 0.25, 0.2], "t": [1, 1, 1]}}))
+    (tmp_path / "runs.json").write_text(json.dumps({"costs": {"help": [{"seconds": 3.0, "peak_mib": 1}]}}))
+    (tmp_path / "commands.tsv").write_text("tests\t12.5\t0\nevaluate\t3\t1\n")
+    cpu, gpu = ({goal.name: goals.judged(goal, tmp_path) for goal in goals.GOALS[device]} for device in ("cpu", "gpu"))
+    assert gpu["tutorial, batch 32"] == ("4,000 steps/s", "met")
+    assert gpu["tests that need a device"] == ("12.5 s", "met")
+    assert gpu["5,000 samples for 10,000 images"] == ("inf s", "FALLS SHORT")
+    assert cpu["train.py --help"] == ("3 s", "FALLS SHORT")
+    assert cpu["step, float32, to TensorFlow's"][1].startswith("not measured")
+    assert goals.ratio(tmp_path, "steps.json", "ms_per_step", "ours float32", "t") == 0.25
+
+
+def test_the_points_of_a_sweep():
+    for points in scaling.sweeps(1000, False).values():
+        assert all(batch <= images <= 60_000 for _, batch, images in points)
+    assert [override for override, _, _ in scaling.sweeps(1, True)["filters"]] == [
+        "model.filters=32",
+        "model.filters=128",
+    ]
+
+
+def test_peers_load_nothing_of_ours():
+    """Their environments have none of it."""
+    code = "import sys, benchmarks.turns; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=ROOT).stdout.split()
+    assert "benchmarks.turns" in loaded and not {"torch", "numpy", "cvae", "rich"} & set(loaded)
+    for name in ("pythae", "tensorflow", "tensorflow_script", "usual"):
+        text = (ROOT / f"benchmarks/peers/{name}.py").read_text(encoding="utf-8")
+        assert "from cvae" not in text and "import cvae" not in text and "benchmarks.driver" not in text
+
+
+def test_an_installation_has_no_benchmarks():
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert pyproject["tool"]["setuptools"]["packages"]["find"]["include"] == ["cvae*"]

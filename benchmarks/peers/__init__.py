@@ -1,1 +1,1 @@
-"""What is timed. A module is a worker: python -m benchmarks.peers.NAME IMAGES.npy …, then a line on stdin per turn."""
+"""What is timed. Each module is a worker, which takes a turn for each line on stdin."""
