@@ -1,1 +1,5 @@
-"""What `python -m cvae` does with a run directory: one file a command, with a function of its name."""
+"""What `python -m cvae` does: one file a command.
+
+Each has `add(commands, run)`, which adds its arguments, and the function that they are handed to. Whatever is slow to
+import is imported inside that function, so that --help is instant.
+"""

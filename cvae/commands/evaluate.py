@@ -2,17 +2,45 @@
 
 import argparse
 
-import torch
-
-from cvae.build import load_with_step, make, saved_config
-from cvae.devices import DEVICES, available, keep_freed_memory
 from cvae.errors import ConfigError
-from cvae.evaluation import Settings
-from cvae.evaluation.report import report, scalars
 from cvae.run import Run
 
 
-def evaluate(args: argparse.Namespace) -> None:
+def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        parents=[run],
+        help="measure a run on its test set: log p(x), ELBO, bits per dim, active units, the aggregate posterior",
+        description="Measure a run on its test set. Writes a file into RUN/evaluation, and prints a table.",
+        epilog="example: python -m cvae evaluate outputs/tf_tutorial/2026-01-31_12-00-00 --samples 5000",
+    )
+    evaluate.set_defaults(call=measure)
+    evaluate.add_argument(
+        "--samples", type=int, default=5000, help="importance samples per image (default: %(default)s)"
+    )
+    evaluate.add_argument("--images", type=int, metavar="N", help="only the first N test images (default: all)")
+    evaluate.add_argument(
+        "--aggregate-images",
+        type=int,
+        metavar="N",
+        default=2000,
+        help="images for the aggregate posterior: time grows with their square, and mutual information is found "
+        "up to log N (default: %(default)s)",
+    )
+    evaluate.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        default=1.0,
+        help="about how much memory decoded images may take at once (default: %(default)g)",
+    )
+    evaluate.add_argument(
+        "--data-root", metavar="DIR", help="the folder of the data, if it has moved since the training"
+    )
+    evaluate.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: cuda if there is one, else cpu")
+
+
+def measure(args: argparse.Namespace) -> None:
     """Measure a run as the options say: writes a file into RUN/evaluation, and prints a table.
 
     An evaluation of all test images goes into TensorBoard too.
@@ -20,6 +48,13 @@ def evaluate(args: argparse.Namespace) -> None:
     Raises:
         UserError: an option, the run or its data are wrong.
     """
+    import torch
+
+    from cvae.build import load_with_step, make, saved_config
+    from cvae.devices import DEVICES, available, keep_freed_memory
+    from cvae.evaluation import Settings
+    from cvae.evaluation.report import report, scalars
+
     try:
         settings = Settings(args.samples, args.images, args.aggregate_images, args.memory, args.seed)
     except ConfigError as error:

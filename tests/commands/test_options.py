@@ -4,12 +4,16 @@ import argparse
 import io
 import logging
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
 
 from cvae import __main__ as entry
+from cvae import pictures
 from cvae.commands import evaluate as evaluate_module
 from cvae.commands import sample as sample_module
 from cvae.errors import ConfigError
@@ -18,10 +22,11 @@ from cvae.evaluation.figures import Figure
 
 EVALUATE = {
     "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "samples": 5000, "images": None, "aggregate_images": 2000,
-    "memory": 1.0, "data_root": None, "device": None, "command": "evaluate",
+    "memory": 1.0, "data_root": None, "device": None, "call": evaluate_module.measure,
 }  # fmt: skip
 SAMPLE = {
-    "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "num": 64, "label": None, "out": None, "command": "sample",
+    "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "num": 64, "label": None, "out": None,
+    "call": sample_module.draw,
 }  # fmt: skip
 
 
@@ -84,7 +89,7 @@ def helped(*words, capsys):
 def test_help_says_what_there_is(capsys):
     shown = helped(capsys=capsys)
     assert shown.startswith("usage: python -m cvae [-h] COMMAND ...")
-    assert "Evaluate a trained model, or draw samples from it." in shown
+    assert "Measure, use and look into a trained model." in shown
     assert "evaluate measure a run on its test set: log p(x), ELBO, bits per dim, active units, the" in shown
     assert "sample draw images from the prior into a PNG" in shown
 
@@ -125,7 +130,7 @@ def test_main_looks_for_the_run_before_it_imports_torch(tmp_path, monkeypatch, c
     """A misspelt name is said at once; log lines are plain and go through the one console."""
     given = {}
     monkeypatch.setattr(logging, "basicConfig", lambda **values: given.update(values))
-    monkeypatch.setattr(entry.importlib, "import_module", lambda name: pytest.fail("imported"))
+    monkeypatch.setattr(sample_module, "draw", lambda args: pytest.fail("called"))
     for name in ("HYDRA_FULL_ERROR", "CVAE_READABLE_ERRORS"):
         monkeypatch.setenv(name, "1")
     with pytest.raises(SystemExit) as end:
@@ -135,18 +140,41 @@ def test_main_looks_for_the_run_before_it_imports_torch(tmp_path, monkeypatch, c
     assert isinstance(handler, entry.ConsoleHandler) and given == {"level": logging.INFO, "format": "%(message)s"}
 
 
-@pytest.mark.parametrize("command", ["evaluate", "sample"])
-def test_main_calls_the_command_with_its_options(monkeypatch, tmp_path, command):
+@pytest.mark.parametrize(("command", "function"), [("evaluate", "measure"), ("sample", "draw")])
+def test_main_calls_the_command_with_its_options(monkeypatch, tmp_path, command, function):
     called = []
     monkeypatch.setattr(entry.Run, "config", lambda self: called.append(self.path))
-    module = SimpleNamespace(**{command: lambda args: called.append(args)})
-    monkeypatch.setattr(entry.importlib, "import_module", lambda name: called.append(name) or module)
+    monkeypatch.setattr(f"cvae.commands.{command}.{function}", called.append)
     monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
     for name in ("HYDRA_FULL_ERROR", "CVAE_READABLE_ERRORS"):
         monkeypatch.setenv(name, "1")
     entry.main([command, str(tmp_path), "--seed", "3"])
-    path, module_name, args = called
-    assert path == tmp_path and module_name == f"cvae.commands.{command}" and args.seed == 3 and args.command == command
+    path, args = called
+    assert path == tmp_path and args.run == str(tmp_path) and args.seed == 3
+
+
+def test_a_command_may_do_without_a_run(monkeypatch):
+    """As one that compares many has to."""
+    called = []
+
+    def add(commands, run):
+        commands.add_parser("count").set_defaults(call=called.append)
+
+    monkeypatch.setattr(entry, "COMMANDS", (SimpleNamespace(add=add),))
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+    for name in ("HYDRA_FULL_ERROR", "CVAE_READABLE_ERRORS"):
+        monkeypatch.setenv(name, "1")
+    entry.main(["count"])
+    assert len(called) == 1
+
+
+def test_help_is_instant():
+    """Nothing slow is imported for it."""
+    code = (
+        "import sys, cvae.__main__ as m; m.parser(); print([n for n in ('torch', 'numpy', 'PIL') if n in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
 
 
 class Stub:
@@ -162,13 +190,15 @@ class Stub:
             prepare_data=lambda: self.seen.append("fetched"), setup=lambda: self.seen.append("set up"), test=range(9)
         )
         for name, value in {
-            "keep_freed_memory": lambda: self.seen.append("memory"),
-            "saved_config": lambda run: self.cfg,
-            "load_with_step": lambda run, name, device: self.seen.append((run.path, name, device)) or (self.vae, 31),
-            "make": lambda cfg, group: self.seen.append((group, cfg.data.root)) or self.data,
-            "report": self.report,
+            "devices.keep_freed_memory": lambda: self.seen.append("memory"),
+            "build.saved_config": lambda run: self.cfg,
+            "build.load_with_step": lambda run, name, device: (
+                self.seen.append((run.path, name, device)) or (self.vae, 31)
+            ),
+            "build.make": lambda cfg, group: self.seen.append((group, cfg.data.root)) or self.data,
+            "evaluation.report.report": self.report,
         }.items():
-            monkeypatch.setattr(evaluate_module, name, value)
+            monkeypatch.setattr(f"cvae.{name}", value)
 
     def report(self, vae, data, run, settings, checkpoint):
         assert vae is self.vae and data is self.data and run.path == self.folder
@@ -190,7 +220,7 @@ def stub(tmp_path, monkeypatch):
 
 
 def call(stub, **options):
-    evaluate_module.evaluate(argparse.Namespace(**EVALUATE | {"run": str(stub.folder)} | options))
+    evaluate_module.measure(argparse.Namespace(**EVALUATE | {"run": str(stub.folder)} | options))
 
 
 def test_evaluate_hands_its_options_on(stub):
@@ -239,12 +269,12 @@ def drawn(folder, monkeypatch, classes=0, **options):
         found["loaded"] = (run, checkpoint)
         return Model()
 
-    grid = sample_module.pictures.grid
-    monkeypatch.setattr(sample_module, "load", load)
+    grid = pictures.grid
+    monkeypatch.setattr("cvae.build.load", load)
     monkeypatch.setattr(
-        sample_module.pictures, "grid", lambda images, columns: found.update(columns=columns) or grid(images, columns)
+        pictures, "grid", lambda images, columns: found.update(columns=columns) or grid(images, columns)
     )
-    sample_module.sample(argparse.Namespace(**SAMPLE | {"run": str(folder)} | options))
+    sample_module.draw(argparse.Namespace(**SAMPLE | {"run": str(folder)} | options))
     return found
 
 
