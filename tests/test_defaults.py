@@ -150,6 +150,8 @@ objective/elbo:
   free_bits: 0
 objective/infovae: {_target_: cvae.objectives.InfoVAE, alpha: 1, lambda_: 1000, kernel: rbf, bandwidth: 1}
 objective/iwae: {_target_: cvae.objectives.IWAE, samples: 50, gradient: plain}
+optimizer/adagrad: {_target_: torch.optim.Adagrad, _partial_: true, lr: 0.01, lr_decay: 0, initial_accumulator_value: 0,
+  eps: 1.0e-10, weight_decay: 0, fused: true}
 optimizer/adam:
   _target_: torch.optim.Adam
   _partial_: true
@@ -157,6 +159,18 @@ optimizer/adam:
   betas: [0.9, 0.999]
   eps: 1.0e-07
   fused: true
+optimizer/adamax: {_target_: torch.optim.Adamax, _partial_: true, lr: 0.002, betas: [0.9, 0.999], eps: 1.0e-08,
+  weight_decay: 0}
+optimizer/adamw: {_target_: torch.optim.AdamW, _partial_: true, lr: 0.001, betas: [0.9, 0.999], eps: 1.0e-08,
+  weight_decay: 0.01, fused: true}
+optimizer/nadam: {_target_: torch.optim.NAdam, _partial_: true, lr: 0.002, betas: [0.9, 0.999], eps: 1.0e-08,
+  weight_decay: 0, momentum_decay: 0.004}
+optimizer/radam: {_target_: torch.optim.RAdam, _partial_: true, lr: 0.001, betas: [0.9, 0.999], eps: 1.0e-08,
+  weight_decay: 0}
+optimizer/rmsprop: {_target_: torch.optim.RMSprop, _partial_: true, lr: 0.001, alpha: 0.99, eps: 1.0e-08, momentum: 0,
+  centered: false, weight_decay: 0}
+optimizer/sgd: {_target_: torch.optim.SGD, _partial_: true, lr: 0.0001, momentum: 0.9, nesterov: false, weight_decay: 0,
+  fused: true}
 posterior/diagonal_gaussian: {_target_: cvae.posteriors.DiagonalGaussian}
 posterior/full_gaussian: {_target_: cvae.posteriors.FullGaussian}
 posterior/iaf: {_target_: cvae.posteriors.IAF, transforms: 4, hidden: 128, context: 64}
@@ -170,6 +184,8 @@ scheduler/cosine:
   _partial_: true
   T_max: '${trainer.max_epochs}'
   eta_min: 0
+scheduler/exponential: {_target_: torch.optim.lr_scheduler.ExponentialLR, _partial_: true, gamma: 0.95}
+scheduler/step: {_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: 30, gamma: 0.1}
 trainer/auto:
   _target_: pytorch_lightning.Trainer
   accelerator: auto

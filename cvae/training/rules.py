@@ -54,6 +54,8 @@ RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config ha
     "optimizer.fused": partial(one_of, allowed=(False, True)),
     "scheduler.T_max": positive_int,
     "scheduler.eta_min": number,
+    "scheduler.step_size": positive_int,
+    "scheduler.gamma": positive_number,
 }
 
 

@@ -42,20 +42,23 @@ CASES = {  # key: values that are taken, values that are not, what is said of th
     "optimizer.fused": FLAG,
     "scheduler.T_max": WHOLE,
     "scheduler.eta_min": AT_LEAST_0,
+    "scheduler.step_size": WHOLE,
+    "scheduler.gamma": ABOVE_0,
 }
 
 
 @pytest.fixture(scope="module")
-def base():
-    return tiny("nowhere", "scheduler=cosine")
+def bases():
+    return [tiny("nowhere", f"scheduler={name}") for name in ("cosine", "step")]
 
 
 def cases(which):
     return [(key, value) for key, case in CASES.items() for value in case[which]]
 
 
-def configured(base, key, value):
-    cfg = copy.deepcopy(base)
+def configured(bases, key, value):
+    """With the scheduler that has the key."""
+    cfg = copy.deepcopy(next((base for base in bases if OmegaConf.select(base, key) is not None), bases[0]))
     OmegaConf.update(cfg, key, value, force_add=True)
     return cfg
 
@@ -65,15 +68,15 @@ def test_every_rule_has_cases():
 
 
 @pytest.mark.parametrize(("key", "value"), cases(0))
-def test_what_is_taken(base, key, value):
-    check(configured(base, key, value))
+def test_what_is_taken(bases, key, value):
+    check(configured(bases, key, value))
 
 
 @pytest.mark.parametrize(("key", "value"), cases(1))
-def test_what_is_not_taken_is_said_with_its_key(base, key, value):
+def test_what_is_not_taken_is_said_with_its_key(bases, key, value):
     said = re.escape(CASES[key][2])
     with pytest.raises(ConfigError, match=rf"^{re.escape(key)}=.*: must be {said}"):
-        check(configured(base, key, value))
+        check(configured(bases, key, value))
 
 
 def test_keys_that_a_config_lacks_are_not_asked_for():
