@@ -44,6 +44,8 @@ def make(cfg: DictConfig, group: str, **arguments: Any) -> Any:
                 raise ConfigError("data.image_shape", resolved(shape), cause.allowed) from error
             found = re.search(r"full_key: (\S+)", str(error))  # of a nested object, as in objective.beta
             raise cause.inside(found[1] if found else group) from error
+        if isinstance(cause, UserError):  # data that are missing or damaged
+            raise cause from error
         target = cfg[group].get("_target_", group)
         raise UserError(f"{group}: {target} does not take its values: {cause}") from error
 
@@ -80,14 +82,16 @@ def build_vae(cfg: DictConfig) -> VAE:
 def build_data(cfg: DictConfig) -> ImageData:
     """The data of a config; nothing is read yet.
 
-    A conditional model needs the number of classes. If the config leaves it open, the source counts them, and the count
-    is put into cfg.
+    What the config leaves open and the model needs is put into cfg: the images' shape as the data have it, and for a
+    conditional model the number of classes as the source counts them.
 
     Raises:
         ConfigError: a value is not allowed.
-        DataError: the classes are to be counted and the files are missing.
+        DataError: the data are to be asked and the files are missing.
     """
     data = make(cfg, "data")
+    if cfg.data.image_shape is None:
+        cfg.data.image_shape = list(data.image_shape)
     if cfg.conditional is True and cfg.data.num_classes is None:
         cfg.data.num_classes = data.classes()
     return data

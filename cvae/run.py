@@ -79,7 +79,7 @@ class Run:
         return cfg
 
     def save_config(self, cfg: DictConfig) -> None:
-        """Write the config again, where a run has found out what was left open (the number of classes)."""
+        """Write the config again, where a run has found out what was left to the data (as the number of classes)."""
         save(self.config_file, OmegaConf.to_yaml(cfg).encode())
 
     def save_metrics(self, metrics: dict) -> None:

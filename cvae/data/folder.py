@@ -15,8 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision import datasets
 
 from cvae import checks
-from cvae.checks import is_int, seed_number
-from cvae.data.images import Images
+from cvae.checks import seed_number
+from cvae.data.images import Images, held_out, size_of_test_set
 from cvae.data.module import ImageData
 from cvae.errors import ConfigError, DataError
 
@@ -65,11 +65,8 @@ class ImageFolder:
     def __init__(self, root: str | None, image_shape: Sequence[int], test_size: float, seed: int):
         if root is None:
             raise ConfigError("root", root, "the folder of your images")
-        self.root, self.test_size = Path(root).expanduser(), test_size
+        self.root, self.test_size = Path(root).expanduser(), size_of_test_set("test_size", test_size)
         self.shape, self.seed = checks.image_shape("image_shape", image_shape), seed_number("seed", seed)
-        if not (is_int(test_size) and test_size > 0) and not (isinstance(test_size, float) and 0 < test_size < 1):
-            allowed = "a positive integer (images), or a number between 0 and 1 (a share)"
-            raise ConfigError("test_size", test_size, allowed)
 
     def download(self) -> None:
         """Nothing is fetched. Raises DataError if the folder is missing or has no images."""
@@ -123,12 +120,8 @@ class ImageFolder:
         if parts:
             return tuple(images_below(part) for part in parts)
         files = images_below(self.root)
-        size = self.test_size if is_int(self.test_size) else max(1, round(self.test_size * len(files)))
-        if size >= len(files):
-            allowed = f"below the {len(files)} images in {self.root}, so that some are left for training"
-            raise ConfigError("data.test_size", self.test_size, allowed)
-        order = torch.randperm(len(files), generator=torch.Generator().manual_seed(self.seed)).tolist()
-        return [files[i] for i in sorted(order[size:])], [files[i] for i in sorted(order[:size])]
+        train, test = held_out(len(files), self.test_size, self.seed, str(self.root))
+        return [files[i] for i in train], [files[i] for i in test]
 
 
 def images_below(folder: Path) -> list[tuple[Path, str]]:

@@ -1,11 +1,14 @@
 """Images in memory as uint8, and a dataset that returns whole batches."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from cvae.checks import is_int
+from cvae.errors import ConfigError
 
 
 class Images(NamedTuple):
@@ -28,6 +31,26 @@ class Images(NamedTuple):
             raise ValueError("cannot join images with factors and images without")
         pairs = zip(self, other, strict=True)
         return Images(*(None if one is None else torch.cat([one, two]) for one, two in pairs))
+
+
+def size_of_test_set(key: str, value: Any) -> int | float:
+    """Return `value`, or raise ConfigError unless it can say how many images are kept for testing."""
+    if not (is_int(value) and value > 0) and not (isinstance(value, float) and 0 < value < 1):
+        raise ConfigError(key, value, "a positive integer (images), or a number between 0 and 1 (a share)")
+    return value
+
+
+def held_out(count: int, test_size: int | float, seed: int, place: str) -> tuple[list[int], list[int]]:
+    """The indices (train, test) of `count` images, each in ascending order; the test set is drawn by `seed`.
+
+    Raises ConfigError, which names `place`, if no image is left for training.
+    """
+    size = test_size if is_int(test_size) else max(1, round(test_size * count))
+    if size >= count:
+        allowed = f"below the {count} images in {place}, so that some are left for training"
+        raise ConfigError("data.test_size", test_size, allowed)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return sorted(order[size:]), sorted(order[:size])
 
 
 class ImageDataset(Dataset):

@@ -73,7 +73,7 @@ def train(cfg: DictConfig) -> float:
 
 
 def assemble(cfg: DictConfig) -> Parts:
-    """All objects of a run, checked as far as that goes without the images. Saves the config with the counted classes.
+    """All objects of a run, checked as far as that goes without the images. Saves the config with what the data say.
 
     Raises:
         UserError: a value or a combination of choices is wrong.
@@ -91,7 +91,7 @@ def assemble(cfg: DictConfig) -> Parts:
     parts = (make(cfg, name) for name in ("objective", "optimizer", "scheduler"))
     module = VAEModule(vae, *parts, cfg.seed, data.minibatches, cfg.trainer.get("compile", False))
     if trainer.is_global_zero:
-        Run(cfg.run_dir).save_config(cfg)  # with the number of classes, where it was counted
+        Run(cfg.run_dir).save_config(cfg)  # with what was left to the data
     else:  # only rank 0 logs; each process draws its own noise
         logging.getLogger("cvae").setLevel(logging.WARNING)
         torch.manual_seed(cfg.seed + trainer.global_rank)

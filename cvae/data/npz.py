@@ -1,0 +1,163 @@
+"""A user's own images as NumPy arrays."""
+
+import logging
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvae.checks import seed_number
+from cvae.data.images import Images, held_out, size_of_test_set
+from cvae.data.module import ImageData
+from cvae.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+
+def npz(image_shape: Sequence[int] | None, test_size: float, seed: int, root: str | None, **options: Any) -> ImageData:
+    """ImageData of a user's own arrays; see `Npz`. image_shape=None: as the arrays are."""
+    source = Npz(root, test_size, seed)
+    shape = source.image_shape() if image_shape is None else image_shape
+    return ImageData(lambda _: source, root=root, image_shape=shape, seed=seed, **options)
+
+
+class Npz:
+    """Images in a file of numpy.savez, or in two of them.
+
+    `root` is a file, of whose images a part is kept for testing; or a folder with train.npz and test.npz. Each file has
+
+        x  (N, H, W) or (N, H, W, C), C 1 (grey) or 3 (RGB): uint8 levels from 0 to 255; or floats in [0, 1], which are
+           rounded to the nearest of 256 levels; or bool
+        y  (N,), integers of at least 0: the labels. Without y, all images are of class 0
+
+    In memory all images are uint8. Arrays of objects are refused: reading them could run code.
+
+    Args:
+        root: the file or the folder
+        test_size: how many of the images (an integer), or which share of them (between 0 and 1), are the test set where
+            `root` is a file
+        seed: draws the test set
+    """
+
+    def __init__(self, root: str | None, test_size: float, seed: int):
+        if root is None:
+            raise ConfigError("root", root, "your file of arrays, or a folder with train.npz and test.npz")
+        self.root, self.seed = Path(root).expanduser(), seed_number("seed", seed)
+        self.test_size = size_of_test_set("test_size", test_size)
+
+    def download(self) -> None:
+        """Nothing is fetched. Raises DataError if a file or an array is missing, or of a wrong type or shape."""
+        for file in self._files():
+            check_arrays(file)
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W). Reads no image. Raises DataError as `download` does."""
+        height, width, *channels = check_arrays(self._files()[0])[1:]
+        return (*(channels or [1]), height, width)
+
+    def classes(self) -> int:
+        """The largest label + 1. Reads no image. Raises DataError as `download` does."""
+        return max(int(read_labels(file, check_arrays(file)[0]).max()) for file in self._files()) + 1
+
+    def load(self) -> tuple[Images, Images]:
+        """(train, test). Raises DataError as `download` does, or if a file is damaged or a value is not allowed."""
+        self.download()
+        log.info("Reading %s", self.root)
+        sets = [read(file) for file in self._files()]
+        if len(sets) == 2:
+            return sets[0], sets[1]
+        train, test = held_out(len(sets[0].x), self.test_size, self.seed, str(self.root))
+        return sets[0].take(train), sets[0].take(test)
+
+    def _files(self) -> list[Path]:
+        """The one file, or those of the training and of the test images."""
+        if not self.root.is_dir():
+            if not self.root.is_file():
+                raise DataError(f"data.root={self.root}: there is no such file")
+            return [self.root]
+        files = [self.root / "train.npz", self.root / "test.npz"]
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise DataError(f"data.root={self.root}: the folder has no {' and no '.join(missing)}")
+        return files
+
+
+def headers(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Name -> (shape, dtype) of the arrays of a file, without their values. Raises DataError if it is no such file."""
+    found = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as stream:
+                    old = np.lib.format.read_magic(stream) == (1, 0)
+                    reader = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+                    shape, _, dtype = reader(stream)
+                    found[name.removesuffix(".npy")] = shape, dtype
+    except Exception as error:  # damaged bytes make zipfile and numpy raise almost anything
+        raise DataError(f"{file} is damaged or no file of numpy.savez: {error}") from error
+    return found
+
+
+def check_arrays(file: Path) -> tuple[int, ...]:
+    """The shape of x. Raises DataError if x is missing, or if x or y is of a wrong type or shape."""
+    arrays = headers(file)
+    if "x" not in arrays:
+        raise DataError(f"{file} has no array x, the images; it has: {', '.join(arrays) or 'none'}")
+    shape, dtype = arrays["x"]
+    if dtype not in (np.uint8, np.bool_) and not np.issubdtype(dtype, np.floating):
+        raise DataError(f"{file}: x is {dtype}; it must be uint8, floats in [0, 1] or bool")
+    if len(shape) not in (3, 4) or 0 in shape or shape[3:] not in ((), (1,), (3,)):
+        raise DataError(f"{file}: x is {shape}; it must be (N, H, W) or (N, H, W, C), C 1 (grey) or 3 (RGB), N above 0")
+    labels, of = arrays.get("y", (shape[:1], np.dtype(int)))
+    if labels != shape[:1] or not np.issubdtype(of, np.integer):
+        raise DataError(f"{file}: y is {of} {labels}; it must be integers {shape[:1]}, a label for each image of x")
+    return shape
+
+
+def array(file: Path, name: str) -> np.ndarray:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return arrays[name]
+    except Exception as error:  # as above
+        raise DataError(f"{file}: {name} cannot be read: {error}") from error
+
+
+def read(file: Path) -> Images:
+    """All images of a file whose arrays have been checked."""
+    x = array(file, "x")
+    return Images(levels(x, file), read_labels(file, len(x)))
+
+
+def read_labels(file: Path, count: int) -> Tensor:
+    """y as int64 (N,); 0 for each of `count` images where there are none."""
+    if "y" not in headers(file):
+        return torch.zeros(count, dtype=torch.int64)
+    y = array(file, "y")
+    if y.min() < 0:
+        raise DataError(f"{file}: y has the label {y.min()}; labels are integers of at least 0")
+    return torch.from_numpy(y.astype(np.int64))
+
+
+def levels(x: np.ndarray, file: Path) -> Tensor:
+    """x (N, H, W[, C]) as uint8 (N, C, H, W)."""
+    if x.dtype == np.uint8 and x.max() == 1:
+        allowed = "levels go from 0 (black) to 255 (white). Save binary images as bool or as floats"
+        raise DataError(f"{file}: x is uint8 and has only 0 and 1; {allowed}")
+    out = torch.empty((len(x), x.shape[3] if x.ndim == 4 else 1, *x.shape[1:3]), dtype=torch.uint8)
+    for start in range(0, len(x), 100):  # all images at once would need several times the memory
+        block = x[start : start + 100]
+        if x.dtype != np.uint8:
+            block = block.astype(np.float64)
+            low, high = block.min(), block.max()
+            if not (low >= 0 and high <= 1):  # NaN too
+                raise DataError(
+                    f"{file}: x is {x.dtype} and goes from {low:g} to {high:g} in the images {start} to "
+                    f"{start + len(block) - 1}; floats must be in [0, 1]: divide grey levels by 255"
+                )
+            block = np.rint(255 * block).astype(np.uint8)
+        block = torch.from_numpy(np.ascontiguousarray(block))
+        out[start : start + len(block)] = block.reshape(*block.shape[:3], -1).permute(0, 3, 1, 2)
+    return out

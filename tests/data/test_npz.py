@@ -1,0 +1,319 @@
+"""A user's own arrays: which image goes where, what is refused, and that nothing is run."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import config
+from omegaconf import OmegaConf
+from tiny import QUIET, tiny
+
+from cvae.build import build_data, build_vae
+from cvae.data.images import held_out
+from cvae.data.npz import Npz, npz
+from cvae.errors import ConfigError, DataError, UserError
+from cvae.training.train import train
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(name="images.npz", **arrays):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        np.savez(tmp_path / name, **arrays)
+        return str(tmp_path / name)
+
+    return save
+
+
+def grey(count=20, height=6, width=4):
+    """uint8 (N, H, W): an image's number in its first pixel."""
+    x = RNG.integers(0, 256, (count, height, width)).astype(np.uint8)
+    x[:, 0, 0] = np.arange(count)
+    return x
+
+
+def source(root, test_size=0.25, seed=0):
+    return Npz(root, test_size, seed)
+
+
+def options(**changed):
+    values = dict(
+        num_classes=None, batch_size=4, eval_batch_size=3, binarization="none", invert=False, train_on="train",
+        validation_size=0, seed=3, test_size=5, image_shape=None,
+    )  # fmt: skip
+    return values | changed
+
+
+# What is read
+
+
+def test_a_part_of_one_file_is_kept_for_testing(saved):
+    x, y = grey(), np.arange(20) % 3
+    train, test = source(saved(x=x, y=y), seed=5).load()
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(5)).tolist()
+    assert test.x[:, 0, 0, 0].tolist() == sorted(order[:5]) and train.x[:, 0, 0, 0].tolist() == sorted(order[5:])
+    for part in (train, test):
+        numbers = part.x[:, 0, 0, 0].numpy()
+        assert part.x.dtype == torch.uint8 and part.x.shape[1:] == (1, 6, 4) and part.y.dtype == torch.int64
+        np.testing.assert_array_equal(part.x[:, 0], x[numbers])
+        np.testing.assert_array_equal(part.y, numbers % 3)
+
+
+@pytest.mark.parametrize("size, expected", [(0.25, 5), (7, 7), (0.001, 1), (0.2, 4), (19, 19)])
+def test_the_size_of_the_part(size, expected):
+    train, test = held_out(20, size, 0, "here")
+    assert len(test) == expected and sorted(train + test) == list(range(20))
+
+
+def test_the_part_leaves_images_for_training():
+    with pytest.raises(ConfigError, match=r"data.test_size=20: must be below the 20 images in here, so that some are"):
+        held_out(20, 20, 0, "here")
+
+
+def test_two_files(saved, tmp_path):
+    first, second = grey(5), grey(3)
+    saved("own/train.npz", x=first, y=[0, 1, 2, 3, 4])
+    saved("own/test.npz", x=second, y=[2, 1, 0])
+    train, test = source(str(tmp_path / "own")).load()
+    np.testing.assert_array_equal(train.x[:, 0], first)
+    np.testing.assert_array_equal(test.x[:, 0], second)
+    assert train.y.tolist() == [0, 1, 2, 3, 4] and test.y.tolist() == [2, 1, 0]
+
+
+def test_colours_come_first(saved):
+    x = RNG.integers(0, 256, (9, 4, 5, 3)).astype(np.uint8)
+    own = source(saved(x=x), test_size=1)
+    train, test = own.load()
+    assert own.image_shape() == (3, 4, 5)
+    both = torch.cat([test.x, train.x]).permute(0, 2, 3, 1).numpy()
+    assert sorted(map(bytes, both)) == sorted(map(bytes, x))
+
+
+def test_one_channel_is_grey(saved):
+    x = grey(4)
+    own = source(saved(x=x[..., None]), test_size=1)
+    train, test = own.load()
+    assert own.image_shape() == (1, 6, 4)
+    numbers = torch.cat([train.x, test.x])[:, 0, 0, 0].numpy()
+    np.testing.assert_array_equal(torch.cat([train.x, test.x])[:, 0], x[numbers])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
+def test_floats_are_rounded_to_the_nearest_level(saved, dtype):
+    """Also beyond the first block of images."""
+    wanted = RNG.integers(0, 256, (230, 2, 3))
+    x = np.clip(wanted / 255 + RNG.uniform(-0.0015, 0.0015, wanted.shape), 0, 1).astype(dtype)
+    train, test = source(saved(x=x), test_size=30).load()
+    kept, held = held_out(230, 30, 0, "")
+    np.testing.assert_array_equal(train.x[:, 0], wanted[kept])
+    np.testing.assert_array_equal(test.x[:, 0], wanted[held])
+
+
+def test_binary_images(saved):
+    x = RNG.integers(0, 2, (4, 3, 3))
+    for form in (x.astype(bool), x.astype(np.float32), (255 * x).astype(np.uint8)):
+        parts = source(saved(x=form), test_size=1).load()
+        assert sorted(map(bytes, torch.cat([part.x for part in parts]).numpy())) == sorted(
+            map(bytes, (255 * x).astype(np.uint8))
+        )
+
+
+def test_labels(saved, tmp_path):
+    assert source(saved(x=grey())).classes() == 1
+    assert source(saved(x=grey())).load()[0].y.tolist() == [0] * 15
+    assert source(saved(x=grey(3), y=np.array([0, 4, 1], np.uint8))).classes() == 5
+    saved("own/train.npz", x=grey(3), y=[0, 1, 2])
+    saved("own/test.npz", x=grey(2), y=[6, 0])
+    assert source(str(tmp_path / "own")).classes() == 7
+    saved("own/test.npz", x=grey(2))
+    assert source(str(tmp_path / "own")).classes() == 3
+
+
+def test_home_is_understood(monkeypatch, saved, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    saved("images.npz", x=grey())
+    source("~/images.npz").download()
+
+
+# As data=npz
+
+
+def test_the_values_of_the_config_arrive(saved):
+    data = npz(root=saved(x=grey()), **options())
+    assert (data.image_shape, data.seed, data.source.seed, data.source.test_size) == ((1, 6, 4), 3, 3, 5)
+    data.prepare_data()
+    data.setup()
+    assert torch.equal(data.test.images.x, Npz(str(data.root), 5, 3).load()[1].x)
+    assert npz(root=data.root, **options(image_shape=[1, 8, 8])).image_shape == (1, 8, 8)
+
+
+def test_what_is_left_to_the_file_goes_into_the_config(saved):
+    root = saved(x=grey(), y=np.arange(20) % 3)
+    cfg = config("data=npz", f"data.root={root}", "model=mlp", "conditional=true")
+    data = build_data(cfg)
+    assert cfg.data.image_shape == [1, 6, 4] and cfg.data.num_classes == 3 and data.image_shape == (1, 6, 4)
+    assert build_vae(cfg).sample(2, torch.tensor([0, 2])).shape == (2, 1, 6, 4)
+    cfg = config("data=npz", f"data.root={root}", "data.image_shape=[1,6,4]")
+    build_data(cfg)
+    assert cfg.data.image_shape == [1, 6, 4] and cfg.data.num_classes is None
+
+
+def test_a_run(saved, tmp_path):
+    """The config that is saved has the shape: the model can be loaded without the file."""
+    root, cfg = saved(x=grey(30)), tiny(tmp_path / "run", *QUIET)
+    cfg.data = config("data=npz", f"data.root={root}", "data.batch_size=8").data
+    cfg.data.seed = 1
+    train(cfg)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"] == 2 * 4  # 27 images in batches of 8
+    assert OmegaConf.load(tmp_path / "run" / ".hydra" / "config.yaml").data.image_shape == [1, 6, 4]
+
+
+def test_a_shape_that_is_not_that_of_the_images(saved):
+    data = npz(root=saved(x=grey()), **options(image_shape=[1, 6, 5]))
+    with pytest.raises(ConfigError, match=r"data.image_shape=\[1, 6, 5\]: must be \[1, 6, 4\], as the images are"):
+        data.setup()
+
+
+def test_errors_of_the_file_are_said_as_they_are():
+    with pytest.raises(UserError, match="^data.root=nowhere.npz: there is no such file$"):
+        build_data(config("data=npz", "data.root=nowhere.npz"))
+    with pytest.raises(ConfigError, match="^data.root=None: must be your file of arrays"):
+        build_data(config("data=npz", "data.root=null"))
+    with pytest.raises(ConfigError, match="^data.test_size=0: must be a positive integer"):
+        build_data(config("data=npz", "data.root=x", "data.test_size=0"))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("call", ["download", "classes", "load", "image_shape"])
+def test_missing_files(tmp_path, saved, call):
+    (tmp_path / "own").mkdir()
+    with pytest.raises(DataError, match="own: the folder has no train.npz and no test.npz$"):
+        getattr(source(str(tmp_path / "own")), call)()
+    saved("own/train.npz", x=grey())
+    with pytest.raises(DataError, match="own: the folder has no test.npz$"):
+        getattr(source(str(tmp_path / "own")), call)()
+    with pytest.raises(DataError, match="data.root=.*none.npz: there is no such file$"):
+        getattr(source(str(tmp_path / "none.npz")), call)()
+
+
+X = np.zeros((4, 3, 3))
+SHAPES = r"it must be (N, H, W) or (N, H, W, C), C 1 (grey) or 3 (RGB), N above 0"
+WRONG = {
+    "no x": ({"images": X, "y": [0] * 4}, "has no array x, the images; it has: images, y"),
+    "no array": ({}, "has no array x, the images; it has: none"),
+    "integers": ({"x": X.astype(np.int64)}, ": x is int64; it must be uint8, floats in [0, 1] or bool"),
+    "complex": ({"x": X.astype(complex)}, ": x is complex128; it must be uint8"),
+    "text": ({"x": X.astype(str)}, "; it must be uint8, floats in [0, 1] or bool"),
+    "flat": ({"x": X.reshape(4, 9)}, f": x is (4, 9); {SHAPES}"),
+    "channels first": ({"x": np.zeros((4, 3, 5, 5))}, f": x is (4, 3, 5, 5); {SHAPES}"),
+    "two channels": ({"x": np.zeros((4, 5, 5, 2))}, SHAPES),
+    "five axes": ({"x": np.zeros((4, 5, 5, 1, 1))}, SHAPES),
+    "no images": ({"x": np.zeros((0, 5, 5))}, SHAPES),
+    "no pixels": ({"x": np.zeros((5, 0, 5))}, SHAPES),
+    "too few labels": ({"x": X, "y": [0, 1, 2]}, ": y is int64 (3,); it must be integers (4,), a label for each"),
+    "columns of labels": ({"x": X, "y": np.zeros((4, 1), int)}, ": y is int64 (4, 1); it must be integers (4,)"),
+    "labels with a point": ({"x": X, "y": np.zeros(4)}, ": y is float64 (4,); it must be integers (4,)"),
+    "objects": ({"x": X.astype(object)}, ": x is object; it must be uint8"),
+    "objects as labels": ({"x": X, "y": np.zeros(4, object)}, ": y is object (4,); it must be integers"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_arrays_that_are_refused_before_their_values_are_read(saved, name, monkeypatch):
+    arrays, said = WRONG[name]
+    root = saved(**arrays)
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(DataError, match=re.escape(said)) as error:
+        source(root).download()
+    assert root in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "place, value, said",
+    [
+        (150, 1.5, "from 0 to 1.5 in the images 100 to 199; floats must be in [0, 1]: divide grey levels by 255"),
+        (0, -0.5, "from -0.5 to 0 in the images 0 to 99;"),
+        (240, np.nan, "from nan to nan in the images 200 to 249;"),
+        (30, np.inf, "to inf in the images 0 to 99;"),
+    ],
+)
+def test_floats_outside_the_range(saved, place, value, said):
+    x = np.zeros((250, 2, 2), np.float32)
+    x[place, 1, 0] = value
+    with pytest.raises(DataError, match=re.escape(f": x is float32 and goes {said}" if "from" in said else said)):
+        source(saved(x=x)).load()
+
+
+def test_levels_of_0_and_1_are_not_guessed_at(saved):
+    x = np.array([[[0, 1], [1, 0]]] * 4, np.uint8)
+    with pytest.raises(DataError, match="x is uint8 and has only 0 and 1; levels go from 0 .* Save .* as bool or"):
+        source(saved(x=x), test_size=1).load()
+    source(saved(x=0 * x), test_size=1).load()  # black images
+    source(saved(x=2 * x), test_size=1).load()
+
+
+def test_labels_below_0(saved):
+    root = saved(x=grey(3), y=[0, -2, 1])
+    for call in ("classes", "load"):
+        with pytest.raises(DataError, match="y has the label -2; labels are integers of at least 0"):
+            getattr(source(root, test_size=1), call)()
+
+
+class Trap:
+    def __reduce__(self):
+        return pytest.fail, ("unpickled",)
+
+
+def test_nothing_is_unpickled(saved, monkeypatch):
+    trap = np.array([Trap()] * 4, object)
+    monkeypatch.setattr("cvae.data.npz.headers", lambda _: {"x": ((4, 2, 2), np.dtype("uint8")), "y": (4,)})
+    monkeypatch.setattr("cvae.data.npz.check_arrays", lambda _: (4, 2, 2))
+    with pytest.raises(DataError, match="x cannot be read: Object arrays cannot be loaded"):
+        source(saved(x=trap)).load()
+
+
+def damaged(content, how):
+    half = len(content) // 2
+    if how == "flipped":
+        return content[:half] + bytes([content[half] ^ 255]) + content[half + 1 :]
+    return {"cut": content[:half], "empty": b"", "no archive": b"hello"}[how]
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "no archive", "flipped"])
+def test_damaged_files(saved, tmp_path, how):
+    root = saved(x=grey(200))
+    content = (tmp_path / "images.npz").read_bytes()
+    (tmp_path / "images.npz").write_bytes(damaged(content, how))
+    with pytest.raises(
+        DataError, match=f"{re.escape(root)}(: x cannot be read| is damaged or no file of numpy.savez): "
+    ):
+        source(root).load()
+
+
+def test_a_file_of_one_array_is_no_archive(tmp_path):
+    np.save(tmp_path / "x.npy", grey())
+    with pytest.raises(DataError, match="x.npy is damaged or no file of numpy.savez: File is not a zip file"):
+        source(str(tmp_path / "x.npy")).download()
+
+
+def test_headers_of_the_second_version(saved, tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "two.npz", "w") as archive, archive.open("x.npy", "w") as stream:
+        np.lib.format.write_array(stream, grey(3), version=(2, 0))
+    assert source(str(tmp_path / "two.npz")).image_shape() == (1, 6, 4)
+
+
+@pytest.mark.parametrize(
+    "values, key", [((None, 0.1, 0), "root"), (("x", 1.5, 0), "test_size"), (("x", 1, -1), "seed")]
+)
+def test_wrong_values_name_their_key(values, key):
+    with pytest.raises(ConfigError) as error:
+        Npz(*values)
+    assert error.value.key == key
