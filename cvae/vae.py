@@ -1,6 +1,7 @@
 """The model: a network, a posterior, a prior and a likelihood, and nothing that knows of training."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from cvae.distributions import rsample_and_log_prob
+from cvae import paths
+from cvae.checks import number, positive_int
+from cvae.distributions import from_noise, rsample_and_log_prob
 from cvae.likelihoods import Likelihood
 from cvae.posteriors import Posterior
 from cvae.priors import Prior
@@ -91,13 +94,27 @@ class VAE(nn.Module):
         """p(z): batch (), event (D,). Keep it if you need it twice: a VampPrior encodes its pseudo-inputs each time."""
         return self.prior(self.infer)
 
+    @cached_property
+    def shapes(self) -> tuple[torch.Size, torch.Size]:
+        """Those of z and of x: (D,) and (C, H, W)."""
+        shape = self.p_z().event_shape
+        z = next(self.decoder.parameters()).new_zeros(1, *shape)
+        y = torch.zeros(1, dtype=torch.long, device=z.device) if self.num_classes else None
+        with torch.no_grad():
+            return shape, self._likelihood_of(z, y).event_shape
+
     def encode(self, x: Tensor, y: Tensor | None = None) -> Distribution:
         """q(z|x) for x (B, C, H, W) in [0, 1] and labels y (B,): batch (B,), event (D,).
 
         Raises:
-            ValueError: x is not in [0, 1], or y is missing, or given to a model without classes.
+            ValueError: x has another shape or is not in [0, 1], or y is missing, does not fit, or is given to a model
+                without classes.
         """
-        self._check(y)
+        if x.dim() != 4 or x.shape[1:] != self.shapes[1]:
+            raise ValueError(
+                f"x is {tuple(x.shape)}: must be (B, C, H, W) = (B, {', '.join(map(str, self.shapes[1]))})"
+            )
+        self._check(y, len(x))
         if not ((x >= 0) & (x <= 1)).all():
             raise ValueError(f"x must be in [0, 1], it goes from {x.min():g} to {x.max():g}: divide grey levels by 255")
         return self.infer(self._labelled(x, y))
@@ -106,20 +123,68 @@ class VAE(nn.Module):
         """p(x|z) for z (..., B, D) and labels y (B,): batch (..., B), event (C, H, W).
 
         Raises:
-            ValueError: y is missing, or given to a model without classes.
+            ValueError: z has another shape, or y is missing, does not fit, or is given to a model without classes.
         """
-        self._check(y)
+        if z.dim() < 2 or z.shape[-1:] != self.shapes[0]:
+            raise ValueError(f"z is {tuple(z.shape)}: must be (..., B, D) with D = {self.shapes[0][0]}")
+        self._check(y, z.shape[-2])
         return self._likelihood_of(z, y)
 
     @torch.no_grad()
-    def sample(self, num: int, y: Tensor | None = None) -> Tensor:
-        """Means of p(x|z), in [0, 1], for `num` draws of z from the prior and labels y (num,): (num, C, H, W)."""
-        return self.decode(self.p_z().sample((num,)), y).mean
+    def sample(self, num: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """Means of p(x|z) for `num` draws of z from the prior and labels y (num,): (num, C, H, W).
+
+        temperature: a factor, of at least 0, for the noise that the draws are made of. Below 1 the images are more
+            typical and less varied.
+
+        Raises:
+            ValueError: `num` or `temperature` is not as above (1 for a prior that is not made of normal distributions),
+                or y is as for `decode`.
+        """
+        p, shape = self.p_z(), (positive_int("num", num), *self.shapes[0])
+        if number("temperature", temperature) == 1:
+            return self.decode(p.sample((num,)), y).mean
+        like = next(self.parameters())
+        noise, choice = (torch.randn(shape), torch.rand(num))
+        return self.decode(from_noise(p, temperature * noise.to(like), choice.to(like)), y).mean
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Means of p(x|z), in [0, 1], for one draw of z from q(z|x) an image: (B, C, H, W)."""
+        """Means of p(x|z) for one draw of z from q(z|x) an image: (B, C, H, W). Raises as `encode` does."""
         return self.decode(self.encode(x, y).sample(), y).mean
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, y: Tensor | None = None, steps: int = 10) -> Tensor:
+        """Means of p(x|z) at `steps` points from the means of q(z|x) for a to those for b: (steps, B, C, H, W).
+
+        a and b are images (B, C, H, W) in [0, 1], and have the same labels y (B,). The way is spherical if p(z) is
+        N(0, I), else straight (see `cvae.paths.from_to`). Raises as `encode` does.
+        """
+        start, end = (paths.centre(self.encode(x, y)) for x in (a, b))
+        spherical = paths.is_standard_normal(self.p_z())
+        return self.decode(paths.from_to(start, end, positive_int("steps", steps), spherical), y).mean
+
+    @torch.no_grad()
+    def traverse(
+        self, x: Tensor, y: Tensor | None = None, dims: list[int] | None = None, values: Tensor | None = None
+    ) -> Tensor:
+        """Means of p(x|z), z the mean of q(z|x) but for one dimension: (len(dims), S, B, C, H, W).
+
+        Each of the dimensions `dims` (default: all D) takes one value after the other, of values (S,) or, for each its
+        own, (len(dims), S); by default the integers from -3 to 3. x (B, C, H, W) in [0, 1], y (B,).
+
+        Raises:
+            ValueError: there is no such dimension, `values` has another shape, or x or y are as for `encode`.
+        """
+        (latent_dim,) = self.shapes[0]
+        dims = list(range(latent_dim)) if dims is None else dims
+        if any(not 0 <= dim < latent_dim for dim in dims):
+            raise ValueError(f"dims={dims}: must be from 0 to {latent_dim - 1}")
+        values = torch.arange(-3.0, 4) if values is None else values
+        if values.dim() not in (1, 2) or (values.dim() == 2 and len(values) != len(dims)):
+            raise ValueError(f"values is {tuple(values.shape)}: must be (S,) or (len(dims), S) = ({len(dims)}, S)")
+        z = paths.along(paths.centre(self.encode(x, y)), dims, values.expand(len(dims), values.shape[-1]))
+        return self.decode(z, y).mean
 
     def labels(self, y: Tensor) -> Tensor | None:
         """The labels y of a batch if this model has classes, else None: what its methods take."""
@@ -138,11 +203,17 @@ class VAE(nn.Module):
         params = full_precision(self.decoder(z.reshape(-1, z.shape[-1])))  # (prod(batch), P, H, W)
         return self.likelihood(params.unflatten(0, batch))
 
-    def _check(self, y: Tensor | None) -> None:
+    def _check(self, y: Tensor | None, num: int | None = None) -> None:
+        """num: how many labels there must be; None checks only what needs no wait for the device."""
         if y is None and self.num_classes:
             raise ValueError("this VAE is conditioned on the class label: give y (B,), the labels of the images")
         if y is not None and not self.num_classes:
             raise ValueError("this VAE knows no classes (conditional=false): leave y out")
+        if y is None or num is None:
+            return
+        if y.shape != (num,) or y.is_floating_point() or ((y < 0) | (y >= self.num_classes)).any():
+            given = f"{tuple(y.shape)}, {y.dtype}, from {y.min():g} to {y.max():g}" if y.numel() else "empty"
+            raise ValueError(f"y is {given}: must be ({num},), integers from 0 to {self.num_classes - 1}")
 
 
 def full_precision(t: Tensor) -> Tensor:

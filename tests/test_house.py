@@ -24,7 +24,7 @@ ROWS = (
     ("objectives", "evaluation", "data", "pictures"),
     ("vae",),
     ("networks", "posteriors", "priors", "likelihoods"),
-    ("distributions", "kernels", "schedules", "noise", "run", "devices", "experiments"),
+    ("distributions", "kernels", "schedules", "paths", "noise", "run", "devices", "experiments"),
     ("checks", "console", "files"),
     ("errors", "compat"),
 )
@@ -40,6 +40,7 @@ MATHS = {
     "kernels",
     "objectives",
     "schedules",
+    "paths",
 }
 MATHS_MAY_KNOW = MATHS | {"noise", "checks", "errors", "compat"}
 NOT_FOR_MATHS = {

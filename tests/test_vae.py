@@ -10,9 +10,11 @@ from torch.distributions import Normal
 from toys import categorical_vae
 
 from cvae.build import build_vae
+from cvae.distributions import from_noise
 from cvae.likelihoods import Bernoulli
+from cvae.paths import from_to
 from cvae.posteriors import DiagonalGaussian
-from cvae.priors import MixtureOfGaussians, VampPrior
+from cvae.priors import MixtureOfGaussians, StandardNormal, VampPrior
 from cvae.vae import VAE
 
 
@@ -220,3 +222,110 @@ def test_codes_are_sampled_and_reconstructed():
     assert vae.num_classes == 0
     for drawn in (vae.sample(5), vae.reconstruct(torch.ones(5, 1, 2, 2, dtype=torch.float64))):
         assert all(any(torch.allclose(image, picture) for picture in pictures) for image in drawn)
+
+
+# Ways through the latent space
+
+
+@pytest.mark.parametrize("classes", [0, 4])
+@torch.no_grad()
+def test_an_interpolation_by_hand(classes):
+    """The prior is a mixture, so the way is straight."""
+    vae, y = model(classes), LABELS if classes else None
+    a, b = (vae.encode(x, y).mean for x in (IMAGES, IMAGES.flip(0)))
+    images = vae.interpolate(IMAGES, IMAGES.flip(0), y, steps=5)
+    assert images.shape == (5, 3, 1, 2, 3) and not images.requires_grad
+    for step, t in enumerate((0, 0.25, 0.5, 0.75, 1)):
+        torch.testing.assert_close(images[step], vae.decode((1 - t) * a + t * b, y).mean)
+    assert vae.interpolate(IMAGES, IMAGES, y).shape[0] == 10
+
+
+@torch.no_grad()
+def test_the_way_is_spherical_where_the_prior_is_normal():
+    vae = model()
+    vae.prior = StandardNormal(2)
+    a, b = (vae.encode(x).mean for x in (IMAGES, IMAGES.flip(0)))
+    arc = vae.decode(from_to(a, b, 5, spherical=True)).mean
+    torch.testing.assert_close(vae.interpolate(IMAGES, IMAGES.flip(0), steps=5), arc)
+    assert not torch.allclose(arc, vae.decode(from_to(a, b, 5, spherical=False)).mean)
+
+
+@pytest.mark.parametrize("classes", [0, 4])
+@torch.no_grad()
+def test_a_traversal_by_hand(classes):
+    vae, y = model(classes), LABELS if classes else None
+    z = vae.encode(IMAGES, y).mean
+    images = vae.traverse(IMAGES, y)
+    assert images.shape == (2, 7, 3, 1, 2, 3) and not images.requires_grad
+    for dim in (0, 1):
+        for number, value in enumerate(range(-3, 4)):
+            moved = z.clone()
+            moved[:, dim] = value
+            torch.testing.assert_close(images[dim, number], vae.decode(moved, y).mean)
+    torch.testing.assert_close(vae.traverse(IMAGES, y, [1], torch.tensor([0.0, 3])), images[1:, [3, 6]])
+    own = vae.traverse(IMAGES, y, [1, 0], torch.tensor([[0.0, 3], [1, 2]]))
+    torch.testing.assert_close(own, torch.stack([images[1, [3, 6]], images[0, [4, 5]]]))
+
+
+@torch.no_grad()
+def test_a_temperature_scales_the_noise_of_the_prior():
+    vae, y = model(4), LABELS
+    torch.manual_seed(5)
+    noise, choice = torch.randn(3, 2), torch.rand(3)
+    for temperature in (0.0, 0.5, 2.0):
+        torch.manual_seed(5)
+        sampled = vae.sample(3, y, temperature)
+        z = from_noise(vae.p_z(), temperature * noise, choice)
+        torch.testing.assert_close(sampled, vae.decode(z, y).mean)
+
+
+def test_wrong_input_is_told():
+    plain, with_classes = model(), model(4)
+    z = torch.zeros(3, 2)
+    cases = [
+        (lambda: plain.encode(IMAGES[0]), "x is (1, 2, 3): must be (B, C, H, W) = (B, 1, 2, 3)"),
+        (lambda: plain.reconstruct(IMAGES.mT), "x is (3, 1, 3, 2): must be (B, C, H, W) = (B, 1, 2, 3)"),
+        (lambda: plain.interpolate(IMAGES, IMAGES.mT), "x is (3, 1, 3, 2): must be (B, C, H, W) = (B, 1, 2, 3)"),
+        (lambda: plain.decode(z[0]), "z is (2,): must be (..., B, D) with D = 2"),
+        (lambda: plain.decode(torch.zeros(4, 3)), "z is (4, 3): must be (..., B, D) with D = 2"),
+        (
+            lambda: with_classes.encode(IMAGES, LABELS[:2]),
+            "y is (2,), torch.int64, from 0 to 2: must be (3,), integers from 0 to 3",
+        ),
+        (
+            lambda: with_classes.decode(z, LABELS + 2),
+            "y is (3,), torch.int64, from 2 to 4: must be (3,), integers from 0 to 3",
+        ),
+        (
+            lambda: with_classes.decode(z, LABELS - 1),
+            "y is (3,), torch.int64, from -1 to 1: must be (3,), integers from 0 to 3",
+        ),
+        (
+            lambda: with_classes.encode(IMAGES, LABELS.float()),
+            "y is (3,), torch.float32, from 0 to 2: must be (3,), integers from 0 to 3",
+        ),
+        (lambda: with_classes.sample(3, LABELS[:0]), "y is empty: must be (3,), integers from 0 to 3"),
+        (lambda: plain.sample(0), "num=0: must be a positive integer"),
+        (lambda: plain.sample(1, temperature=-1), "temperature=-1: must be a finite number of at least 0"),
+        (lambda: plain.interpolate(IMAGES, IMAGES, steps=0), "steps=0: must be a positive integer"),
+        (lambda: plain.traverse(IMAGES, dims=[0, 2]), "dims=[0, 2]: must be from 0 to 1"),
+        (lambda: plain.traverse(IMAGES, dims=[-1]), "dims=[-1]: must be from 0 to 1"),
+        (
+            lambda: plain.traverse(IMAGES, dims=[0], values=torch.zeros(2, 3)),
+            "values is (2, 3): must be (S,) or (len(dims), S) = (1, S)",
+        ),
+        (
+            lambda: plain.traverse(IMAGES, values=torch.zeros(())),
+            "values is (): must be (S,) or (len(dims), S) = (2, S)",
+        ),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            call()
+    assert with_classes.decode(torch.zeros(5, 3, 2), LABELS).batch_shape == (5, 3)
+
+
+def test_shapes_are_found_without_noise():
+    for classes in (0, 4):
+        vae, state = model(classes), torch.get_rng_state()
+        assert vae.shapes == ((2,), (1, 2, 3)) and torch.equal(torch.get_rng_state(), state)

@@ -3,6 +3,7 @@
 from cvae.distributions.continuous_bernoulli import ContinuousBernoulli
 from cvae.distributions.discretized import DiscretizedLogistic, MixtureOfLogistics
 from cvae.distributions.flow import Flow, near_identity
+from cvae.distributions.from_noise import from_noise
 from cvae.distributions.mixture import Mixture
 from cvae.distributions.sampling import rsample_and_log_prob
 from cvae.distributions.triangular_normal import TriangularNormal
@@ -14,6 +15,7 @@ __all__ = [
     "Mixture",
     "MixtureOfLogistics",
     "TriangularNormal",
+    "from_noise",
     "near_identity",
     "rsample_and_log_prob",
 ]

@@ -1,0 +1,33 @@
+"""Draws as a function of noise: what scales the noise scales the draws, and an exported sampler has no generator."""
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
+from zuko.distributions import NormalizingFlow
+
+from cvae.errors import ConfigError
+
+
+def from_noise(p: Distribution, noise: Tensor, choice: Tensor) -> Tensor:
+    """Draws z (..., D) of p, made of noise (..., D) that is normal and, for mixtures, choice (...) uniform in [0, 1).
+
+    With noise of a standard deviation below 1 (a temperature: Kingma and Dhariwal 2018, section 6) the draws are nearer
+    to the mean, of a mixture to that of the component that is chosen.
+
+    Raises:
+        ConfigError: p is not made of normal distributions (a prior of codes is not).
+    """
+    if isinstance(p, Independent) and isinstance(p.base_dist, Normal):
+        return p.base_dist.loc + p.base_dist.scale * noise
+    if isinstance(p, MultivariateNormal):
+        return p.loc + torch.einsum("...ij,...j->...i", p.scale_tril, noise)
+    if isinstance(p, NormalizingFlow):
+        return p.transform.inv(from_noise(p.base, noise, choice))
+    if isinstance(p, MixtureSameFamily):
+        below = p.mixture_distribution.probs.cumsum(-1)[:-1]  # without the last, which may round to less than 1
+        chosen = (choice[..., None] >= below).sum(-1)[..., None, None].expand(*noise.shape[:-1], 1, noise.shape[-1])
+        of_each = from_noise(p.component_distribution, noise[..., None, :], choice[..., None])  # (..., K, D)
+        return of_each.gather(-2, chosen).squeeze(-2)
+    raise ConfigError(
+        "prior", type(p).__name__, "made of normal distributions, so that its draws are a function of noise"
+    )

@@ -1,0 +1,50 @@
+"""Paths through the latent space: from one point to another, and along single dimensions."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+DRAWS = 100  # whose mean stands for that of a distribution that does not know its own
+
+
+def centre(q: Distribution) -> Tensor:
+    """The mean of q, (B, D), or of draws where it has no closed form."""
+    try:
+        return q.mean
+    except NotImplementedError:
+        return q.sample((DRAWS,)).mean(0)
+
+
+def is_standard_normal(p: Distribution) -> bool:
+    """Whether p is N(0, I)."""
+    base = p.base_dist if isinstance(p, Independent) else None
+    return isinstance(base, Normal) and not base.loc.any() and bool((base.scale == 1).all())
+
+
+def from_to(a: Tensor, b: Tensor, steps: int, spherical: bool) -> Tensor:
+    """Points on the way from a to b (..., D), both included: (steps, ..., D).
+
+    spherical: the direction turns at an even pace, and the distance from 0 stays between those of a and b (White 2016,
+    "Sampling Generative Networks", section 2.1). In many dimensions the draws of N(0, I) lie near a sphere, and a
+    straight line would cross its inside. Points of (nearly) the same or the opposite direction are
+    joined by a straight line.
+    """
+    t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device).view(-1, *[1] * a.dim())
+    straight = (1 - t) * a + t * b
+    if not spherical:
+        return straight
+    angle = F.cosine_similarity(a, b, -1).clamp(-1, 1).acos().unsqueeze(-1)  # (..., 1)
+    arc = (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()
+    return torch.where(angle.sin() > 1e-3, arc, straight)
+
+
+def along(z: Tensor, dims: list[int], values: Tensor) -> Tensor:
+    """z (..., D) with one of its dimensions set to one value after the other: (len(dims), S, ..., D).
+
+    values: (len(dims), S), those of each dimension.
+    """
+    moved = z.expand(*values.shape, *z.shape).clone()
+    for row, dim in enumerate(dims):
+        moved[row, ..., dim] = values[row].to(z).view(-1, *[1] * (z.dim() - 1))
+    return moved
