@@ -1,5 +1,7 @@
 """Objectives and evaluation know a model by its Trace alone: right for hierarchies, codes, penalties and critics."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -187,11 +189,12 @@ def test_a_critic_is_a_second_parameter_group_of_the_one_optimizer():
     module = VAEModule(
         vae, objective, torch.optim.SGD, lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, 1)
     )
-    module.trainer = type("Trainer", (), {"global_step": 0})()
+    data = SimpleNamespace(as_seen=lambda batch: batch)
+    module.trainer = SimpleNamespace(global_step=0, datamodule=data)
     (optimizer,), _ = module.configure_optimizers()
     assert [len(group["params"]) for group in optimizer.param_groups] == [len(list(vae.parameters())), 2]
     torch.manual_seed(2)
-    module.training_step((x, torch.zeros(6)), 0).backward()
+    module.loss((x, torch.zeros(6))).backward()
     torch.manual_seed(2)
     terms = objective(vae, x)
     of_critic = torch.autograd.grad(terms.parts["critic"].mean(), list(objective.parameters()))

@@ -2,7 +2,7 @@
 
 import torch
 
-from cvae.noise import fixed_noise
+from cvae.noise import fixed_noise, noise_of
 
 CPU = torch.device("cpu")
 
@@ -32,3 +32,24 @@ def test_the_stream_goes_on_after_an_error():
     except KeyError:
         pass
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def drawn(*numbers):
+    noise_of(*numbers, device=CPU)
+    return torch.randn(3)
+
+
+def test_noise_is_a_function_of_each_number_whatever_was_drawn_before():
+    first = drawn(0, 0, 3, 17)
+    torch.randn(5)
+    assert torch.equal(drawn(0, 0, 3, 17), first)
+    others = [drawn(1, 0, 3, 17), drawn(0, 1, 3, 17), drawn(0, 0, 4, 17), drawn(0, 0, 3, 18), drawn(0, 0, 17, 3)]
+    assert len({first[0].item(), *(other[0].item() for other in others)}) == 6
+    noise_of(2**32 - 1, 0, 0, 0, device=CPU)  # the largest seed of a config
+
+
+def test_steps_do_not_share_their_noise():
+    """Nor are they alike: the first draws of 4,000 steps are uncorrelated with those of the next."""
+    values = torch.stack([drawn(0, 0, 0, number) for number in range(4000)])[:, 0]
+    assert len(values.unique()) == 4000
+    assert abs((values[:-1] * values[1:]).mean().item()) < 4 / 4000**0.5 and abs(values.mean().item()) < 4 / 4000**0.5

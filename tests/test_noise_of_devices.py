@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from cvae.noise import fixed_noise
+from cvae.noise import fixed_noise, noise_of
 
 
 @pytest.fixture
@@ -64,3 +64,13 @@ def test_mps_is_restored_after_an_error(events):
     with pytest.raises(KeyError), fixed_noise(7, MPS):
         raise KeyError
     assert ("mps restored", "mps state of before") in events
+
+
+@pytest.mark.parametrize("device", EXPECTED, ids=str)
+def test_noise_of_a_step_seeds_the_device_alone_and_restores_nothing(device, events):
+    noise_of(7, 1, device=device)
+    seed = torch.default_generator.initial_seed()
+    noise_of(7, 1, device=CPU)
+    assert torch.default_generator.initial_seed() == seed
+    of_cuda = [("cuda device", CUDA), ("cuda seed", seed), ("end of cuda device",)]
+    assert events == {CPU: [], CUDA: of_cuda, MPS: [("mps seed", seed)]}[device]

@@ -161,7 +161,7 @@ def batches_of_data(cfg, reference):
     data.setup()
     for step in range(len(idx)):
         rows = range(step * idx.shape[1], (step + 1) * idx.shape[1])
-        yield data.on_after_batch_transfer(data.train.__getitems__(list(rows)), 0)[0]
+        yield data.as_seen(data.train.__getitems__(list(rows)))[0]
 
 
 def batches(cfg, reference):

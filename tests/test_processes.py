@@ -42,7 +42,7 @@ def test_two_processes_are_one_run_and_count_each_image_once(tmp_path):
     data = make(OmegaConf.load(tmp_path / "run" / ".hydra" / "config.yaml"), "data")
     data.setup()
     assert isinstance(data.test, ImageDataset) and len(data.test) == 33
-    q = vae.encode(data.on_after_batch_transfer(data.test.__getitems__(list(range(33))), 0)[0])
+    q = vae.encode(data.as_seen(data.test.__getitems__(list(range(33))))[0])
     rate = torch.distributions.kl_divergence(q, vae.p_z()).mean().item()
     assert metrics["test/rate"] == pytest.approx(rate, rel=1e-5)
 

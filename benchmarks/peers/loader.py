@@ -15,7 +15,7 @@ def main(images: str, *overrides: str) -> None:
     while True:
         turns.wait()
         for batch in loader:
-            data.on_after_batch_transfer(batch, 0)
+            data.as_seen(batch)
 
 
 if __name__ == "__main__":

@@ -191,21 +191,15 @@ class ImageData(LightningDataModule):
         own, pin = torch.Generator(), torch.cuda.is_available()
         return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=as_is, generator=own, pin_memory=pin)
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """What Lightning calls when a batch is on its device: `as_seen`, but for batches of several minibatches."""
-        several = self.minibatches > 1 and self.trainer.training
-        return batch if several else self.as_seen(batch)
-
     def minibatches_of(self, batch: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The minibatches of a training batch of levels, each made ready when its turn comes.
-
-        So drawn images and the model's noise come from the generator in the same order as with one minibatch a batch.
-        """
-        for levels, y in zip(*(part.split(self.batch_size) for part in batch), strict=True):
-            yield self.as_seen((levels, y))
+        """The minibatches of a training batch, levels as they are."""
+        return zip(*(part.split(self.batch_size) for part in batch), strict=True)
 
     def as_seen(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Levels uint8 (B, C, H, W) on their device -> x float32 in [0, 1], drawn if binarization=stochastic."""
+        """Levels uint8 (B, C, H, W) on their device -> x float32 in [0, 1], drawn if binarization=stochastic.
+
+        The loaders give levels; who uses a batch calls this, after the noise was seeded.
+        """
         x, y = batch
         x = x.float() / 255
         # Validation and test images are binary by now: drawing does not change them.

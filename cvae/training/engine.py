@@ -99,16 +99,7 @@ def take_step(loss: Callable[[], Tensor], optimizer: Optimizer) -> None:
 
 
 def count_step(trainer: L.Trainer) -> None:
-    """Count an optimizer step where Lightning counts them in its own loop.
-
-    That is trainer.global_step, which checkpoints have, and the number by which it dates the figures that it logs.
-    """
+    """Count an optimizer step in trainer.global_step, which checkpoints have too."""
     steps = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
     steps.increment_ready()
     steps.increment_completed()
-    trainer.fit_loop.epoch_loop._batches_that_stepped += 1
-
-
-def count_batch(trainer: L.Trainer) -> None:
-    """Take back what Lightning will add to that number at the end of a batch of several minibatches."""
-    trainer.fit_loop.epoch_loop._batches_that_stepped -= 1

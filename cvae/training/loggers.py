@@ -24,14 +24,33 @@ def hyperparameters(cfg: DictConfig) -> dict:
     return {group: value for group, value in shown.items() if group not in HIDDEN}
 
 
-def log_result(loggers: Iterable[Logger], params: dict, figures: Mapping[str, float], step: int) -> None:
-    """Log the hyperparameters with the final figures: TensorBoard takes both as one record of its HPARAMS."""
+def log_curves(loggers: Iterable[Logger], figures: Mapping[str, float], step: int) -> None:
+    """A point of each curve, at so many optimizer steps."""
     for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(params, dict(figures), step)
+        logger.log_metrics(dict(figures), step)
+
+
+def log_result(loggers: Iterable[Logger], params: dict, figures: Mapping[str, float], step: int) -> None:
+    """Log the hyperparameters: TensorBoard takes them with the figures that its HPARAMS shows, whose curves exist."""
+    from torch.utils.tensorboard.summary import hparams  # takes long to import, and other loggers need none of it
+
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):  # its own log_hyperparams would add a second point to each curve
+            for summary in hparams(flat(params), dict(figures)):
+                logger.experiment._get_file_writer().add_summary(summary, step)
         else:
             logger.log_hyperparams(params)
-            logger.log_metrics(dict(figures), step)
+
+
+def flat(params: dict, place: str = "") -> dict[str, bool | int | float | str]:
+    """{"model/latent_dim": 2, …}"""
+    found = {}
+    for key, value in params.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{place}{key}/")
+        else:
+            found[f"{place}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return found
 
 
 def log_picture(loggers: Iterable[Logger], tag: str, content: bytes, height: int, width: int, step: int) -> None:

@@ -8,9 +8,10 @@ import pytorch_lightning as L
 from torch import Tensor
 
 from cvae.errors import NotFinite
-from cvae.noise import fixed_noise
+from cvae.noise import fixed_noise, noise_of
 from cvae.objectives import Objective, Terms
-from cvae.training.engine import Compiled, count_batch, count_step, take_step, training_terms
+from cvae.training.engine import Compiled, count_step, take_step, training_terms
+from cvae.training.loggers import log_curves
 from cvae.training.totals import Totals
 from cvae.vae import VAE
 
@@ -25,7 +26,8 @@ class VAEModule(L.LightningModule):
         objective: (vae, x, y, step) -> Terms
         optimizer: parameter groups -> torch optimizer
         scheduler: torch optimizer -> torch learning rate scheduler, stepped after each epoch
-        seed: of the noise at evaluation, so that every epoch is measured with the same draws
+        seed: of the noise: at evaluation, where every epoch is measured with the same draws, and of training, where it
+            is a function of the seed, the process, the epoch and the number of the minibatch in it
         minibatches: how many a batch of Lightning's has. With 1 it optimizes; with more `training_step` does
         compile: whether torch.compile makes one program of the terms of a training step
     """
@@ -47,6 +49,8 @@ class VAEModule(L.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.window, self.epoch, self.evaluation = Totals(), Totals(), Totals()
         self.recent: dict[str, float] = {}  # the means since the last log, for the progress bar
+        self.figures: dict[str, float] = {}  # the latest of whole epochs and of evaluations, as metrics.json has them
+        self.points: dict[str, int] = {}  # curve -> the optimizer steps made at its last point
 
     def configure_optimizers(self) -> tuple[list, list]:
         """One optimizer; a second parameter group where the objective has parameters of its own (a critic)."""
@@ -60,29 +64,27 @@ class VAEModule(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
         if self.automatic_optimization:
+            self.before_step(batch_idx)
             return self.loss(batch)
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        for minibatch in self.trainer.datamodule.minibatches_of(batch):
+        optimizer, data = self.optimizers(use_pl_optimizer=False), self.trainer.datamodule
+        for number, minibatch in enumerate(data.minibatches_of(batch), batch_idx * data.minibatches):
+            self.before_step(number)
             take_step(partial(self.loss, minibatch), optimizer)
             count_step(self.trainer)
-            self.after_step()
-        count_batch(self.trainer)
         return None
 
-    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        x, y = batch
-        terms = self.training_terms(self.objective, self.vae, x, self.vae.labels(y), self.global_step)
-        self.window.add(terms)
-        return terms.loss.mean()  # the one place where the mean over the batch is taken
-
-    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
-        if self.automatic_optimization:
-            self.after_step()
-
-    def after_step(self) -> None:
+    def before_step(self, number: int) -> None:
+        """Close the window if it is full, and seed the noise of minibatch `number` of the epoch."""
         # Within an epoch only this waits for the device, every log_every_n_steps.
         if self.global_step % self.trainer.log_every_n_steps == 0:
             self.close_window()
+        noise_of(self.seed, self.global_rank, self.current_epoch, number, device=self.device)
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, y = self.trainer.datamodule.as_seen(batch)
+        terms = self.training_terms(self.objective, self.vae, x, self.vae.labels(y), self.global_step)
+        self.window.add(terms)
+        return terms.loss.mean()  # the one place where the mean over the batch is taken
 
     def close_window(self) -> None:
         """Log the means since the last time, add them to the epoch's, and stop the run if they are not finite."""
@@ -92,21 +94,32 @@ class VAEModule(L.LightningModule):
         self.epoch.merge(self.window)
         self.window.reset()
         require_finite(self.recent, f"training, epoch {self.current_epoch + 1}, step {self.global_step}")
-        for logger in self.loggers:
-            logger.log_metrics(named("train", self.recent), self.global_step)
+        self.draw_curves(named("train", self.recent))
+
+    def draw_curves(self, figures: dict[str, float]) -> None:
+        """A point of each curve at the number of optimizer steps made, unless it has one there."""
+        step = self.global_step
+        new = {name: value for name, value in figures.items() if self.points.get(name) != step}
+        if new:
+            self.points |= dict.fromkeys(new, step)
+            log_curves(self.loggers, new, step)
+
+    def keep(self, figures: dict[str, float]) -> None:
+        """Take figures up, for metrics.json and for callbacks that watch a figure."""
+        self.figures |= figures
+        self.log_dict(figures, logger=False)
 
     def on_train_epoch_start(self) -> None:
         self.epoch.reset()
-        for logger in self.loggers:
-            logger.log_metrics(
-                {"train/lr": self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]}, self.global_step
-            )
+        self.draw_curves({"train/lr": self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]})
 
     def on_train_epoch_end(self) -> None:
         if not self.automatic_optimization:
             self.lr_schedulers().step()
         self.close_window()
-        self.log_dict(named("train_epoch", self.epoch.means_of_all_processes()))
+        figures = named("train_epoch", self.epoch.means_of_all_processes())
+        self.draw_curves(figures)
+        self.keep(figures)
 
     def on_validation_epoch_start(self) -> None:
         self.evaluation.reset()
@@ -115,17 +128,17 @@ class VAEModule(L.LightningModule):
         self.noise.__enter__()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.evaluation.add(self.terms(batch))
+        self.evaluation.add(self.terms(self.trainer.datamodule.as_seen(batch)))
 
     def on_validation_epoch_end(self) -> None:
         self.noise.__exit__(None, None, None)
         split = "validation" if self.trainer.datamodule.validation and not self.trainer.testing else "test"
         means = self.evaluation.means_of_all_processes()
         require_finite(means, f"{split} set, epoch {self.current_epoch + 1}")
-        self.log_dict(named(split, means))
-        self.log(f"{split}/bound", means["bound"], logger=False)
+        self.draw_curves(named(split, means))
+        self.keep({f"{split}/{name}": value for name, value in means.items()})
         if not self.trainer.testing:
-            self.log(SELECTION, means["bound"], logger=False)
+            self.keep({SELECTION: means["bound"]})
 
     # The test set at the end is measured like the one between epochs.
     on_test_epoch_start, test_step = on_validation_epoch_start, validation_step

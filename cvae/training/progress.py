@@ -72,7 +72,7 @@ class EpochLines(Callback):
     def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
         self.seconds.append((self.trained or time.perf_counter()) - self.started)
         for split in ("validation", "test"):
-            figures = {name: trainer.callback_metrics.get(f"{split}/{name}") for name in SHOWN}
+            figures = {name: module.figures.get(f"{split}/{name}") for name in SHOWN}
             if self.trained and None not in figures.values():
                 text = "{elbo:.2f} (rate {rate:.2f}, distortion {distortion:.2f})".format(**figures)
                 log.info("Epoch %d: %s ELBO %s, %.1f s", trainer.current_epoch + 1, split, text, self.seconds[-1])

@@ -64,6 +64,7 @@ def train(cfg: DictConfig) -> float:
                 metrics |= scalars(evaluation(parts, run))
                 run.save_metrics(metrics)
             figures = {name: value for name, value in metrics.items() if "/" in name and not isinstance(value, list)}
+            module.draw_curves(figures)
             log_result(trainer.loggers, hyperparameters(cfg), figures, trainer.global_step)
         status = "success"
     finally:
@@ -92,9 +93,8 @@ def assemble(cfg: DictConfig) -> Parts:
     module = VAEModule(vae, *parts, cfg.seed, data.minibatches, cfg.trainer.get("compile", False))
     if trainer.is_global_zero:
         Run(cfg.run_dir).save_config(cfg)  # with what was left to the data
-    else:  # only rank 0 logs; each process draws its own noise
+    else:  # only rank 0 speaks
         logging.getLogger("cvae").setLevel(logging.WARNING)
-        torch.manual_seed(cfg.seed + trainer.global_rank)
     return Parts(data, module, trainer, settings)
 
 
@@ -145,10 +145,9 @@ def parameters(module: VAEModule) -> int:
 def results(parts: Parts) -> dict:
     """The figures of the last epoch and of the test set, with what a sweeper maximizes under SELECTION."""
     data, module, trainer, _ = parts
-    logged = dict(trainer.callback_metrics)
     steps, epochs = trainer.global_step, trainer.current_epoch
     trainer.test(module, datamodule=data, verbose=False)
-    metrics = {name: value.item() for name, value in (logged | trainer.callback_metrics).items()}
+    metrics = dict(module.figures)
     metrics.setdefault(SELECTION, metrics["test/bound"])  # where no epoch was evaluated
     seconds = [second for part in trainer.callbacks if isinstance(part, EpochLines) for second in part.seconds]
     metrics |= {"train/seconds_per_epoch": seconds, "epochs": epochs, "steps": steps}

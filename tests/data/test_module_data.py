@@ -61,13 +61,13 @@ def ready(*args, **changed):
 
 def batches(made, loader):
     """All of a loader's (x, y), as the model gets them."""
-    x, y = zip(*(made.on_after_batch_transfer(batch, 0) for batch in loader), strict=True)
+    x, y = zip(*(made.as_seen(batch) for batch in loader), strict=True)
     return torch.cat(x), torch.cat(y)
 
 
 def trained_on(made):
     """Every training image as the model would get it, in the order of the set."""
-    return made.on_after_batch_transfer((made.train.images.x, made.train.images.y), 0)[0]
+    return made.as_seen((made.train.images.x, made.train.images.y))[0]
 
 
 def test_static_is_one_above_one_half():
@@ -524,31 +524,14 @@ def test_wrong_values_in_a_config_are_named_from_the_root(overrides, key):
     assert error.value.key == key
 
 
-@pytest.mark.parametrize("binarization", ["static", "stochastic", "none"])
-def test_batches_of_several_minibatches_are_those_of_single_ones(binarization):
-    one, several = (ready(binarization=binarization, batch_size=300) for _ in range(2))
+def test_batches_of_several_minibatches_are_those_of_single_ones():
+    one, several = (ready(batch_size=300) for _ in range(2))
     several.minibatches = 3
-    several.trainer = SimpleNamespace(training=True, world_size=1, global_rank=0)
     assert [len(x) for x, _ in several.train_dataloader()] == [900, 200]
-    torch.manual_seed(1)
-    expected = [one.on_after_batch_transfer(batch, 0) for batch in one.train_dataloader()]
-    torch.manual_seed(1)
-    split = [
-        minibatch
-        for batch in several.train_dataloader()
-        for minibatch in several.minibatches_of(several.on_after_batch_transfer(batch, 0))
-    ]
+    split = [minibatch for batch in several.train_dataloader() for minibatch in several.minibatches_of(batch)]
     assert [len(x) for x, _ in split] == [300, 300, 300, 200]
-    for ours, theirs in zip(split, expected, strict=True):
+    for ours, theirs in zip(split, one.train_dataloader(), strict=True):
         assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
-
-
-def test_evaluation_and_single_minibatches_are_ready_at_once():
-    made = ready()
-    batch = made.test.__getitems__([0, 1])
-    for minibatches, training, levels in ((1, True, False), (3, True, True), (3, False, False)):
-        made.minibatches, made.trainer = minibatches, SimpleNamespace(training=training)
-        assert (made.on_after_batch_transfer(batch, 0)[0].dtype == torch.uint8) is levels
 
 
 @pytest.mark.parametrize(("world", "steps"), [(1, 4), (2, 2), (3, 2)])

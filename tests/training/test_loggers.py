@@ -7,7 +7,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tiny import tiny
 
 from cvae.build import make
-from cvae.training.loggers import close, hyperparameters, log_picture, log_result, tensorboard
+from cvae.training.loggers import close, hyperparameters, log_curves, log_picture, log_result, tensorboard
 
 PNG = b"a picture"
 
@@ -64,18 +64,30 @@ def test_the_config_itself_stays_whole(tmp_path):
     assert "root" in cfg.data and "callbacks" in cfg
 
 
-def test_the_result_is_one_record_in_tensorboard_and_two_calls_elsewhere(tmp_path):
+def test_curves_go_to_every_logger(tmp_path):
     board, other = tensorboard(str(tmp_path)), Recorder(tmp_path)
-    params, figures = {"model": {"latent_dim": 3}}, {"test/elbo": -7.5}
+    log_curves([board, other], {"test/elbo": -7.5}, 12)
+    close([board, other], "failed")
+    assert other.told == [({"test/elbo": -7.5}, 12), "failed"]
+    (point,) = events(tmp_path / "tensorboard").Scalars("test/elbo")
+    assert (point.step, point.value) == (12, -7.5)
+
+
+def test_the_result_is_one_record_in_tensorboard_and_hyperparameters_elsewhere(tmp_path):
+    board, other = tensorboard(str(tmp_path)), Recorder(tmp_path)
+    params, figures = {"model": {"latent_dim": 3, "hidden": [4]}, "seed": 1}, {"test/elbo": -7.5}
     log_result([board, other], params, figures, 12)
     close([board, other], "failed")
-    assert other.told == [(params, {}), (figures, 12), "failed"]
+    assert other.told == [(params, {}), "failed"]
     found = events(tmp_path / "tensorboard")
-    (point,) = found.Scalars("test/elbo")
-    assert (point.step, point.value) == (12, -7.5)
+    assert found.Tags()["scalars"] == []  # its curves exist by then: a second point would be at the same step
     content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     hparams = HParamsPluginData.FromString(content).session_start_info.hparams
-    assert {name: value.number_value for name, value in hparams.items()} == {"model/latent_dim": 3}
+    values = {name: value.number_value or value.string_value for name, value in hparams.items()}
+    assert values == {"model/latent_dim": 3, "model/hidden": "[4]", "seed": 1}
+    content = found.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    (metric,) = HParamsPluginData.FromString(content).experiment.metric_infos
+    assert metric.name.tag == "test/elbo"
 
 
 def test_a_picture_is_for_loggers_that_show_pictures(tmp_path):

@@ -3,6 +3,7 @@
 Which images, labels, step and noise reach the objective? What becomes of its terms?
 """
 
+import itertools
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from cvae.build import build_vae, make
 from cvae.errors import NotFinite
+from cvae.noise import noise_of
 from cvae.objectives import ELBO, Objective, Terms
 from cvae.training.module import SELECTION, VAEModule, named, require_finite
 
@@ -46,9 +48,10 @@ class Recorder(Objective):
 class Log(DummyLogger):
     def __init__(self):
         super().__init__()
-        self.points = []
+        self.points, self.calls = [], 0
 
     def log_metrics(self, metrics, step=None):
+        self.calls += 1
         self.points += [(name, step, float(value)) for name, value in metrics.items()]
 
 
@@ -111,19 +114,37 @@ def test_evaluation_has_the_same_noise_each_time_and_training_another():
     torch.manual_seed(3)
     assert noise[0] == pytest.approx(torch.rand(()).item())  # of the module's seed
     training = [call[4] for call in module.objective.calls if call[0]]
-    assert len(set(training)) == 6
-    torch.manual_seed(5)
-    build_vae(config(*SMALL))
-    expected = [torch.rand(()).item() for _ in range(6)]
-    assert training == pytest.approx(expected)  # as if there had been no evaluation
+    assert training == noise_of_steps(seed=3, rank=0)
+
+
+def noise_of_steps(seed, rank):
+    """The first number that is drawn in each step of two epochs of three minibatches."""
+    expected = []
+    for epoch, number in itertools.product(range(2), range(3)):
+        noise_of(seed, rank, epoch, number, device=torch.device("cpu"))
+        expected.append(torch.rand(()).item())
+    return expected
+
+
+def test_images_are_drawn_by_the_noise_of_their_step():
+    """As the model sees them; where a batch has several minibatches, too (test_engine)."""
+    module, _, data, _ = fitted("data.binarization=stochastic")
+    seen = [call[1] for call in module.objective.calls if call[0]]
+    sampler = data.train_dataloader().sampler
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        for number, images in enumerate(torch.tensor(list(sampler)).split(4)):
+            noise_of(3, 0, epoch, number, device=torch.device("cpu"))
+            assert torch.equal(seen[3 * epoch + number], data.batch("train", images.tolist())[0])
 
 
 def test_each_process_has_its_own_noise(monkeypatch):
     seen = []
     monkeypatch.setattr(VAEModule, "global_rank", 2)
     monkeypatch.setattr("cvae.training.module.fixed_noise", lambda seed, device: seen.append(seed) or torch.no_grad())
-    fitted(epochs=1)
-    assert seen == [3 + 2]
+    module, *_ = fitted()
+    assert seen == [3 + 2] * 2
+    assert [call[4] for call in module.objective.calls if call[0]] == noise_of_steps(seed=3, rank=2)
 
 
 def test_the_loss_is_what_is_minimized_by_its_mean_over_the_batch():
@@ -153,6 +174,32 @@ def test_curves_of_training_and_their_steps():
     assert {f"train/{part}" for part in ("elbo", "rate", "distortion", "loss", "part")} <= names
     assert not any("bound" in name for name in names)
     assert module.recent["rate"] == pytest.approx(2 * 13 / 6)
+    assert [(step, value) for name, step, value in log.points if name == "train_epoch/rate"] == [
+        (step, pytest.approx(4.6)) for step in (3, 6)
+    ]
+    assert [step for name, step, _ in log.points if name == "test/rate"] == [3, 6]
+    assert "epoch" not in names
+
+
+def test_a_curve_has_one_point_at_a_step():
+    module, log, _, trainer = fitted()
+    before = len(log.points)
+    trainer.test(module, datamodule=trainer.datamodule, verbose=False)
+    assert len(log.points) == before  # the last epoch's evaluation was of the same images
+    module.draw_curves({"test/rate": 1.0, "evaluation/nll": 5.0})
+    assert log.points[before:] == [("evaluation/nll", 6, 5.0)]
+    calls = log.calls
+    module.draw_curves({"evaluation/nll": 6.0})
+    assert len(log.points) == before + 1 and log.calls == calls  # a table would get an empty row
+
+
+def test_figures_are_those_of_the_last_epoch_and_of_what_was_measured_last():
+    module, _, _, trainer = fitted("data.validation_size=3")
+    trainer.test(module, datamodule=trainer.datamodule, verbose=False)
+    assert {name.partition("/")[0] for name in module.figures} == {"train_epoch", "validation", "test", "selection"}
+    assert module.figures["test/bound"] == pytest.approx(-7 * 13 / 7)
+    assert module.figures[SELECTION] == module.figures["validation/bound"] == pytest.approx(-7 * 2)
+    assert "train_epoch/bound" not in module.figures and "train_epoch/rate" in module.figures
 
 
 def test_figures_of_evaluation_are_means_over_its_images():

@@ -4,7 +4,6 @@ import io
 from types import SimpleNamespace
 
 import pytest
-import torch
 from rich.console import Console
 
 from cvae.training import progress
@@ -30,7 +29,7 @@ def screen(monkeypatch):
 def trainer(**values):
     given = {
         "is_global_zero": True, "estimated_stepping_batches": 40, "global_step": 0, "current_epoch": 0, "max_epochs": 4,
-        "callback_metrics": {}, "datamodule": SimpleNamespace(minibatches=1),
+        "datamodule": SimpleNamespace(minibatches=1),
     }  # fmt: skip
     return SimpleNamespace(**given | values)
 
@@ -97,7 +96,7 @@ def test_only_the_first_process_has_a_bar(clock, screen):
 
 def figures(split):
     values = {"elbo": -5.0, "rate": 2.004, "distortion": 2.996, "loss": 7.0}
-    return {f"{split}/{name}": torch.tensor(value) for name, value in values.items()}
+    return SimpleNamespace(figures={f"{split}/{name}": value for name, value in values.items()})
 
 
 def test_seconds_count_training_alone_and_a_line_says_the_figures(clock, caplog):
@@ -107,12 +106,12 @@ def test_seconds_count_training_alone_and_a_line_says_the_figures(clock, caplog)
     clock.value += 3
     lines.on_validation_start(trainer(), None)
     clock.value += 50  # the evaluation and the pictures
-    lines.on_train_epoch_end(trainer(callback_metrics=figures("test"), current_epoch=0), None)
+    lines.on_train_epoch_end(trainer(current_epoch=0), figures("test"))
     clock.value += 500
     lines.on_train_epoch_start(trainer(), None)
     clock.value += 4.26
     lines.on_validation_start(trainer(), None)
-    lines.on_train_epoch_end(trainer(callback_metrics=figures("validation"), current_epoch=1), None)
+    lines.on_train_epoch_end(trainer(current_epoch=1), figures("validation"))
     assert lines.seconds == pytest.approx([3, 4.26])
     assert [record.message for record in caplog.records] == [
         "Epoch 1: test ELBO -5.00 (rate 2.00, distortion 3.00), 3.0 s",
@@ -121,7 +120,7 @@ def test_seconds_count_training_alone_and_a_line_says_the_figures(clock, caplog)
 
 
 def test_an_epoch_that_is_not_evaluated_has_seconds_and_no_line(clock, caplog):
-    """The figures that Lightning still holds are those of an epoch before."""
+    """The figures that the module still holds are those of an epoch before."""
     caplog.set_level("INFO")
     lines = EpochLines()
     for evaluated in (True, False):
@@ -130,7 +129,7 @@ def test_an_epoch_that_is_not_evaluated_has_seconds_and_no_line(clock, caplog):
         if evaluated:
             lines.on_validation_start(trainer(), None)
             clock.value += 10
-        lines.on_train_epoch_end(trainer(callback_metrics=figures("test")), None)
+        lines.on_train_epoch_end(trainer(), figures("test"))
     assert lines.seconds == [2, 2] and len(caplog.records) == 1
 
 
