@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__version__ = "0.1.0"
+from cvae.version import VERSION as __version__  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:

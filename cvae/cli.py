@@ -12,13 +12,14 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import cvae.experiments  # noqa: F401, adds its step to Hydra's composition of a config
 from cvae.errors import UserError
-from cvae.run import Run
+from cvae.files import new_folder
+from cvae.run import Run, first_process
 
 # A waiting thread of GNU OpenMP checks this often whether the others are done, then it sleeps. OpenMP reads the number
 # when torch is loaded. The default, 300,000, keeps a core busy that the others need if another program runs too: on two
@@ -109,34 +110,49 @@ def not_readable(override: str) -> str:
 
 
 class NewRunDirectory(Callback):
-    """Refuses, before Hydra writes anything, a run directory that cannot be made or that holds an earlier run."""
+    """Claims the run directory before Hydra writes anything.
+
+    A folder that is named after the time gets another name if it is taken: two runs may start in the same second. A
+    folder that the user has named is refused if it cannot be written, or if it holds a run.
+    """
 
     def on_run_start(self, config: DictConfig, **_: object) -> None:
-        # Lightning starts the other processes of a run with the same command and the run directory of the first.
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            HydraConfig.instance().set_config(config)  # what ${hydra:…} in the folder's name is read from
-            require_one_place("hydra.run.dir", config)
-            require_new_folder("hydra.run.dir", config.hydra.run.dir)
+        if first_process():  # the others use its folder
+            claim(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
-        HydraConfig.instance().set_config(config)
-        require_one_place("hydra.sweep.dir", config)
-        require_new_folder("hydra.sweep.dir", config.hydra.sweep.dir)
+        claim(config, "sweep")
+        folder = config.hydra.sweep.dir.replace("'", "\\'")
+        with read_write(config.hydra):  # each member composes its config anew, with these words
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
 
 
-def require_one_place(key: str, config: DictConfig) -> None:
-    """End the process if the run would leave its config in Hydra's folder and all else in another."""
-    folder = OmegaConf.to_container(config)["run_dir"]
-    if folder != "${hydra:runtime.output_dir}":
-        raise SystemExit(f"Error: run_dir={folder}: must be left as it is; set {key} to choose the folder")
+def claim(config: DictConfig, kind: str) -> None:
+    """Claim hydra.KIND.dir, and put the name of the claimed folder there.
 
-
-def require_new_folder(key: str, folder: str) -> None:
-    """Make `folder`, or end the process: Hydra turns an Exception of a callback into a warning and goes on."""
+    Ends the process if that cannot be: Hydra turns an Exception of a callback into a warning and goes on.
+    """
+    HydraConfig.instance().set_config(config)  # what ${hydra:…} in the folder's name is read from
+    written, key = OmegaConf.to_container(config), f"hydra.{kind}.dir"
+    if written["run_dir"] != "${hydra:runtime.output_dir}":  # else the config would be in Hydra's folder, all else here
+        raise SystemExit(f"Error: run_dir={written['run_dir']}: must be left as it is; set {key} to choose the folder")
+    folder = Path(config.hydra[kind].dir)
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        members = [path for path in Path(folder).iterdir() if path.is_dir()]  # of a sweep
-        if any(Run(path).began() for path in (folder, *members)):
-            raise SystemExit(f"Error: {key}={folder}: must be a new folder; it holds an earlier run")
+        if "${now:" in written["hydra"][kind]["dir"]:
+            folder = new_folder(folder)
+        require_no_run(folder)
+        Run(folder).claim()
+    except UserError as error:
+        raise SystemExit(f"Error: {key}={folder}: must be a new folder; {error}") from error
     except OSError as error:
         raise SystemExit(f"Error: {key}={folder}: must be a folder that can be written: {error}") from error
+    with read_write(config.hydra):
+        config.hydra[kind].dir = str(folder)
+
+
+def require_no_run(folder: Path) -> None:
+    """Make `folder`. Raises UserError if it or a folder in it, a member of a sweep, holds a run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for run in map(Run, (folder, *(path for path in folder.iterdir() if path.is_dir()))):
+        if run.began():
+            raise UserError(f"it holds an earlier run ({run.state()})")

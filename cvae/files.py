@@ -1,7 +1,11 @@
-"""Files that are whole or absent."""
+"""Files that are whole or absent, folders that are new, and locks."""
 
+import fcntl
+import itertools
 import os
 from pathlib import Path
+
+HELD: dict[Path, int] = {}  # the locks of this process: file -> descriptor
 
 
 def save(path: Path, content: bytes) -> None:
@@ -13,3 +17,70 @@ def save(path: Path, content: bytes) -> None:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def new_folder(path: Path) -> Path:
+    """Make a folder that nobody has made: `path`, or if it is taken path_2, path_3, …"""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = path if number == 1 else path.with_name(f"{path.name}_{number}")
+        try:
+            folder.mkdir()  # of several processes one succeeds
+            return folder
+        except FileExistsError:
+            pass
+
+
+def lock(path: Path) -> bool:
+    """Lock a file, made if it is missing, until `unlock`. False: another process has locked it.
+
+    The system frees the lock when the process ends in any way, also by SIGKILL. A child process does not get it.
+    """
+    if path.resolve() in HELD:
+        return True
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    if not take(descriptor, fcntl.LOCK_EX):
+        os.close(descriptor)
+        return False
+    HELD[path.resolve()] = descriptor
+    return True
+
+
+def unlock(path: Path) -> None:
+    """Free the lock of this process, if it has it. The file stays: another process may be about to lock it."""
+    if (descriptor := HELD.pop(path.resolve(), None)) is not None:
+        os.close(descriptor)
+
+
+def locked(path: Path) -> bool:
+    """Whether a process, this one or another, has locked a file."""
+    if path.resolve() in HELD:
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return not take(descriptor, fcntl.LOCK_SH)  # shared: two that ask do not see each other
+    finally:
+        os.close(descriptor)
+
+
+def take(descriptor: int, kind: int) -> bool:
+    """Take a lock that `descriptor` holds until it is closed; False if another process has one that excludes it."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: nobody can have one
+        pass
+    return True
+
+
+def leave_to_parent() -> None:
+    """In a child made by fork: the locks are the parent's."""
+    while HELD:
+        os.close(HELD.popitem()[1])
+
+
+os.register_at_fork(after_in_child=leave_to_parent)

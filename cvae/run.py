@@ -2,6 +2,11 @@
 
 import itertools
 import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -9,9 +14,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from cvae.errors import UserError
-from cvae.files import save
+from cvae.files import lock, locked, save, unlock
+from cvae.version import VERSION
 
 LAST, BEST = "last.ckpt", "best.ckpt"  # checkpoints: of the last epoch, and of the one with the best bound
+
+STATES = ("running", "finished", "interrupted", "failed")
 
 
 class Run:
@@ -28,6 +36,8 @@ class Run:
         self.tensorboard = self.path / "tensorboard"
         self.images = self.path / "images"
         self.metrics = self.path / "metrics.json"
+        self.status_file = self.path / "status.json"
+        self.lock_file = self.path / ".lock"
         self.evaluations = self.path / "evaluation"
         self.gif = self.path / "cvae.gif"
         self.scatter = self.path / "latent_scatter.png"
@@ -48,6 +58,70 @@ class Run:
         """Whether a training has left something here: more than the config of a run that was refused."""
         written = (self.images, self.checkpoints, self.metrics)
         return any(path.exists() for path in written)
+
+    def claim(self) -> None:
+        """Let no other process write into this folder until `release` or the end of this process, however it ends.
+
+        Raises:
+            UserError: another process is writing into it.
+            OSError: the folder cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not lock(self.lock_file):
+            raise UserError(f"{self} is being written by another run")
+
+    def release(self) -> None:
+        """End `claim`."""
+        unlock(self.lock_file)
+
+    def locked(self) -> bool:
+        """Whether a process is writing into this folder."""
+        return locked(self.lock_file)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Claim this folder for a training, and leave in status.json how it went.
+
+        Raises as `claim` does.
+        """
+        self.claim()
+        about = {"started": now(), "host": socket.gethostname(), "pid": os.getpid(), "version": VERSION}
+        if "SLURM_JOB_ID" in os.environ:
+            about["slurm_job"] = os.environ["SLURM_JOB_ID"]
+        try:
+            self.save_status("running", **about)
+            yield
+        except BaseException as error:
+            with suppress(OSError):  # the disk may be what is wrong
+                self.save_status(*how_it_ended(error), ended=now(), **about)
+            raise
+        else:
+            self.save_status("finished", ended=now(), **about)
+        finally:
+            self.release()
+
+    def save_status(self, state: str, reason: str = "", **about: object) -> None:
+        save(self.status_file, json.dumps({"state": state, "reason": reason, **about}, indent=2).encode())
+
+    def status(self) -> dict:
+        """What status.json says, with a state that is true now.
+
+        state: running, finished, interrupted (by a signal, or the process was killed) or failed; reason: of the last
+        two. A run of a version without status.json is finished if it has figures, else interrupted.
+        """
+        try:
+            said = json.loads(self.status_file.read_text())
+        except (OSError, ValueError):
+            said = None
+        if not isinstance(said, dict) or said.get("state") not in STATES:
+            return {"state": "finished" if self.metrics.exists() else "interrupted", "reason": ""}
+        if said["state"] == "running" and not self.locked():
+            return said | {"state": "interrupted", "reason": "killed"}
+        return said
+
+    def state(self) -> str:
+        """The state of `status`: running, finished, interrupted or failed."""
+        return self.status()["state"]
 
     def checkpoint(self, name: str) -> Path:
         """A checkpoint by its name, with or without .ckpt.
@@ -96,3 +170,19 @@ class Run:
                 break
         save(file, json.dumps(content, indent=2).encode())
         return file
+
+
+def now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def how_it_ended(error: BaseException) -> tuple[str, str]:
+    """The state of a run that ends with this error, and the reason."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        return "interrupted", "by a signal"
+    return "failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def first_process() -> bool:
+    """Whether this process is the one of its run that writes: Lightning, torchrun and SLURM number the others."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))

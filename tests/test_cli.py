@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import ROOT
+
+from cvae.run import Run
 
 
 def train_py(*arguments, cwd, **environment):
@@ -116,3 +119,18 @@ def test_a_run_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     done = train_py("hydra.run.dir=file/run", cwd=tmp_path)
     assert done.returncode == 1 and "hydra.run.dir=file/run: must be a folder that can be written" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [["hydra.run.dir"], ["-m", "hydra.sweep.dir"]])
+def test_of_runs_that_start_in_the_same_second_each_has_a_folder(tmp_path, kind):
+    *multirun, key = kind
+    words = [*multirun, f"{key}=runs/${{now:noon}}", "model.latent_dim=0"]  # a time that is always the same
+    with ThreadPoolExecutor() as together:
+        runs = list(together.map(lambda _: train_py(*words, cwd=tmp_path), range(3)))
+    assert [run.returncode for run in runs] == [1, 1, 1] and all("latent_dim=0: must" in run.stderr for run in runs)
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"noon", "noon_2", "noon_3"}
+    for name in ("noon", "noon_2", "noon_3"):
+        run = Run(tmp_path / "runs" / name / ("0" if multirun else ""))
+        assert run.status()["reason"] == "model.latent_dim=0: must be a positive integer"
+        assert run.state() == "failed"

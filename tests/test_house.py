@@ -26,7 +26,7 @@ ROWS = (
     ("networks", "posteriors", "priors", "likelihoods"),
     ("distributions", "kernels", "schedules", "paths", "noise", "run", "devices", "experiments"),
     ("checks", "console", "files"),
-    ("errors", "compat"),
+    ("errors", "compat", "version"),
 )
 ROW = {part: number for number, parts in enumerate(ROWS) for part in parts}
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 
 import pytest
 from conftest import config, get_object
@@ -12,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cvae import cli, console
 from cvae.cli import NewRunDirectory, leaves, message_of, no_such_key, not_readable, readable_errors
 from cvae.errors import ConfigError, UserError
+from cvae.run import Run
 
 CFG = OmegaConf.create(
     {
@@ -24,7 +26,7 @@ CFG = OmegaConf.create(
 
 @pytest.fixture
 def environment(monkeypatch):
-    for name in ("HYDRA_FULL_ERROR", "CVAE_READABLE_ERRORS"):
+    for name in ("HYDRA_FULL_ERROR", "CVAE_READABLE_ERRORS", "RANK", "LOCAL_RANK", "SLURM_PROCID"):
         monkeypatch.setenv(name, "")  # so that it is put back at the end
         monkeypatch.delenv(name)
     return monkeypatch
@@ -173,7 +175,8 @@ class Hydra:
 
 
 def job(folder, run_dir="${hydra:runtime.output_dir}"):
-    return OmegaConf.create({"run_dir": run_dir, "hydra": {"run": {"dir": str(folder)}, "sweep": {"dir": str(folder)}}})
+    hydra = {"run": {"dir": str(folder)}, "sweep": {"dir": str(folder)}, "overrides": {"hydra": []}}
+    return OmegaConf.create({"run_dir": run_dir, "hydra": hydra})
 
 
 @pytest.mark.parametrize(
@@ -183,14 +186,17 @@ def test_a_new_folder_is_made_and_one_of_an_earlier_run_refused(tmp_path, enviro
     environment.delenv("LOCAL_RANK", raising=False)
     hydra, folder = Hydra(environment), tmp_path / "deep" / "run"
     called = getattr(NewRunDirectory(), start)
-    called(job(folder), job_name="more")
-    assert folder.is_dir() and hydra.given == [job(folder)]
+    cfg = job(folder)
+    called(cfg, job_name="more")
+    assert folder.is_dir() and len(hydra.given) == 1 and hydra.given[0] is cfg
+    assert Run(folder).locked()
     called(job(folder))  # it is there, and empty
     (folder / "file").write_text("")
     (folder / "0").mkdir()
     called(job(folder))  # as a run that was refused leaves it
     (folder / "0" / "metrics.json").write_text("")  # a member of a sweep
-    with pytest.raises(SystemExit, match=f"^Error: {key}={folder}: must be a new folder; it holds an earlier run$"):
+    said = f"Error: {key}={folder}: must be a new folder; it holds an earlier run (finished)"
+    with pytest.raises(SystemExit, match=f"^{re.escape(said)}$"):
         called(job(folder))
     (folder / "0" / "metrics.json").unlink()
     (folder / "images").mkdir()
@@ -209,8 +215,36 @@ def test_the_other_processes_of_a_run_use_the_folder_of_the_first(tmp_path, envi
     (tmp_path / "images").mkdir()
     environment.setenv("LOCAL_RANK", "1")
     NewRunDirectory().on_run_start(job(tmp_path))
+    assert not Run(tmp_path).locked()
     environment.setenv("LOCAL_RANK", "0")
     with pytest.raises(SystemExit):
+        NewRunDirectory().on_run_start(job(tmp_path))
+
+
+@pytest.mark.parametrize(("start", "kind"), [("on_run_start", "run"), ("on_multirun_start", "sweep")])
+def test_of_two_starts_in_the_same_second_one_gets_another_name(tmp_path, environment, start, kind):
+    OmegaConf.register_new_resolver("now", lambda pattern: f"noon{pattern}", replace=True)
+    Hydra(environment)
+    for name in ("noon%S", "noon%S_2", "noon%S_3"):
+        cfg = job(f"{tmp_path}/it's/${{now:%S}}")
+        getattr(NewRunDirectory(), start)(cfg)
+        folder = tmp_path / "it's" / name
+        assert cfg.hydra[kind].dir == str(folder) and Run(folder).locked()
+        # Hydra composes the config of each member anew, from these words.
+        words = [rf"hydra.sweep.dir='{tmp_path}/it\'s/{name}'"] if kind == "sweep" else []
+        assert cfg.hydra.overrides.hydra == words
+    folders = sorted((tmp_path / "it's").iterdir())
+    assert [(folder.name, [file.name for file in folder.iterdir()]) for folder in folders] == [
+        ("noon%S", [".lock"]), ("noon%S_2", [".lock"]), ("noon%S_3", [".lock"]),
+    ]  # fmt: skip
+
+
+def test_a_folder_that_another_run_has_claimed(tmp_path, environment):
+    """It may have written nothing yet."""
+    Hydra(environment)
+    environment.setattr("cvae.run.lock", lambda file: file != tmp_path / ".lock")
+    said = f"Error: hydra.run.dir={tmp_path}: must be a new folder; {tmp_path} is being written by another run"
+    with pytest.raises(SystemExit, match=f"^{said}$"):
         NewRunDirectory().on_run_start(job(tmp_path))
 
 

@@ -1,15 +1,20 @@
 """The names in a run directory, which are a contract, and what is wrong with one."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
+from datetime import datetime, timedelta
 
 import pytest
 from conftest import ROOT
 from omegaconf import OmegaConf
 
+import cvae.run
+from cvae import __version__
 from cvae.errors import UserError
-from cvae.run import Run
+from cvae.run import Run, first_process
 
 
 def test_names(tmp_path):
@@ -18,6 +23,7 @@ def test_names(tmp_path):
         run.config_file: ".hydra/config.yaml", run.checkpoints: "checkpoints", run.tensorboard: "tensorboard",
         run.metrics: "metrics.json", run.gif: "cvae.gif", run.scatter: "latent_scatter.png", run.samples: "samples.png",
         run.image("original"): "images/original.png", run.image("sample", 3): "images/sample_0003.png",
+        run.status_file: "status.json", run.lock_file: ".lock",
         run.manifold(): "latent_manifold.png", run.manifold(0): "latent_manifold_0.png", run.evaluations: "evaluation",
     }  # fmt: skip
     for path, name in names.items():
@@ -102,3 +108,103 @@ def test_a_run_directory_needs_no_torch():
     """So that a table of hundreds of runs takes no seconds."""
     code = "import sys, cvae.run; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_claimed_folder_is_another_runs(tmp_path, monkeypatch):
+    run = Run(tmp_path / "deep" / "run")
+    assert not run.locked()
+    run.claim()
+    run.claim()  # it is ours
+    assert run.locked() and [file.name for file in run.path.iterdir()] == [".lock"]
+    run.release()
+    assert not run.locked()
+    monkeypatch.setattr(cvae.run, "lock", lambda file: file != run.lock_file)
+    for start in (run.claim, run.writing().__enter__):
+        with pytest.raises(UserError, match="run is being written by another run$"):
+            start()
+    assert not run.status_file.exists()
+
+
+def test_the_state_of_a_run_that_goes_well(tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    run = Run(tmp_path)
+    with run.writing():
+        assert run.state() == "running" and run.locked()
+        during = json.loads(run.status_file.read_text())
+    assert not run.locked()
+    assert list(during) == ["state", "reason", "started", "host", "pid", "version"]
+    assert during | {"state": "", "started": ""} == {
+        "state": "", "reason": "", "started": "", "host": socket.gethostname(), "pid": os.getpid(),
+        "version": __version__,
+    }  # fmt: skip
+    status = run.status()
+    assert run.state() == status.pop("state") == "finished" and (started := status.pop("started")) == during["started"]
+    ended = datetime.fromisoformat(status.pop("ended"))
+    assert datetime.fromisoformat(started) <= ended <= datetime.now().astimezone()
+    assert datetime.now().astimezone() - ended < timedelta(seconds=60) and ended.microsecond == 0
+    assert status == {name: during[name] for name in ("reason", "host", "pid", "version")}
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (UserError("a full disk"), "failed", "a full disk"),
+        (KeyError("a"), "failed", "KeyError: 'a'"),
+        (KeyboardInterrupt(), "interrupted", "by a signal"),
+        (SystemExit(143), "interrupted", "by a signal"),
+    ],
+)
+def test_the_state_of_a_run_that_does_not(tmp_path, monkeypatch, error, state, reason):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    run = Run(tmp_path)
+    with pytest.raises(type(error)), run.writing():
+        raise error
+    status = run.status()
+    assert (status["state"], status["reason"], status["slurm_job"]) == (state, reason, "77") and "ended" in status
+    assert run.state() == state and not run.locked()
+
+
+def test_a_run_that_cannot_say_how_it_ended(tmp_path, monkeypatch):
+    """The reason of its end is the error, not that of the status; without a status it is as if it had been killed."""
+    run, full = Run(tmp_path), OSError("no space")
+
+    def broken(*_):
+        raise full
+
+    with pytest.raises(UserError, match="first"), run.writing():
+        monkeypatch.setattr(cvae.run, "save", broken)
+        raise UserError("first")
+    assert not run.locked() and (run.state(), run.status()["reason"]) == ("interrupted", "killed")
+    with pytest.raises(OSError, match="no space"), run.writing():
+        pass
+    assert not run.locked()
+
+
+def test_a_run_that_was_killed(tmp_path):
+    run = Run(tmp_path)
+    run.save_status("running", pid=1)
+    assert run.status() == {"state": "interrupted", "reason": "killed", "pid": 1}
+    run.claim()
+    assert run.status() == {"state": "running", "reason": "", "pid": 1}
+    run.release()
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"state": "odd"}', '{"state": []}'])
+def test_a_run_without_a_status_is_finished_where_it_has_figures(tmp_path, text):
+    run = Run(tmp_path)
+    if text is not None:
+        run.status_file.write_text(text)
+    assert run.status() == {"state": "interrupted", "reason": ""}
+    run.save_metrics({})
+    assert run.status() == {"state": "finished", "reason": ""} and run.state() == "finished"
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_the_first_process_of_several(monkeypatch, name):
+    for other in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(other, raising=False)
+    assert first_process()
+    monkeypatch.setenv(name, "0")
+    assert first_process()
+    monkeypatch.setenv(name, "1")
+    assert not first_process()

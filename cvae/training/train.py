@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from cvae.errors import ConfigError, UserError
 from cvae.evaluation import Figure, Settings
 from cvae.evaluation.report import report, scalars
 from cvae.noise import fixed_noise
-from cvae.run import LAST, Run
+from cvae.run import LAST, Run, first_process
 from cvae.training.engine import minibatches_of_a_step
 from cvae.training.loggers import close, hyperparameters, log_result
 from cvae.training.module import SELECTION, VAEModule
@@ -42,9 +43,15 @@ def train(cfg: DictConfig) -> float:
     or on the test set where there is none.
 
     Raises:
-        UserError: a value or a combination of choices is wrong (before any training), data cannot be had, or a figure
-            is not finite.
+        UserError: a value or a combination of choices is wrong (before any training), data cannot be had, a figure
+            is not finite, or another run is writing into the run directory.
     """
+    with Run(cfg.run_dir).writing() if first_process() else nullcontext():
+        return train_claimed(cfg)
+
+
+def train_claimed(cfg: DictConfig) -> float:
+    """`train`, in a run directory that is this run's alone."""
     quiet_libraries()
     keep_freed_memory()
     for line in cfg.get("experiment", {}).get("left_out", []):

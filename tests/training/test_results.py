@@ -187,7 +187,7 @@ def test_metrics_are_saved_before_the_evaluation_and_loggers_closed_as_failed(tm
 
 def test_a_run_without_loggers_callbacks_and_evaluation(tmp_path):
     cfg, result = trained(tmp_path, *QUIET, "~callbacks.epoch_lines", "~callbacks.checkpoint")
-    assert {path.name for path in tmp_path.iterdir()} == {".hydra", "metrics.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {".hydra", "metrics.json", "status.json", ".lock"}
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["train/seconds_per_epoch"] == [] and result == metrics["test/bound"]
     assert "selection/bound" not in metrics
@@ -196,13 +196,23 @@ def test_a_run_without_loggers_callbacks_and_evaluation(tmp_path):
 
 def test_only_the_first_process_writes_results(tmp_path, monkeypatch):
     monkeypatch.setattr(L.Trainer, "is_global_zero", False)
+    monkeypatch.setenv("LOCAL_RANK", "1")
     level = logging.getLogger("cvae").level
     try:
         trained(tmp_path, *QUIET[:2], "~callbacks.checkpoint", "evaluation.samples=1")
     finally:
         logging.getLogger("cvae").setLevel(level)
     assert not (tmp_path / "metrics.json").exists() and not (tmp_path / "evaluation").exists()
-    assert not (tmp_path / ".hydra").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
+
+
+def test_the_run_directory_is_the_runs_alone_until_its_end(tmp_path, monkeypatch):
+    states = []
+    monkeypatch.setattr(training, "check", lambda cfg: states.append((Run(tmp_path).state(), Run(tmp_path).locked())))
+    monkeypatch.setattr(training, "report", lambda *_: states.append(Run(tmp_path).state()) or {})
+    trained(tmp_path, *QUIET, "evaluation.samples=1")
+    assert states == [("running", True), "running"]
+    assert Run(tmp_path).state() == "finished" and not Run(tmp_path).locked()
 
 
 def test_processes_begin_with_the_same_weights_and_only_the_first_speaks(tmp_path, monkeypatch):

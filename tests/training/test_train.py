@@ -49,7 +49,7 @@ def test_a_run_leaves_what_the_contract_says(run, mnist_root, caplog):
     folder, result = run("a", "evaluation.samples=3", "evaluation.aggregate_images=20")
     assert {path.name for path in folder.iterdir()} == {
         ".hydra", "checkpoints", "tensorboard", "images", "evaluation",
-        "cvae.gif", "latent_manifold.png", "latent_scatter.png", "metrics.json",
+        "cvae.gif", "latent_manifold.png", "latent_scatter.png", "metrics.json", "status.json", ".lock",
     }  # fmt: skip
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
     grids = {f"{name}_{epoch:04d}.png" for name in ("reconstruction", "sample") for epoch in range(3)}
