@@ -3,11 +3,12 @@
 import hydra
 from omegaconf import DictConfig
 
-from cvae.cli import readable_errors
+from cvae.cli import find_own_parts, readable_errors
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
+    find_own_parts()
     from cvae.training.train import train  # torch takes seconds to import: not for --help or a misspelt key
 
     return train(cfg)

@@ -47,6 +47,9 @@ def make(cfg: DictConfig, group: str, **arguments: Any) -> Any:
         if isinstance(cause, UserError):  # data that are missing or damaged
             raise cause from error
         target = cfg[group].get("_target_", group)
+        if isinstance(cause, ImportError):
+            where = "A file of your own must lie in the folder of --config-dir, or in one of PYTHONPATH"
+            raise UserError(f"{group}: {target} cannot be imported. {where}. {cause}") from error
         raise UserError(f"{group}: {target} does not take its values: {cause}") from error
 
 

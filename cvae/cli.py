@@ -109,6 +109,16 @@ def not_readable(override: str) -> str:
     return f"{override} cannot be read. A value with signs needs quotes within quotes: '{key}=\"{value}\"'"
 
 
+def find_own_parts() -> None:
+    """Let `_target_` name what a user's own Python files define: those in the folder of --config-dir.
+
+    Behind all other folders, so that none of these files hides a library's.
+    """
+    for source in HydraConfig.get().runtime.config_sources:
+        if source.provider == "command-line":
+            sys.path.append(source.path)
+
+
 class NewRunDirectory(Callback):
     """Claims the run directory before Hydra writes anything.
 
