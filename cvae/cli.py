@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-import cvae.experiments  # noqa: F401, adds its step to Hydra's composition of a config
+import cvae.experiments  # adds its step to Hydra's composition of a config
+import cvae.names  # noqa: F401, adds the function that conf/config.yaml names folders by
 from cvae.errors import UserError
 from cvae.files import new_folder
 from cvae.run import Run, first_process

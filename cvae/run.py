@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,6 +46,11 @@ class Run:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    @property
+    def name(self) -> str:
+        """What tells this run from others: its folder's name without the time, or without the number in a sweep."""
+        return re.sub(r"^(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d|\d+)_", "", self.path.resolve().name)
 
     def image(self, name: str, epoch: int | None = None) -> Path:
         """A grid of images, of an epoch or for the whole run."""

@@ -1,6 +1,7 @@
 """The command line itself, in a process of its own: what it prints and its exit code."""
 
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -67,9 +68,22 @@ def test_a_sweep_over_choices_within_a_choice(tmp_path):
     small += ["trainer.max_epochs=1", "evaluation.samples=0", "callbacks.pictures.manifold_steps=2"]
     done = train_py("-m", "objective/beta=linear,cyclical", *small, "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    configs = [(tmp_path / "sweep" / job / ".hydra" / "config.yaml").read_text() for job in "01"]
+    members = ("0_beta=linear", "1_beta=cyclical")
+    configs = [(tmp_path / "sweep" / member / ".hydra" / "config.yaml").read_text() for member in members]
     assert ["schedules.Linear" in config for config in configs] == [True, False]
     assert ["schedules.Cyclical" in config for config in configs] == [False, True]
+
+
+@pytest.mark.slow
+def test_the_folder_of_a_run_ends_with_its_name(tmp_path):
+    """Of what was typed, or by hand; of what is swept for a member of a sweep. It is refused before it trains."""
+    run = train_py("model.latent_dim=0", "trainer=cpu", "data.root=/x", cwd=tmp_path)
+    by_hand = train_py("model.latent_dim=0", "name=my run", "tags=[a,b]", cwd=tmp_path)
+    sweep = train_py("-m", "model.latent_dim=0", "seed=1,2", "name=mine", cwd=tmp_path)
+    assert run.returncode == by_hand.returncode == sweep.returncode == 1
+    folders = {re.sub(r"[\d-]{10}_[\d-]{8}", "TIME", str(path.parent.relative_to(tmp_path / "outputs" / "tf_tutorial")))
+               for path in tmp_path.rglob(".hydra")}  # fmt: skip
+    assert folders >= {"TIME_latent_dim=0", "TIME_my-run", "multirun/TIME_mine/0_seed=1"}
 
 
 def test_a_bad_value_ends_with_one_message_which_the_log_has_too(tmp_path):

@@ -24,7 +24,7 @@ ROWS = (
     ("objectives", "evaluation", "data", "pictures"),
     ("vae",),
     ("networks", "posteriors", "priors", "likelihoods"),
-    ("distributions", "kernels", "schedules", "paths", "noise", "run", "devices", "experiments"),
+    ("distributions", "kernels", "schedules", "paths", "noise", "run", "devices", "experiments", "names"),
     ("checks", "console", "files"),
     ("errors", "compat", "version"),
 )
