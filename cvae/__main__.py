@@ -17,6 +17,11 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("run", metavar="RUN", help="a run directory, as train.py writes it")
     run.add_argument("--checkpoint", metavar="FILE", default=LAST, help=f"{LAST} (default) or {BEST}")
     run.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    run.add_argument(
+        "--trust",
+        action="store_true",
+        help="the run's config may call any code: for runs with parts that are not cvae's, if you trust their maker",
+    )
 
     main = argparse.ArgumentParser("python -m cvae", description="Measure, use and look into a trained model.")
     commands = main.add_subparsers(required=True, metavar="COMMAND")
@@ -30,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     with readable_errors():
         if "run" in args:
-            Run(args.run).config()  # torch takes seconds to import: not for a misspelt name
+            Run(args.run, args.trust).config()  # torch takes seconds to import: not for a misspelt name
         args.call(args)
 
 

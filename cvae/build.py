@@ -1,6 +1,8 @@
 """From a config, or from a run directory, to objects; and whether the choices of a config fit each other."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,12 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from cvae.allowed import DATA_ROOT, require_parts
+from cvae.checkpoint import Budget, read_checkpoint
 from cvae.checks import image_shape, one_of, positive_int
 from cvae.data import ImageData
 from cvae.devices import DEVICES, available
-from cvae.errors import ConfigError, UserError
+from cvae.errors import ConfigError, DataError, UserError
 from cvae.run import LAST, Run
 from cvae.vae import VAE
 
@@ -28,10 +32,14 @@ MOVED = {  # what saved configs may call a part, and what it is called today
 def make(cfg: DictConfig, group: str, **arguments: Any) -> Any:
     """The object that `cfg[group]` describes, given `arguments` too.
 
+    Of a run that the user does not trust only parts of the group are made: see `cvae.allowed`.
+
     Raises:
         ConfigError: a value does not fit; its key is named from the root.
         UserError: anything else that keeps the object from being made.
     """
+    if cfg._get_flag("foreign"):
+        require_parts(OmegaConf.to_container(cfg).get(group), group)
     if "_target_" not in cfg[group] and not all(isinstance(part, DictConfig) for part in cfg[group].values()):
         raise UserError(f"{group}: its file names no class (_target_)")
     try:
@@ -142,34 +150,75 @@ def nodes(cfg: DictConfig) -> list[DictConfig]:
     ]
 
 
-def load(run: str | Path, checkpoint: str = LAST, device: str = "cpu") -> VAE:
+def load(run: str | Path, checkpoint: str = LAST, device: str = "cpu", trust: bool = False) -> VAE:
     """The trained model of a run directory, in eval mode: from the config and the weights that are saved in it.
 
     Args:
         run: the run directory
         checkpoint: last.ckpt or best.ckpt
         device: where the model is to be
+        trust: whether the config may name any class or function, which is then called: only for a run whose maker you
+            trust. Without it only cvae's own parts are built
 
     Raises:
-        UserError: this is no run directory, or the checkpoint is missing, damaged or another model's.
+        UserError: this is no run directory, the checkpoint is missing, damaged or another model's, or the config names
+            what is no part of cvae.
     """
-    return load_with_step(Run(run), checkpoint, device)[0]
+    return load_with_step(Run(run, trust), checkpoint, device)[0]
 
 
 def load_with_step(run: Run, checkpoint: str, device: str) -> tuple[VAE, int]:
     """The trained model, in eval mode, and how many optimizer steps it has had. Raises as `load` does."""
     available("device", device.partition(":")[0], DEVICES)
-    vae, file = build_vae(saved_config(run)), run.checkpoint(checkpoint)
-    try:
-        content = torch.load(file, map_location=device, weights_only=True)
-    except Exception as error:  # damaged bytes make torch and pickle raise almost anything
-        first_line = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{file} is damaged or no checkpoint: {first_line}") from error
+    cfg, file = saved_config(run), run.checkpoint(checkpoint)
+    content = read_checkpoint(file, device)
+    with described(run, "model"), nullcontext() if run.trust else Budget(file):
+        vae = build_vae(cfg)
     try:
         weights = {
             name.removeprefix("vae."): value for name, value in content["state_dict"].items() if name.startswith("vae.")
         }
         vae.load_state_dict(weights)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{file} does not hold the weights of the model in {run.config_file}: {error}") from error
     return vae.to(device).eval(), content.get("global_step", 0)
+
+
+def load_data(run: Run, root: str | None = None) -> ImageData:
+    """The data of a run, read and ready for use.
+
+    Files that are missing are fetched, but only into a folder that the user chose: `root`, or the default of
+    `data.root` (CVAE_DATA). Into a folder that the run's config names, nothing is written unless the run is trusted.
+
+    Args:
+        run: the run
+        root: the folder of the data, if it is not the one in the run's config
+
+    Raises:
+        UserError: the data are missing or damaged, or the config names what is no part of cvae.
+    """
+    cfg = saved_config(run)
+    chosen = root or run.trust or OmegaConf.to_container(cfg)["data"].get("root") == DATA_ROOT
+    if root:
+        cfg.data.root = root
+    try:
+        with described(run, "data"):
+            data = make(cfg, "data")
+            if chosen:
+                data.prepare_data()
+            data.setup()
+    except DataError as error:
+        advice = "" if chosen else "\nNothing is fetched into a folder that only the run names: give it as --data-root"
+        raise DataError(f"{error}{advice}") from error
+    return data
+
+
+@contextmanager
+def described(run: Run, what: str) -> Iterator[None]:
+    """Values of any type are in a saved config, and make the parts raise almost anything: a UserError in its place."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise UserError(f"{run.config_file} describes no {what}: {type(error).__name__}: {error}") from error

@@ -1,5 +1,6 @@
 """A run directory: the only place that knows the names of its files. Needs no torch."""
 
+import io
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from cvae import allowed
 from cvae.errors import UserError
 from cvae.files import lock, locked, save, unlock
 from cvae.version import VERSION
@@ -28,10 +30,12 @@ class Run:
 
     .hydra/config.yaml is the whole config, checkpoints/ has last.ckpt and best.ckpt, images/ the grids of each epoch
     (0 is before training), evaluation/ a file for each set of settings. All that is needed to load the model is in it.
+
+    trust: whether its config may name anything, as one's own may: only for a run whose maker the user trusts.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, trust: bool = False) -> None:
+        self.path, self.trust = Path(path), trust
         self.config_file = self.path / ".hydra" / "config.yaml"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
@@ -144,19 +148,28 @@ class Run:
     def config(self) -> DictConfig:
         """The saved config; run_dir is this folder, wherever it was when the run was made.
 
+        Unless the run is trusted, it has the flag "foreign": `cvae.build.make` then makes only what is allowed.
+
         Raises:
-            UserError: this is no run directory, or the file is not YAML.
+            UserError: this is no run directory, the file is not YAML, or it says more than a saved config may.
         """
         if not self.config_file.is_file():
             raise UserError(f"{self} is not a run directory: it has no .hydra/config.yaml")
         try:
-            cfg = OmegaConf.load(self.config_file)
-        except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+            text = self.config_file.read_text(encoding="utf-8")
+            if not self.trust:
+                allowed.require_plain_yaml(text)
+            cfg = OmegaConf.load(io.StringIO(text))
+            if not isinstance(cfg, DictConfig):
+                raise UserError("this is not the config of a run: it has no keys")
+            cfg.run_dir = str(self.path)
+            if not self.trust:
+                allowed.require_plain(OmegaConf.to_container(cfg))
+        except UserError as error:
+            raise UserError(f"{self.config_file}: {error}") from error
+        except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
             raise UserError(f"{self.config_file} is not valid YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(cfg, DictConfig):
-            raise UserError(f"{self.config_file} is not the config of a run: it has no keys")
-        cfg.run_dir = str(self.path)
-        return cfg
+        return cfg if self.trust else OmegaConf.create(cfg, flags={"foreign": True})
 
     def save_config(self, cfg: DictConfig) -> None:
         """Write the config again, where a run has found out what was left to the data (as the number of classes)."""

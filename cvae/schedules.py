@@ -12,6 +12,8 @@ from torch import Tensor
 from cvae.checks import number, positive_int
 from cvae.errors import ConfigError
 
+__all__ = ["Cyclical", "Linear"]  # what conf/ and saved configs may name
+
 
 class Linear:
     """A straight line from `start` at step 0 to `end` at step `steps`, then constant: warm-up (Bowman et al. 2016).

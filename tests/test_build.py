@@ -9,9 +9,21 @@ from conftest import ROOT, config, get_object
 from omegaconf import OmegaConf
 
 import cvae
-from cvae.build import MOVED, build_data, build_vae, load_with_step, make, require_fit, saved_config
-from cvae.errors import ConfigError, UserError
+from cvae.build import (
+    MOVED,
+    build_data,
+    build_vae,
+    described,
+    load_data,
+    load_with_step,
+    make,
+    require_fit,
+    saved_config,
+)  # fmt: skip
+from cvae.data.idx_files import IdxFiles
+from cvae.errors import ConfigError, DataError, UserError
 from cvae.likelihoods import Gaussian
+from cvae.networks import mlp
 from cvae.run import Run
 
 OLD = (
@@ -196,3 +208,84 @@ def test_the_likelihood_is_told_the_shape_of_the_images():
         patch.setattr("cvae.likelihoods.Gaussian", likelihood)
         build_vae(cfg)
     assert seen == [(3, 8, 12)]
+
+
+def test_what_is_missing_is_fetched_only_into_a_folder_that_the_user_chose(tmp_path, monkeypatch):
+    """The config of somebody else's run may say where images are, and not where to write."""
+    fetched = []
+    monkeypatch.setattr(IdxFiles, "download", lambda self: fetched.append(self.folder))
+    run = Run(tmp_path / "run")
+    run.save_config(config(f"data.root={tmp_path}/theirs"))
+    missing = "train-images-idx3-ubyte is missing"
+    with pytest.raises(DataError, match=f"^{tmp_path}/theirs/MNIST/raw/{missing}\nNothing is fetched .* --data-root$"):
+        load_data(run)
+    assert fetched == []
+    for trusted, root in ((run, str(tmp_path / "mine")), (Run(run.path, trust=True), None)):
+        with pytest.raises(DataError, match=f"{missing}$"):
+            load_data(trusted, root)
+    run.save_config(config())
+    monkeypatch.setenv("CVAE_DATA", str(tmp_path / "default"))
+    with pytest.raises(DataError, match=f"{missing}$"):
+        load_data(run)
+    assert fetched == [tmp_path / name / "MNIST" / "raw" for name in ("mine", "theirs", "default")]
+
+
+def test_the_data_of_a_run(tmp_path):
+    run = Run(tmp_path)
+    run.save_config(config("data=synthetic", "data.source.test_size=3"))
+    assert len(load_data(run).test) == 3
+
+
+def test_a_run_with_parts_of_the_users_own_needs_a_word(tmp_path, monkeypatch):
+    """python train.py takes any _target_; to load the run later, the user says that it is theirs."""
+    (tmp_path / "theirs.py").write_text("from cvae.likelihoods import Gaussian as Mine\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = Run(tmp_path / "run")
+    cfg = config("model.filters=4", "likelihood=gaussian", "likelihood._target_=theirs.Mine")
+    run.save_config(cfg)
+    run.checkpoints.mkdir()
+    weights = build_vae(cfg).state_dict()  # as training does, without a word
+    torch.save({"state_dict": {f"vae.{name}": value for name, value in weights.items()}}, run.checkpoints / "last.ckpt")
+    with pytest.raises(UserError, match=r"^likelihood._target_='theirs.Mine': .* trust=True\)$"):
+        cvae.load(run.path)
+    vae = cvae.load(run.path, trust=True)
+    assert isinstance(vae.likelihood, Gaussian)
+    for name, value in vae.state_dict().items():
+        assert torch.equal(value, weights[name])
+
+
+def test_a_run_that_is_trusted_may_be_of_any_size(tmp_path, monkeypatch):
+    """Its parts may make what the checkpoint does not hold; those of others may not."""
+    run = Run(tmp_path)
+    cfg = config("data=synthetic", "data.image_shape=[1,8,8]", "model=mlp", "model.hidden=[4]")
+    run.save_config(cfg)
+    run.checkpoints.mkdir()
+    weights = build_vae(cfg).state_dict()
+    torch.save({"state_dict": {f"vae.{name}": value for name, value in weights.items()}}, run.checkpoints / "last.ckpt")
+
+    def large(**sizes):
+        torch.zeros(2**22)  # 16 MiB
+        return mlp(**sizes)
+
+    monkeypatch.setattr("cvae.networks.mlp", large)
+    with pytest.raises(
+        UserError, match="^model: cvae.networks.mlp does not take its values: it is larger than the check"
+    ):
+        cvae.load(tmp_path)
+    assert cvae.load(tmp_path, trust=True).encoder[1].out_features == 4
+
+
+def test_a_config_that_describes_nothing(tmp_path, monkeypatch):
+    """One message whatever is raised, but errors of the user and of files stay what they are."""
+    for error, name in (
+        (ZeroDivisionError("0"), "UserError"),
+        (OSError("disk"), "OSError"),
+        (UserError("u"), "UserError"),
+    ):
+        with pytest.raises((UserError, OSError)) as found, described(Run(tmp_path), "model"):
+            raise error
+        assert type(found.value).__name__ == name
+        if isinstance(error, ZeroDivisionError):
+            assert str(found.value) == f"{Run(tmp_path).config_file} describes no model: ZeroDivisionError: 0"
+        else:
+            assert found.value is error

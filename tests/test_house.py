@@ -24,8 +24,8 @@ ROWS = (
     ("objectives", "evaluation", "data", "pictures"),
     ("vae",),
     ("networks", "posteriors", "priors", "likelihoods"),
-    ("distributions", "kernels", "schedules", "paths", "noise", "run", "devices", "experiments", "names"),
-    ("checks", "console", "files"),
+    ("distributions", "kernels", "schedules", "paths", "noise", "run", "devices", "experiments", "names", "checkpoint"),
+    ("checks", "console", "files", "allowed"),
     ("errors", "compat", "version"),
 )
 ROW = {part: number for number, parts in enumerate(ROWS) for part in parts}

@@ -60,7 +60,7 @@ def test_checkpoints_by_name(tmp_path):
         (None, "is not a run directory: it has no .hydra/config.yaml"),
         ("a: [1", "config.yaml is not valid YAML: .*line"),
         ("a: ${", "config.yaml is not valid YAML"),
-        ("- 1", "config.yaml is not the config of a run: it has no keys"),
+        ("- 1", "config.yaml: this is not the config of a run: it has no keys"),
         (b"\xff\xfe\xff", "config.yaml is not valid YAML"),
     ],
 )

@@ -50,7 +50,7 @@ def measure(args: argparse.Namespace) -> None:
     """
     import torch
 
-    from cvae.build import load_with_step, make, saved_config
+    from cvae.build import load_data, load_with_step
     from cvae.devices import DEVICES, available, keep_freed_memory
     from cvae.evaluation import Settings
     from cvae.evaluation.report import report, scalars
@@ -62,14 +62,9 @@ def measure(args: argparse.Namespace) -> None:
     default = "cuda" if torch.cuda.is_available() else "cpu"
     device = available("--device", args.device or default, DEVICES)
     keep_freed_memory()
-    run = Run(args.run)
-    cfg = saved_config(run)
+    run = Run(args.run, args.trust)
     vae, step = load_with_step(run, args.checkpoint, device)
-    if args.data_root:
-        cfg.data.root = args.data_root
-    data = make(cfg, "data")
-    data.prepare_data()
-    data.setup()
+    data = load_data(run, args.data_root)
     figures = report(vae, data, run, settings, run.checkpoint(args.checkpoint).name)
     if settings.images is None or settings.images >= len(data.test):
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and not needed before

@@ -45,7 +45,7 @@ def draw(args: argparse.Namespace) -> None:
     from cvae.build import load
     from cvae.noise import fixed_noise
 
-    vae = load(args.run, args.checkpoint)
+    vae = load(args.run, args.checkpoint, trust=args.trust)
     labels, columns = None, round(num**0.5)
     if args.label is not None:
         if not 0 <= args.label < vae.num_classes:

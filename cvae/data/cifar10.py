@@ -13,6 +13,8 @@ from torchvision.datasets.utils import extract_archive
 from cvae.data.fetch import download, fetch, verified
 from cvae.data.images import Images
 
+__all__ = ["CIFAR10"]  # what conf/ and saved configs may name
+
 
 class CIFAR10:
     """50,000 + 10,000 colour images of 32x32 (Krizhevsky 2009) in torchvision's layout, `root`/cifar-10-batches-py/….

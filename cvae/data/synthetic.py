@@ -8,6 +8,9 @@ import torch
 from cvae import checks
 from cvae.checks import positive_int
 from cvae.data.images import Images
+from cvae.errors import ConfigError
+
+__all__ = ["Synthetic"]  # what conf/ and saved configs may name
 
 
 class Synthetic:
@@ -29,6 +32,10 @@ class Synthetic:
         self.num_classes = positive_int("num_classes", num_classes)
         self.train_size = positive_int("source.train_size", train_size)
         self.test_size = positive_int("source.test_size", test_size)
+        most = 2**28 // math.prod(self.shape)  # a GiB as float32
+        for key, size in (("train_size", train_size), ("test_size", test_size)):
+            if size > most:
+                raise ConfigError(f"source.{key}", size, f"at most {most:,}, which have 2^28 pixels")
 
     def download(self) -> None:
         """There is nothing to fetch."""

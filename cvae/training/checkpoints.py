@@ -14,6 +14,8 @@ from cvae.files import save
 from cvae.run import BEST, LAST, Run
 from cvae.training.module import SELECTION
 
+__all__ = ["Checkpoints", "WholeCheckpoints"]  # what conf/ and saved configs may name
+
 
 class Checkpoints(ModelCheckpoint):
     """last.ckpt after each epoch, and best.ckpt of the epoch with the highest `monitor`.

@@ -8,6 +8,8 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from cvae import pictures
 from cvae.run import Run
 
+__all__ = ["tensorboard"]  # what conf/ and saved configs may name
+
 HIDDEN = ("callbacks", "logger", "run_dir", "evaluation", "experiment")  # keys that do not describe the model
 
 

@@ -18,6 +18,8 @@ from cvae.training.loggers import log_picture
 from cvae.training.module import VAEModule
 from cvae.vae import VAE
 
+__all__ = ["Pictures"]  # what conf/ and saved configs may name
+
 log = logging.getLogger(__name__)
 
 

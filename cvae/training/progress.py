@@ -10,6 +10,8 @@ from cvae.console import console
 from cvae.training.module import VAEModule
 from cvae.training.totals import SHOWN
 
+__all__ = ["EpochLines", "ProgressBar"]  # what conf/ and saved configs may name
+
 log = logging.getLogger(__name__)
 
 

@@ -22,10 +22,10 @@ from cvae.evaluation.figures import Figure
 
 EVALUATE = {
     "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "samples": 5000, "images": None, "aggregate_images": 2000,
-    "memory": 1.0, "data_root": None, "device": None, "call": evaluate_module.measure,
+    "memory": 1.0, "data_root": None, "device": None, "trust": False, "call": evaluate_module.measure,
 }  # fmt: skip
 SAMPLE = {
-    "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "num": 64, "label": None, "out": None,
+    "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "num": 64, "label": None, "out": None, "trust": False,
     "call": sample_module.draw,
 }  # fmt: skip
 
@@ -48,7 +48,7 @@ def test_defaults():
         (["--aggregate-images", "7"], {"aggregate_images": 7}), (["--memory", "0.5"], {"memory": 0.5}),
         (["--data-root", "DIR"], {"data_root": "DIR"}), (["--device", "cpu"], {"device": "cpu"}),
         (["--device", "cuda"], {"device": "cuda"}), (["--device", "mps"], {"device": "mps"}),
-        (["--checkpoint", "best"], {"checkpoint": "best"}),
+        (["--checkpoint", "best"], {"checkpoint": "best"}), (["--trust"], {"trust": True}),
     ],
 )  # fmt: skip
 def test_options_of_evaluate(words, changed):
@@ -101,6 +101,7 @@ def test_help_of_evaluate_names_the_true_defaults(capsys):
         "RUN a run directory, as train.py writes it",
         f"--checkpoint FILE {EVALUATE['checkpoint']} (default) or best.ckpt",
         f"--seed SEED of the noise (default: {EVALUATE['seed']})",
+        "--trust the run's config may call any code: for runs with parts that are not cvae's, if you trust their maker",
         f"--samples SAMPLES importance samples per image (default: {EVALUATE['samples']})",
         "--images N only the first N test images (default: all)",
         "--aggregate-images N images for the aggregate posterior: time grows with their square, and mutual information "
@@ -143,14 +144,14 @@ def test_main_looks_for_the_run_before_it_imports_torch(tmp_path, monkeypatch, c
 @pytest.mark.parametrize(("command", "function"), [("evaluate", "measure"), ("sample", "draw")])
 def test_main_calls_the_command_with_its_options(monkeypatch, tmp_path, command, function):
     called = []
-    monkeypatch.setattr(entry.Run, "config", lambda self: called.append(self.path))
+    monkeypatch.setattr(entry.Run, "config", lambda self: called.append((self.path, self.trust)))
     monkeypatch.setattr(f"cvae.commands.{command}.{function}", called.append)
     monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
     for name in ("HYDRA_FULL_ERROR", "CVAE_READABLE_ERRORS"):
         monkeypatch.setenv(name, "1")
-    entry.main([command, str(tmp_path), "--seed", "3"])
-    path, args = called
-    assert path == tmp_path and args.run == str(tmp_path) and args.seed == 3
+    entry.main([command, str(tmp_path), "--seed", "3", "--trust"])
+    (path, trust), args = called
+    assert path == tmp_path and trust is True and args.run == str(tmp_path) and args.seed == 3
 
 
 def test_a_command_may_do_without_a_run(monkeypatch):
@@ -181,21 +182,17 @@ class Stub:
     """The parts of `evaluate` that have tests of their own, and what they are given."""
 
     def __init__(self, folder, monkeypatch):
-        self.seen, self.cfg = [], SimpleNamespace(data=SimpleNamespace(root="saved"))
-        self.vae, self.folder = object(), folder
+        self.seen, self.vae, self.folder = [], object(), folder
         (folder / "checkpoints").mkdir(parents=True)
         (folder / "checkpoints" / "best.ckpt").write_text("")
         (folder / "checkpoints" / "last.ckpt").write_text("")
-        self.data = SimpleNamespace(
-            prepare_data=lambda: self.seen.append("fetched"), setup=lambda: self.seen.append("set up"), test=range(9)
-        )
+        self.data = SimpleNamespace(test=range(9))
         for name, value in {
             "devices.keep_freed_memory": lambda: self.seen.append("memory"),
-            "build.saved_config": lambda run: self.cfg,
             "build.load_with_step": lambda run, name, device: (
-                self.seen.append((run.path, name, device)) or (self.vae, 31)
+                self.seen.append((run.path, run.trust, name, device)) or (self.vae, 31)
             ),
-            "build.make": lambda cfg, group: self.seen.append((group, cfg.data.root)) or self.data,
+            "build.load_data": lambda run, root: self.seen.append((run.path, run.trust, root)) or self.data,
             "evaluation.report.report": self.report,
         }.items():
             monkeypatch.setattr(f"cvae.{name}", value)
@@ -225,10 +222,9 @@ def call(stub, **options):
 
 def test_evaluate_hands_its_options_on(stub):
     options = {"samples": 3, "images": 4, "aggregate_images": 5, "memory": 0.5, "seed": 6}
-    call(stub, **options, checkpoint="best", device="cpu", data_root="moved")
+    call(stub, **options, checkpoint="best", device="cpu", data_root="moved", trust=True)
     assert stub.seen == [
-        "memory", (stub.folder, "best", "cpu"), ("data", "moved"), "fetched", "set up",
-        (Settings(**options), "best.ckpt"),
+        "memory", (stub.folder, True, "best", "cpu"), (stub.folder, True, "moved"), (Settings(**options), "best.ckpt"),
     ]  # fmt: skip
     assert stub.points() == {}  # the curves are of all test images
 
@@ -236,7 +232,7 @@ def test_evaluate_hands_its_options_on(stub):
 @pytest.mark.parametrize("images", [None, 9, 10])
 def test_an_evaluation_of_all_images_goes_into_tensorboard(stub, images):
     call(stub, images=images)
-    assert ("data", "saved") in stub.seen
+    assert (stub.folder, False, None) in stub.seen
     assert stub.points() == {"evaluation/nll": [(31, 2.5)]}
 
 
@@ -244,7 +240,7 @@ def test_an_evaluation_of_all_images_goes_into_tensorboard(stub, images):
 def test_the_gpu_is_used_where_there_is_one(stub, monkeypatch, there, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     call(stub)
-    assert stub.seen[1] == (stub.folder, "last.ckpt", device)
+    assert stub.seen[1] == (stub.folder, False, "last.ckpt", device)
 
 
 def test_a_device_that_is_not_there(stub, monkeypatch):
@@ -265,8 +261,8 @@ def drawn(folder, monkeypatch, classes=0, **options):
             found["asked"] = (num, None if labels is None else labels.tolist(), torch.rand(()).item())
             return torch.zeros(num, 1, 2, 2)
 
-    def load(run, checkpoint):
-        found["loaded"] = (run, checkpoint)
+    def load(run, checkpoint, trust):
+        found["loaded"] = (run, checkpoint, trust)
         return Model()
 
     grid = pictures.grid
@@ -297,15 +293,15 @@ def test_how_many_samples_of_which_classes(tmp_path, monkeypatch, capsys, classe
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(11)
     assert found["asked"] == (num, labels, torch.rand(()).item()) and found["columns"] == columns
-    assert found["loaded"] == (str(tmp_path), "last.ckpt")
+    assert found["loaded"] == (str(tmp_path), "last.ckpt", False)
     assert capsys.readouterr().out == f"{num} samples: {tmp_path / 'samples.png'}\n"
     assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_samples_into_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
     out = tmp_path / ("[a long name] " + 9 * "0123456789") / "mine.PNG"
-    found = drawn(tmp_path, monkeypatch, out=str(out), checkpoint="best", num=2)
-    assert out.exists() and found["loaded"][1] == "best"
+    found = drawn(tmp_path, monkeypatch, out=str(out), checkpoint="best", num=2, trust=True)
+    assert out.exists() and found["loaded"][1:] == ("best", True)
     assert capsys.readouterr().out == f"2 samples: {out}\n"
     (tmp_path / "folder.png").mkdir()
     for name in ("mine.jpg", "mine", "folder.png"):

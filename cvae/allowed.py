@@ -1,0 +1,124 @@
+"""What the config in a run directory may say: it may come from somebody else, and then it must be data, not code.
+
+Hydra calls any function whose name stands at `_target_`; OmegaConf's resolvers (`${oc.env:…}`) read the environment. So
+before anything is resolved or called, two rules decide, and all else is refused by name:
+
+1. A value is plain, or refers to a key that is plain: `require_plain`.
+2. A `_target_` is a part of its group: a name that a module of PARTS has in its `__all__`: `require_parts`.
+
+The user's own command line is not asked, nor is a run that the user trusts (--trust, `cvae.load(RUN, trust=True)`).
+"""
+
+import importlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from cvae.errors import UserError
+
+PARTS = {  # group -> where its parts come from: a package of cvae with its modules, another library's module or class
+    "data": ("cvae.data",),
+    "model": ("cvae.networks",),
+    "posterior": ("cvae.posteriors",),
+    "prior": ("cvae.priors",),
+    "likelihood": ("cvae.likelihoods",),
+    "objective": ("cvae.objectives", "cvae.schedules"),
+    "optimizer": ("torch.optim",),
+    "scheduler": ("torch.optim.lr_scheduler",),
+    "trainer": ("pytorch_lightning.Trainer", "cvae.training"),
+    "callbacks": ("cvae.training",),
+    "logger": ("pytorch_lightning.loggers.CSVLogger", "cvae.training"),
+}
+PARTIAL = ("data", "optimizer", "scheduler")  # groups of parts that are finished later: what Hydra calls _partial_
+
+DATA_ROOT = "${oc.env:CVAE_DATA,data}"  # conf/config.yaml's data.root: the one reference to the environment
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+AT_MOST = 2**18  # characters of a config; cvae's own have about 5,000
+TRUST = "If you trust whoever made the run, say --trust (in Python: trust=True)"
+
+
+def require_plain(content: dict) -> None:
+    """Raise UserError unless each value is plain, or refers to keys of `content` whose values are.
+
+    A reference to a group, or to another reference, is refused too: a few of them can stand for billions of values.
+    """
+    for key, value in walk(content):
+        text = value if isinstance(value, str) else ""
+        if not (key + text).isprintable():
+            raise UserError(f"{key!r}: {text!r} has characters that can't be printed. {TRUST}")
+        if key == "data.root" and text == DATA_ROOT:
+            continue
+        if isinstance(value, int) and abs(value) >= 2**32:  # of a seed
+            raise UserError(f"{key}: a saved config has no number of 2^32 or more. {TRUST}")
+        names = REFERENCE.findall(text)
+        if "$" in REFERENCE.sub("", text) or len(names) > 8:
+            raise UserError(
+                f"{key}={text!r}: a saved config may refer to its own keys, as in ${{seed}}, not more. {TRUST}"
+            )
+        for name in names:
+            if not is_plain(found(content, name)):
+                raise UserError(f"{key}={text!r}: {name} is no plain value. {TRUST}")
+
+
+def require_parts(content: Any, group: str) -> None:
+    """Raise UserError unless a group of a saved config names parts of this group alone, at any depth."""
+    if not isinstance(content, dict):
+        raise UserError(f"{group}={content!r}: a saved config must have the keys of a part here")
+    for key, value in walk(content, group):
+        name = key.rpartition(".")[2]
+        if name == "_target_" and not is_part(value, PARTS.get(group, ())):
+            places = " or ".join(PARTS.get(group, ())) or "nothing"
+            raise UserError(f"{key}={value!r}: a saved config may build parts of {places} here, no others. {TRUST}")
+        partial = name == "_partial_" and group in PARTIAL
+        if re.fullmatch("_.*_", name) and name != "_target_" and not partial:
+            raise UserError(f"{key}={value!r}: a saved config may not say {name}. {TRUST}")
+
+
+def is_part(target: Any, places: tuple[str, ...]) -> bool:
+    """Whether `target` is one of `places`, or in the `__all__` of one; or of a module below one, if that is of cvae."""
+    if not isinstance(target, str) or target in places:
+        return target in places
+    module, _, name = target.rpartition(".")
+    ours = any(module.startswith(f"{place}.") for place in places if place.startswith("cvae."))
+    if module not in places and not ours:
+        return False
+    try:
+        return name in getattr(importlib.import_module(module), "__all__", ())
+    except ImportError:
+        return False
+
+
+def walk(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Each key with its value, of lists their items, at all depths: (full key, value)."""
+    inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in inner:
+        full = f"{place}.{key}" if place else str(key)
+        yield full, value
+        yield from walk(value, full)
+
+
+def found(content: Any, name: str) -> Any:
+    """The value of a full key, None if there is none."""
+    for key in name.split("."):
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a single value that refers to nothing, or a list of such."""
+    if isinstance(value, list):
+        return not any(isinstance(item, list) or not is_plain(item) for item in value)
+    return not isinstance(value, dict) and "$" not in str(value)
+
+
+def require_plain_yaml(text: str) -> None:
+    """Raise UserError for what YAML can do besides data: tags make objects, aliases multiply."""
+    if len(text) > AT_MOST:
+        raise UserError(f"it has {len(text):,} characters; a saved config has at most {AT_MOST:,}. {TRUST}")
+    if not set("&*!") & set(text):  # what these begin with; to look at each mark takes as long as to read the file
+        return
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or getattr(event, "anchor", None):
+            raise UserError(f"it has a tag, an anchor or an alias of YAML in line {event.start_mark.line + 1}. {TRUST}")
