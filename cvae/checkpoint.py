@@ -55,7 +55,7 @@ class Budget(TorchDispatchMode):
         if not func._schema.is_mutable and not func.is_view:
             self.left -= max(PAGE, size_of_result(func, args, kwargs))
             if self.left < 0:
-                raise UserError("it is larger than the checkpoint, which should hold it")
+                raise UserError("the model is larger than the checkpoint, which should hold it")
         return func(*args, **kwargs)
 
 

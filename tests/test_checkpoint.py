@@ -121,7 +121,10 @@ def test_a_budget_counts_what_is_made(tmp_path):
     ],
 )  # fmt: skip
 def test_what_exceeds_it_is_not_made(tmp_path, make):
-    with pytest.raises(UserError, match="it is larger than the checkpoint, which should hold it"), budget(tmp_path, 10):
+    with (
+        pytest.raises(UserError, match="the model is larger than the checkpoint, which should hold it"),
+        budget(tmp_path, 10),
+    ):
         make()
 
 

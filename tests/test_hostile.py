@@ -22,7 +22,7 @@ SECRET = "the-secret-of-the-environment"
 TOUCH = {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": ["CANARY"]}}
 COMMAND = {"_target_": "torch.utils.collect_env.run", "command": "touch CANARY"}
 SPAWN = {"_target_": "subprocess.run", "args": ["touch", "CANARY"]}
-GATES = "it is larger than the checkpoint"
+GATES = "the model is larger than the checkpoint"
 
 # name: (key, value, what the message says). CANARY is a file that must not appear.
 HOSTILE = {

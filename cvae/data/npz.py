@@ -15,6 +15,8 @@ from cvae.data.images import Images, held_out, size_of_test_set
 from cvae.data.module import ImageData
 from cvae.errors import ConfigError, DataError
 
+__all__ = ["npz"]  # what conf/ and saved configs may name
+
 log = logging.getLogger(__name__)
 
 
