@@ -7,20 +7,16 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import cvae.experiments  # adds its step to Hydra's composition of a config
 import cvae.names  # noqa: F401, adds the function that conf/config.yaml names folders by
 from cvae.errors import UserError
-from cvae.files import new_folder
-from cvae.run import Run, first_process
 
 # A waiting thread of GNU OpenMP checks this often whether the others are done, then it sleeps. OpenMP reads the number
 # when torch is loaded. The default, 300,000, keeps a core busy that the others need if another program runs too: on two
@@ -28,6 +24,8 @@ from cvae.run import Run, first_process
 # tenth longer.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+log = logging.getLogger(__name__)
 
 OURS = "CVAE_READABLE_ERRORS"  # in the environment: HYDRA_FULL_ERROR was set by us, not by the user
 
@@ -37,7 +35,7 @@ NULL_CHOICE = "Config group override must be a string"  # how Hydra's plain Valu
 @contextmanager
 def readable_errors() -> Iterator[None]:
     """End the process with exit code 1 and one message where the user's input is wrong."""
-    if os.environ.get("HYDRA_FULL_ERROR") == "1" and OURS not in os.environ:
+    if traces_wanted():
         yield
         return
     os.environ |= {"HYDRA_FULL_ERROR": "1", OURS: "1"}  # Hydra hands its errors on instead of printing them itself
@@ -47,15 +45,25 @@ def readable_errors() -> Iterator[None]:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        of_the_user = isinstance(error, (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError))
-        if not of_the_user and NULL_CHOICE not in str(error):
+        if not of_the_user(error):
             raise
         message = f"Error: {message_of(error)}"
         if logging.getLogger().handlers:  # a run has begun: its train.log gets it too
-            logging.getLogger(__name__).error(message)
+            log.error(message)
         else:
             print(message, file=sys.stderr)
         sys.exit(1)
+
+
+def traces_wanted() -> bool:
+    """Whether the user has asked for stack traces."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1" and OURS not in os.environ
+
+
+def of_the_user(error: Exception) -> bool:
+    """Whether the user can mend it, so that its message is enough."""
+    kinds = (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError)
+    return isinstance(error, kinds) or NULL_CHOICE in str(error)
 
 
 def message_of(error: Exception) -> str:
@@ -118,52 +126,3 @@ def find_own_parts() -> None:
     for source in HydraConfig.get().runtime.config_sources:
         if source.provider == "command-line":
             sys.path.append(source.path)
-
-
-class NewRunDirectory(Callback):
-    """Claims the run directory before Hydra writes anything.
-
-    A folder that is named after the time gets another name if it is taken: two runs may start in the same second. A
-    folder that the user has named is refused if it cannot be written, or if it holds a run.
-    """
-
-    def on_run_start(self, config: DictConfig, **_: object) -> None:
-        if first_process():  # the others use its folder
-            claim(config, "run")
-
-    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
-        claim(config, "sweep")
-        folder = config.hydra.sweep.dir.replace("'", "\\'")
-        with read_write(config.hydra):  # each member composes its config anew, with these words
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
-
-
-def claim(config: DictConfig, kind: str) -> None:
-    """Claim hydra.KIND.dir, and put the name of the claimed folder there.
-
-    Ends the process if that cannot be: Hydra turns an Exception of a callback into a warning and goes on.
-    """
-    HydraConfig.instance().set_config(config)  # what ${hydra:…} in the folder's name is read from
-    written, key = OmegaConf.to_container(config), f"hydra.{kind}.dir"
-    if written["run_dir"] != "${hydra:runtime.output_dir}":  # else the config would be in Hydra's folder, all else here
-        raise SystemExit(f"Error: run_dir={written['run_dir']}: must be left as it is; set {key} to choose the folder")
-    folder = Path(config.hydra[kind].dir)
-    try:
-        if "${now:" in written["hydra"][kind]["dir"]:
-            folder = new_folder(folder)
-        require_no_run(folder)
-        Run(folder).claim()
-    except UserError as error:
-        raise SystemExit(f"Error: {key}={folder}: must be a new folder; {error}") from error
-    except OSError as error:
-        raise SystemExit(f"Error: {key}={folder}: must be a folder that can be written: {error}") from error
-    with read_write(config.hydra):
-        config.hydra[kind].dir = str(folder)
-
-
-def require_no_run(folder: Path) -> None:
-    """Make `folder`. Raises UserError if it or a folder in it, a member of a sweep, holds a run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for run in map(Run, (folder, *(path for path in folder.iterdir() if path.is_dir()))):
-        if run.began():
-            raise UserError(f"it holds an earlier run ({run.state()})")

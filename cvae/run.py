@@ -37,6 +37,7 @@ class Run:
     def __init__(self, path: str | Path, trust: bool = False) -> None:
         self.path, self.trust = Path(path), trust
         self.config_file = self.path / ".hydra" / "config.yaml"
+        self.overrides_file = self.path / ".hydra" / "overrides.yaml"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.images = self.path / "images"
@@ -170,6 +171,13 @@ class Run:
         except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
             raise UserError(f"{self.config_file} is not valid YAML: {' '.join(str(error).split())}") from error
         return cfg if self.trust else OmegaConf.create(cfg, flags={"foreign": True})
+
+    def overrides(self) -> list[str]:
+        """The words of the command line that the run was started with; none where Hydra has not started it."""
+        try:
+            return [str(word) for word in OmegaConf.load(self.overrides_file)]
+        except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException):
+            return []
 
     def save_config(self, cfg: DictConfig) -> None:
         """Write the config again, where a run has found out what was left to the data (as the number of classes)."""

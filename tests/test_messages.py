@@ -1,19 +1,17 @@
-"""What the command line says, in this process: suggestions, quoting, where errors go, which folders are refused."""
+"""What the command line says, in this process: suggestions, quoting, where errors go."""
 
 import logging
 import os
-import re
 
 import pytest
-from conftest import config, get_object
+from conftest import config
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvae import cli, console
-from cvae.cli import NewRunDirectory, leaves, message_of, no_such_key, not_readable, readable_errors
+from cvae.cli import leaves, message_of, no_such_key, not_readable, readable_errors
 from cvae.errors import ConfigError, UserError
-from cvae.run import Run
 
 CFG = OmegaConf.create(
     {
@@ -161,112 +159,6 @@ def test_without_an_error_nothing_is_said(environment, capsys):
     with readable_errors():
         print("fine")
     assert capsys.readouterr() == ("fine\n", "")
-
-
-class Hydra:
-    """Hydra's config, which the folder's name may refer to."""
-
-    def __init__(self, monkeypatch):
-        self.given = []
-        monkeypatch.setattr(cli.HydraConfig, "instance", lambda: self)
-
-    def set_config(self, cfg):
-        self.given.append(cfg)
-
-
-def job(folder, run_dir="${hydra:runtime.output_dir}"):
-    hydra = {"run": {"dir": str(folder)}, "sweep": {"dir": str(folder)}, "overrides": {"hydra": []}}
-    return OmegaConf.create({"run_dir": run_dir, "hydra": hydra})
-
-
-@pytest.mark.parametrize(
-    ("start", "key"), [("on_run_start", "hydra.run.dir"), ("on_multirun_start", "hydra.sweep.dir")]
-)
-def test_a_new_folder_is_made_and_one_of_an_earlier_run_refused(tmp_path, environment, start, key):
-    environment.delenv("LOCAL_RANK", raising=False)
-    hydra, folder = Hydra(environment), tmp_path / "deep" / "run"
-    called = getattr(NewRunDirectory(), start)
-    cfg = job(folder)
-    called(cfg, job_name="more")
-    assert folder.is_dir() and len(hydra.given) == 1 and hydra.given[0] is cfg
-    assert Run(folder).locked()
-    called(job(folder))  # it is there, and empty
-    (folder / "file").write_text("")
-    (folder / "0").mkdir()
-    called(job(folder))  # as a run that was refused leaves it
-    (folder / "0" / "metrics.json").write_text("")  # a member of a sweep
-    said = f"Error: {key}={folder}: must be a new folder; it holds an earlier run (finished)"
-    with pytest.raises(SystemExit, match=f"^{re.escape(said)}$"):
-        called(job(folder))
-    (folder / "0" / "metrics.json").unlink()
-    (folder / "images").mkdir()
-    with pytest.raises(SystemExit, match="holds an earlier run"):
-        called(job(folder))
-    said = f"^Error: run_dir=mine: must be left as it is; set {key} to choose the folder$"
-    with pytest.raises(SystemExit, match=said):
-        called(job(folder, "mine"))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit, match=f"^Error: {key}=.*file/run: must be a folder that can be written: .*"):
-        called(job(tmp_path / "file" / "run"))
-
-
-def test_the_other_processes_of_a_run_use_the_folder_of_the_first(tmp_path, environment):
-    Hydra(environment)
-    (tmp_path / "images").mkdir()
-    environment.setenv("LOCAL_RANK", "1")
-    NewRunDirectory().on_run_start(job(tmp_path))
-    assert not Run(tmp_path).locked()
-    environment.setenv("LOCAL_RANK", "0")
-    with pytest.raises(SystemExit):
-        NewRunDirectory().on_run_start(job(tmp_path))
-
-
-@pytest.mark.parametrize(("start", "kind"), [("on_run_start", "run"), ("on_multirun_start", "sweep")])
-def test_of_two_starts_in_the_same_second_one_gets_another_name(tmp_path, environment, start, kind):
-    OmegaConf.register_new_resolver("now", lambda pattern: f"noon{pattern}", replace=True)
-    Hydra(environment)
-    for name in ("noon%S", "noon%S_2", "noon%S_3"):
-        cfg = job(f"{tmp_path}/it's/${{now:%S}}")
-        getattr(NewRunDirectory(), start)(cfg)
-        folder = tmp_path / "it's" / name
-        assert cfg.hydra[kind].dir == str(folder) and Run(folder).locked()
-        # Hydra composes the config of each member anew, from these words.
-        words = [rf"hydra.sweep.dir='{tmp_path}/it\'s/{name}'"] if kind == "sweep" else []
-        assert cfg.hydra.overrides.hydra == words
-    folders = sorted((tmp_path / "it's").iterdir())
-    assert [(folder.name, [file.name for file in folder.iterdir()]) for folder in folders] == [
-        ("noon%S", [".lock"]), ("noon%S_2", [".lock"]), ("noon%S_3", [".lock"]),
-    ]  # fmt: skip
-
-
-def test_a_folder_that_another_run_has_claimed(tmp_path, environment):
-    """It may have written nothing yet."""
-    Hydra(environment)
-    environment.setattr("cvae.run.lock", lambda file: file != tmp_path / ".lock")
-    said = f"Error: hydra.run.dir={tmp_path}: must be a new folder; {tmp_path} is being written by another run"
-    with pytest.raises(SystemExit, match=f"^{said}$"):
-        NewRunDirectory().on_run_start(job(tmp_path))
-
-
-def test_the_run_directory_of_a_config_is_new_by_hydras_callback():
-
-    from conftest import ROOT
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", [], return_hydra_config=True)
-    assert get_object(cfg.hydra.callbacks.new_run_directory._target_) is NewRunDirectory
-    raw = OmegaConf.to_container(cfg)
-    assert raw["run_dir"] == "${hydra:runtime.output_dir}"
-    assert raw["hydra"]["run"]["dir"] == "outputs/${hydra:runtime.choices.experiment}/${now:%Y-%m-%d_%H-%M-%S}"
-    assert raw["hydra"]["sweep"]["subdir"] == "${hydra:job.num}"
-    file = raw["hydra"]["job_logging"]["handlers"]["file"]
-    assert file["filename"] == "${hydra.runtime.output_dir}/${hydra.job.name}.log"
-    for log in (cfg.hydra.job_logging, cfg.hydra.hydra_logging):
-        assert get_object(log.handlers.console["class"]) is console.ConsoleHandler
-        assert log.root.level == "INFO" and "console" in log.root.handlers and log.disable_existing_loggers is False
-    assert cfg.hydra.job_logging.root.handlers == ["console", "file"]
-    assert isinstance(cfg, DictConfig)
 
 
 def test_log_lines_go_above_the_bar_and_errors_to_stderr(capsys, monkeypatch):

@@ -10,6 +10,7 @@ from test_cli import command, train_py
 import cvae
 from cvae.build import make
 from cvae.data import ImageDataset
+from cvae.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +52,7 @@ def test_a_sweep_runs_each(tmp_path):
     done = train_py("-m", *SMALL, "trainer=cpu", "model.latent_dim=2,8", "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for number, latent_dim in enumerate((2, 8)):
-        run = tmp_path / "sweep" / str(number)
+        run = tmp_path / "sweep" / f"{number}_latent_dim={latent_dim}"
         assert cvae.load(run).p_z().event_shape == (latent_dim,)
         assert (run / "metrics.json").exists() and (run / "latent_manifold.png").exists() == (latent_dim == 2)
 
@@ -65,3 +66,21 @@ def test_evaluate_and_sample_a_run(tmp_path):
     assert figures["nll"]["value"] < -figures["elbo"]["value"] and figures["settings"]["samples"] == 20
     done = command("-m", "cvae", "sample", "run", "--num", "20", "--out", "few.png", cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / "few.png").read_bytes().startswith(b"\x89PNG"), done.stderr
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_sweep_goes_on_where_a_run_fails(tmp_path, launcher):
+    if launcher == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["-m", *SMALL, "trainer=cpu", "model.latent_dim=0,2,0.5", "hydra.sweep.dir=sweep"]
+    done = train_py(*words, f"hydra/launcher={launcher}", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr + done.stdout
+    for name, value in (("0_latent_dim=0", 0), ("2_latent_dim=0.5", 0.5)):
+        said = f"Error: model.latent_dim={value}: must be a positive integer"
+        assert done.stderr.count(said) == 1 and said in (tmp_path / "sweep" / name / "train.log").read_text()
+    assert Run(tmp_path / "sweep" / "1_latent_dim=2").state() == "finished"
+    assert done.stderr.splitlines()[-3:] == [
+        "2 of the 3 runs in sweep did not finish:",
+        "  0_latent_dim=0 (model.latent_dim=0) failed: model.latent_dim=0: must be a positive integer",
+        "  2_latent_dim=0.5 (model.latent_dim=0.5) failed: model.latent_dim=0.5: must be a positive integer",
+    ]

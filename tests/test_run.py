@@ -20,7 +20,8 @@ from cvae.run import Run, first_process
 def test_names(tmp_path):
     run = Run(tmp_path)
     names = {
-        run.config_file: ".hydra/config.yaml", run.checkpoints: "checkpoints", run.tensorboard: "tensorboard",
+        run.config_file: ".hydra/config.yaml", run.overrides_file: ".hydra/overrides.yaml",
+        run.checkpoints: "checkpoints", run.tensorboard: "tensorboard",
         run.metrics: "metrics.json", run.gif: "cvae.gif", run.scatter: "latent_scatter.png", run.samples: "samples.png",
         run.image("original"): "images/original.png", run.image("sample", 3): "images/sample_0003.png",
         run.status_file: "status.json", run.lock_file: ".lock",
@@ -208,3 +209,15 @@ def test_the_first_process_of_several(monkeypatch, name):
     assert first_process()
     monkeypatch.setenv(name, "1")
     assert not first_process()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(None, []), ("- a.b=1\n- c=[2,3]\n", ["a.b=1", "c=[2,3]"]), ("a: [1", []), (b"\xff\xfe\xff", []), ("- ${", [])],
+)
+def test_the_words_that_a_run_was_started_with(tmp_path, text, words):
+    run = Run(tmp_path)
+    if text is not None:
+        run.overrides_file.parent.mkdir()
+        run.overrides_file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert run.overrides() == words
