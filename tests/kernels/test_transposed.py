@@ -38,7 +38,7 @@ def test_values_and_gradients_are_those_of_torch_cropped(kernel, stride, device)
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (4, 3)])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (4, 3), (4, 2), (3, 1)])
 def test_derivatives_of_both_orders_are_right(kernel, stride):
     parts = inputs(kernel, size=(2, 3))
     assert gradcheck(lambda *parts: conv_transpose2d_same(*parts, stride), parts)
@@ -56,11 +56,13 @@ def test_without_a_bias_and_with_some_gradients_alone():
         torch.testing.assert_close(ours, theirs)
 
 
-def test_the_backward_pass_on_a_cpu_is_ours(monkeypatch):
+@pytest.mark.parametrize(("kernel", "size"), [(3, (7, 11)), (4, (6, 10))])
+def test_the_backward_pass_on_a_cpu_is_ours(kernel, size, monkeypatch):
+    """It works with the gradient of the result, and a row and a column more where the ends are cropped unequally."""
     seen = []
     monkeypatch.setattr(transposed, "conv2d_grad_weight", lambda x, weight, *_: seen.append(x.shape) or weight * 0)
-    conv_transpose2d_same(*inputs(3), 2).sum().backward()
-    assert seen == [(2, 4, 7, 11)]  # the gradient of the uncropped result
+    conv_transpose2d_same(*inputs(kernel), 2).sum().backward()
+    assert seen == [(2, 4, *size)]
 
 
 def test_under_autocast_it_computes_in_bfloat16_and_gives_float32_gradients():
