@@ -14,7 +14,10 @@ from cvae.vae import VAE, Latent
 
 
 class Measured(NamedTuple):
-    """What the draws say of each image, in nats, float64 on the CPU. D: latents of all groups, the top one first."""
+    """What the draws say of each image, in nats, float64. D: latents of all groups, the top one first.
+
+    All of it is on the CPU, but for z.
+    """
 
     log_px: Tensor  # (B,) the importance-sampled log p(x)
     rate: Tensor  # (B,) mean over samples of log q(z|x) - log p(z)
@@ -43,7 +46,7 @@ def measure(
     """
     count = len(x)
     x, y = filled(x, images), None if y is None else filled(y, images)
-    log_px = torch.full((count,), -torch.inf, dtype=torch.float64)
+    log_px = precise(x.new_full((count,), -torch.inf))
     sums: list[list[Tensor]] = []  # over the samples of a block, of: rate, distortion (B,), z, z^2 (B, D)
     for start in range(0, samples, SAMPLES):
         with fixed_noise(noise_seed(*seeds, start // SAMPLES), x.device):
@@ -52,7 +55,7 @@ def measure(
         log_q, log_p = (exact([getattr(latent, name)[kept] for latent in trace.latents]) for name in ("log_q", "log_p"))
         log_px_z = exact([trace.px.log_prob(x)[kept]])
         log_px = torch.logaddexp(log_px, (log_px_z + log_p - log_q).logsumexp(0))
-        z = torch.cat([latent.z[kept].cpu().double() for latent in trace.latents], -1)
+        z = torch.cat([precise(latent.z[kept]) for latent in trace.latents], -1)
         sums.append([part.sum(0) for part in (log_q - log_p, -log_px_z, z, z**2)])
         if start == 0:
             top = trace.latents[0]
@@ -62,17 +65,27 @@ def measure(
     rate, distortion, mean, square = (sum(parts) / samples for parts in zip(*sums, strict=True))
     error = (square - mean**2) / (samples - 1) if samples > 1 else torch.full_like(mean, torch.nan)
     mean, error = torch.where(known.isnan(), mean, known), torch.where(known.isnan(), error, 0.0)
-    return Measured(log_px - math.log(samples), rate, distortion, mean, error, *first)
+    figures = (log_px - math.log(samples), rate, distortion, mean, error)
+    z, *of_z = first
+    return Measured(*(part.cpu() for part in figures), z, *(part.cpu() for part in of_z))
 
 
 def exact(parts: list[Tensor]) -> Tensor:
-    """The sum of the parts, one a group, in float64 on the CPU."""
-    return torch.stack([part.cpu().double() for part in parts]).sum(0)
+    """The sum of the parts, one a group, in float64."""
+    return torch.stack([precise(part) for part in parts]).sum(0)
+
+
+def precise(t: Tensor) -> Tensor:
+    """`t` in float64 on its device, or on the CPU where the device has no float64 (MPS).
+
+    So nothing waits for a GPU before the end of a block.
+    """
+    return (t.cpu() if t.device.type == "mps" else t).double()
 
 
 def known_mean(latent: Latent, images: int) -> Tensor:
     """E[z|x] (B, D); NaN if q does not know it: a flow has no closed form, and below the top q depends on the draws."""
     q = latent.q
     if isinstance(q, NormalizingFlow) or len(q.batch_shape) > 1:
-        return torch.full((images, q.event_shape[0]), torch.nan, dtype=torch.float64)
-    return q.mean.cpu().double()
+        return precise(latent.z.new_full((images, q.event_shape[0]), torch.nan))
+    return precise(q.mean)
