@@ -18,6 +18,11 @@ def available(key: str, name: str, names: tuple[str, ...] = ACCELERATORS) -> str
     return one_of(key, name, [device for device in names if there[device]], "a device of this machine: ")
 
 
+def free_memory(device: torch.device) -> int:
+    """The bytes that are free on a GPU; 0 for other devices, which have no memory of their own."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
 def keep_freed_memory() -> None:
     """Tell glibc's malloc to reuse large blocks that a step frees, as CUDA's allocator does, not to give them back.
 

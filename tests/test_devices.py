@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cvae.devices import available, keep_freed_memory
+from cvae.devices import available, free_memory, keep_freed_memory
 from cvae.noise import fixed_noise
 
 
@@ -84,3 +84,8 @@ def test_noise_on_the_cpu_leaves_gpus_alone(monkeypatch):
     with fixed_noise(5, torch.device("cpu")):
         assert torch.initial_seed() == 5
     assert forked == [[]]
+
+
+def test_free_memory_is_that_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (11 + device.index, 80))
+    assert [free_memory(torch.device(name)) for name in ("cpu", "mps", "cuda:2")] == [0, 0, 13]

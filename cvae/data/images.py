@@ -25,6 +25,10 @@ class Images(NamedTuple):
         """The images at `indices` (a list of integers, an integer tensor or a slice), in that order."""
         return Images(*(None if part is None else part[indices] for part in self))
 
+    def to(self, device: torch.device | str) -> "Images":
+        """These images on a device."""
+        return Images(*(None if part is None else part.to(device) for part in self))
+
     def join(self, other: "Images") -> "Images":
         """These images, then those of `other`. Raises ValueError if only one of the two sets has factors."""
         if (self.factors is None) != (other.factors is None):

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from cvae import checks
 from cvae.checks import is_int, one_of, positive_int, seed_number
 from cvae.data.images import ImageDataset, Images, as_is, draw, drawn_once
+from cvae.devices import free_memory
 from cvae.errors import ConfigError
 
 BINARIZATIONS = ("static", "stochastic", "fixed", "none")
@@ -138,6 +139,17 @@ class ImageData(LightningDataModule):
             self.validation = ImageDataset(drawn_once(validation, once) if how == "stochastic" else validation)
         self.train, self.test = ImageDataset(train), ImageDataset(test)
 
+    def keep_on(self, device: torch.device) -> None:
+        """Move all images to a GPU once, after setup(), unless they take more than a quarter of its free memory.
+
+        A batch then is one indexing operation there. On other devices they stay where they are.
+        """
+        splits = [split for split in (self.train, self.validation, self.test) if split is not None]
+        needed = sum(part.nbytes for split in splits for part in split.images if part is not None)
+        if needed * 4 <= free_memory(device):
+            for split in splits:
+                split.images = split.images.to(device)
+
     def _counted(self) -> int | None:
         """The source's own count of its classes, if it has one."""
         count = getattr(self.source, "classes", None)
@@ -188,7 +200,7 @@ class ImageData(LightningDataModule):
 
     def _loader(self, dataset: ImageDataset, batch_size: int, sampler: Iterable[int]) -> DataLoader:
         # A generator of its own: each pass over a loader draws a number, which must not change the training's noise.
-        own, pin = torch.Generator(), torch.cuda.is_available()
+        own, pin = torch.Generator(), torch.cuda.is_available() and dataset.images.x.device.type == "cpu"
         return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=as_is, generator=own, pin_memory=pin)
 
     def minibatches_of(self, batch: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -59,6 +59,7 @@ def train_claimed(cfg: DictConfig) -> float:
     parts, run = assemble(cfg), Run(cfg.run_dir)
     data, module, trainer, _ = parts
     try_a_step(cfg, module, data)
+    data.keep_on(trainer.strategy.root_device)
     announce(parts, run)
     status = "failed"
     try:

@@ -89,3 +89,10 @@ def test_drawn_once_by_value():
     assert drawn.x.dtype == torch.uint8 and torch.equal(drawn.x, (uniform < images.x.float() / 255).byte() * 255)
     assert torch.equal(drawn.y, images.y) and torch.equal(drawn.factors, images.factors)
     assert torch.equal(images.x, before)
+
+
+def test_images_move_with_all_that_is_known_of_them():
+    for factors in (None, torch.zeros(3, 2)):
+        moved = Images(torch.zeros(3, 1, 2, 2), torch.zeros(3), factors).to("meta")
+        assert [part.device.type for part in moved if part is not None] == ["meta"] * (2 if factors is None else 3)
+        assert (moved.factors is None) == (factors is None)

@@ -400,6 +400,39 @@ def test_setup_and_loaders_leave_the_global_noise_alone(how):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+META = torch.device("meta")  # in place of a GPU
+
+
+@pytest.mark.parametrize(("spare", "moved"), [(0, True), (-1, False)])
+def test_images_live_on_a_gpu_if_they_fit_into_a_quarter_of_its_memory(monkeypatch, spare, moved):
+    made = ready(validation_size=100)
+    splits = (made.train, made.validation, made.test)
+    needed = sum(len(split) for split in splits) * (20 + 8)  # pixels, and the bytes of a label
+    asked = []
+    monkeypatch.setattr("cvae.data.module.free_memory", lambda device: asked.append(device) or needed * 4 + spare)
+    made.keep_on(META)
+    assert asked == [META]
+    for split in splits:
+        assert [part.device.type for part in split.images[:2]] == ["meta" if moved else "cpu"] * 2
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert made.test_dataloader().pin_memory is not moved  # memory of a GPU cannot be pinned
+
+
+def test_images_stay_on_a_cpu():
+    made = ready()
+    before = made.train.images
+    made.keep_on(torch.device("cpu"))
+    assert made.train.images is before
+
+
+@pytest.mark.gpu
+def test_batches_of_images_on_a_gpu_are_the_same():
+    here, there = ready(), ready()
+    there.keep_on(torch.device("cuda"))
+    for ours, theirs in zip(here.test_dataloader(), there.test_dataloader(), strict=True):
+        assert theirs[0].is_cuda and torch.equal(ours[0], theirs[0].cpu()) and torch.equal(ours[1], theirs[1].cpu())
+
+
 @pytest.mark.parametrize("cuda", [False, True])
 def test_memory_is_pinned_with_cuda_only(monkeypatch, cuda):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)

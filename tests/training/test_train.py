@@ -238,6 +238,15 @@ def test_an_evaluation_has_no_such_key(run):
         run("a", "+evaluation.chunk=100")
 
 
+def test_images_are_moved_to_the_device_of_the_training_before_it(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr("cvae.data.ImageData.keep_on", lambda data, device: seen.append((device, len(data.train))))
+    monkeypatch.setattr("pytorch_lightning.Trainer.fit", lambda *_, **__: seen.append("fit") or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("a")
+    assert seen == [(torch.device("cpu"), 96), "fit"]
+
+
 def test_choices_that_do_not_fit_are_found_before_training(run, monkeypatch):
     monkeypatch.setattr("pytorch_lightning.Trainer.fit", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(ConfigError, match="objective.kl=closed_form: must be monte_carlo"):
