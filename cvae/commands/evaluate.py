@@ -18,6 +18,13 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     evaluate.add_argument(
         "--samples", type=int, default=5000, help="importance samples per image (default: %(default)s)"
     )
+    evaluate.add_argument(
+        "--until",
+        type=float,
+        metavar="NATS",
+        help="double the samples of each block of images until its mean log p(x) changes by less, as in 0.01; "
+        "--samples is then the first number",
+    )
     evaluate.add_argument("--images", type=int, metavar="N", help="only the first N test images (default: all)")
     evaluate.add_argument(
         "--aggregate-images",
@@ -56,7 +63,7 @@ def measure(args: argparse.Namespace) -> None:
     from cvae.evaluation.report import report, scalars
 
     try:
-        settings = Settings(args.samples, args.images, args.aggregate_images, args.memory, args.seed)
+        settings = Settings(args.samples, args.images, args.aggregate_images, args.memory, args.seed, args.until)
     except ConfigError as error:
         raise ConfigError("--" + error.key.replace("_", "-"), error.value, error.allowed) from error
     default = "cuda" if torch.cuda.is_available() else "cpu"

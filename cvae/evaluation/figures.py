@@ -20,6 +20,7 @@ from cvae.noise import fixed_noise
 from cvae.vae import VAE
 
 ACTIVE = 0.01  # variance of the posterior mean over images, above which a latent counts as active
+FEW = 10  # effective samples, below which an image's log p(x) rests on a few weights
 
 
 class Figure(NamedTuple):
@@ -46,6 +47,10 @@ def evaluate(
 
     nll, elbo, rate and distortion share the same draws; elbo = -rate - distortion. The expected nll falls with the
     number of samples towards -log p(x) (Burda et al. 2016, theorem 1).
+
+    How near it is, effective_samples says: the median over images of the effective sample size (Kish 1965), and
+    few_effective the share of images where it is below 10. Where a few heavy weights carry the estimate, it is a loose
+    bound, and its standard error over images does not show that.
 
     mutual_information is I_q(x; z), aggregate_kl is KL(q(z) || p(z)), and aggregate_rate is exactly their sum (Hoffman
     and Johnson 2016). The three are of the top group of latents and over the first `aggregate_images` images, with a
@@ -74,7 +79,8 @@ def evaluate(
     with fixed_noise(settings.seed, first[0].device):  # the caller's random state stays as it is
         images = images_of_a_block(vae, *first, settings.memory)
         for number, (x, y) in enumerate(in_blocks(itertools.chain([first], batches), images)):
-            measured.append(measure(vae, x, y, settings.samples, images, (settings.seed, number), advance))
+            seeds = settings.seed, number
+            measured.append(measure(vae, x, y, settings.samples, images, seeds, advance, settings.until))
             if number * images < limit:
                 wanted = limit - number * images
                 kept.append((x[:wanted], None if y is None else y[:wanted]))
@@ -98,11 +104,21 @@ def figures_of(vae: VAE, every: Measured, log_qz: Tensor, dims: int) -> dict[str
         "rate": over_images(every.rate, "rate, KL(q(z|x) || p(z))"),
         "distortion": over_images(every.distortion, "distortion, -E log p(x|z)"),
         "bits_per_dim": bits_per_dim(vae, nll, dims),
+        "effective_samples": effective_samples(every.effective, every.samples),
+        "few_effective": Figure((every.effective < FEW).double().mean().item(), None, "of the images", "with below 10"),
         "active_units": active_units(every.mean, every.mean_error),
         "mutual_information": over_images(log_q - log_qz, "mutual information I(x; z)", undefined),
         "aggregate_kl": over_images(log_qz - log_p, "KL(q(z) || p(z))", undefined),
         "aggregate_rate": over_images(log_q - log_p, "sum of the two"),
     }
+
+
+def effective_samples(effective: Tensor, samples: Tensor) -> Figure:
+    """The median over images of the effective sample size (N,), and of how many samples (N,) it is."""
+    counts = [f"{number:,}" for number in (samples.min().item(), samples.max().item())]
+    return Figure(
+        effective.median().item(), None, f"of {' to '.join(dict.fromkeys(counts))}", "effective samples, median"
+    )
 
 
 def active_units(mean: Tensor, mean_error: Tensor) -> Figure:

@@ -24,6 +24,8 @@ class Measured(NamedTuple):
     distortion: Tensor  # (B,) mean over samples of -log p(x|z)
     mean: Tensor  # (B, D) of q(z|x), or of the draws where q does not know its mean
     mean_error: Tensor  # (B, D) the variance of `mean` as an estimate: 0 where it is exact
+    samples: Tensor  # (B,) how many draws there were
+    effective: Tensor  # (B,) how many equal weights would be as good: (sum w)^2 / sum w^2, from 1 to samples
     z: Tensor  # (B, D') the first draw of the top group, in the model's type and on its device
     log_q: Tensor  # (B,) of that draw
     log_p: Tensor  # (B,) of that draw
@@ -37,24 +39,33 @@ def measure(
     images: int,
     seeds: tuple[int, int],
     advance: Callable[[str, int], None],
+    until: float | None = None,
 ) -> Measured:
     """Importance sampling for a block: images x (B, C, H, W), labels y (B,), B at most `images`, the full block's size.
 
     log p(x) is estimated by log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x) (Burda et al. 2016, eq. 8), a running logsumexp.
+    Its weights have the effective sample size of Kish: (sum w)^2 / sum w^2.
 
     seeds: of the evaluation, and the block's number. advance: called with ("rows", n) after n rows.
+    until: nats. The number of samples (rounded up to blocks of SAMPLES) doubles until the block's mean log p(x) has
+        changed by less. None: `samples` it is.
     """
     count = len(x)
+    if until is not None:
+        samples = math.ceil(samples / SAMPLES) * SAMPLES
     x, y = filled(x, images), None if y is None else filled(y, images)
-    log_px = precise(x.new_full((count,), -torch.inf))
+    log_sums = precise(x.new_full((2, count), -torch.inf))  # of the weights, and of their squares
+    before = math.inf  # the block's mean log p(x) from half as many samples
     sums: list[list[Tensor]] = []  # over the samples of a block, of: rate, distortion (B,), z, z^2 (B, D)
-    for start in range(0, samples, SAMPLES):
+    start = 0
+    while start < samples:
         with fixed_noise(noise_seed(*seeds, start // SAMPLES), x.device):
             trace = vae(x, y, SAMPLES)
         kept = slice(0, min(SAMPLES, samples - start)), slice(0, count)
         log_q, log_p = (exact([getattr(latent, name)[kept] for latent in trace.latents]) for name in ("log_q", "log_p"))
         log_px_z = exact([trace.px.log_prob(x)[kept]])
-        log_px = torch.logaddexp(log_px, (log_px_z + log_p - log_q).logsumexp(0))
+        log_w = log_px_z + log_p - log_q
+        log_sums = torch.logaddexp(log_sums, torch.stack([log_w, 2 * log_w]).logsumexp(1))
         z = torch.cat([precise(latent.z[kept]) for latent in trace.latents], -1)
         sums.append([part.sum(0) for part in (log_q - log_p, -log_px_z, z, z**2)])
         if start == 0:
@@ -62,12 +73,18 @@ def measure(
             first = top.z[0, :count].clone(), exact([top.log_q[0, :count]]), exact([top.log_p[0, :count]])
             known = torch.cat([known_mean(latent, images)[:count] for latent in trace.latents], -1)
         advance("rows", log_px_z.numel())
+        start += SAMPLES
+        if until is not None and start == samples:
+            now = log_sums[0].mean().item() - math.log(samples)
+            samples *= 2 if abs(now - before) >= until else 1
+            before = now
     rate, distortion, mean, square = (sum(parts) / samples for parts in zip(*sums, strict=True))
     error = (square - mean**2) / (samples - 1) if samples > 1 else torch.full_like(mean, torch.nan)
     mean, error = torch.where(known.isnan(), mean, known), torch.where(known.isnan(), error, 0.0)
-    figures = (log_px - math.log(samples), rate, distortion, mean, error)
-    z, *of_z = first
-    return Measured(*(part.cpu() for part in figures), z, *(part.cpu() for part in of_z))
+    log_px, effective = log_sums[0] - math.log(samples), (2 * log_sums[0] - log_sums[1]).exp()
+    drawn = torch.full((count,), samples)
+    measured = Measured(log_px, rate, distortion, mean, error, drawn, effective, *first)
+    return Measured(*(part.cpu() for part in measured))._replace(z=measured.z)
 
 
 def exact(parts: list[Tensor]) -> Tensor:

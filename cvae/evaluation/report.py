@@ -13,10 +13,12 @@ from torch import Tensor
 from cvae.console import console
 from cvae.errors import UserError
 from cvae.evaluation.blocks import IMAGES, Batch
-from cvae.evaluation.figures import Figure, evaluate
+from cvae.evaluation.figures import FEW, Figure, evaluate
 from cvae.evaluation.settings import Settings
 from cvae.run import Run
 from cvae.vae import VAE
+
+LOOSE = 0.05  # share of images with few effective samples, above which the table calls log p(x) a loose bound
 
 
 class TestData(Protocol):
@@ -44,7 +46,9 @@ def report(vae: VAE, data: TestData, run: Run, settings: Settings, checkpoint: s
     aggregated = min(count, settings.aggregate_images)
     with Progress(*columns(), console=console) as bar:
         tasks = {
-            "rows": bar.add_task("importance samples", start=False, total=count * settings.samples),
+            "rows": bar.add_task(
+                "importance samples", start=False, total=None if settings.until else count * settings.samples
+            ),
             "pairs": bar.add_task("aggregate posterior", start=False, total=aggregated**2),
         }
 
@@ -82,11 +86,17 @@ def test_batches(vae: VAE, data: TestData, count: int, device: torch.device) -> 
 
 def table(figures: dict[str, Figure], settings: dict) -> Table:
     """settings: those of the evaluation, with images, aggregate_images, checkpoint and binarization as they were."""
-    title = "{images:,} test images, {samples:,} importance samples, {checkpoint}".format(**settings)
+    samples = (
+        "importance samples until it changes by less than {until:g}"
+        if settings.get("until")
+        else ("{samples:,} importance samples")
+    )
+    title = f"{{images:,}} test images, {samples}, {{checkpoint}}".format(**settings)
     caption = (
         "binarization: {binarization}; seed: {seed}\nmutual information is at most log {aggregate_images} = {limit:.2f}"
     )
-    shown = Table(title=title, caption=caption.format(**settings, limit=math.log(settings["aggregate_images"])))
+    caption = caption.format(**settings, limit=math.log(settings["aggregate_images"])) + loose(figures)
+    shown = Table(title=title, caption=caption)
     shown.add_column("")
     shown.add_column("", justify="right")
     shown.add_column("± std. error", justify="right")
@@ -96,6 +106,17 @@ def table(figures: dict[str, Figure], settings: dict) -> Table:
         numbers = ("-" if number is None else digits.format(number) for number in (value, error))
         shown.add_row(meaning, *numbers, unit if unit != "nats" else "nats per image")
     return shown
+
+
+def loose(figures: dict[str, Figure]) -> str:
+    """A line that says so where the estimate of log p(x) rests on a few samples, else nothing."""
+    few = figures["few_effective"].value
+    if few is None or few <= LOOSE:
+        return ""
+    return (
+        f"\n-log p(x) is a loose bound: {few:.0%} of the images have fewer than {FEW} effective samples.\n"
+        "More --samples, or --until, tighten it"
+    )
 
 
 def scalars(figures: dict[str, Figure]) -> dict[str, float]:

@@ -17,6 +17,7 @@ class Settings:
         memory: about how many GiB the activations of a decoded block may take. The block is the unit of randomness too:
             a large model gets smaller blocks, so other draws, with less memory; a small model's draws do not change
         seed: of the noise
+        until: nats. The samples of each block of images double until its mean log p(x) changes by less; None: `samples`
 
     Raises:
         ConfigError: a value is not allowed.
@@ -27,6 +28,7 @@ class Settings:
     aggregate_images: int = 2000
     memory: float = 1.0
     seed: int = 0
+    until: float | None = None
 
     def __post_init__(self) -> None:
         positive_int("samples", self.samples)
@@ -35,3 +37,5 @@ class Settings:
         positive_int("aggregate_images", self.aggregate_images)
         positive_number("memory", self.memory)
         seed_number("seed", self.seed)
+        if self.until is not None:
+            positive_number("until", self.until)

@@ -72,8 +72,8 @@ def test_evaluate_reports_everywhere(run, call):
     ((name, report),) = evaluations(run).items()
     assert name == "last_samples=3_images=128_seed=5.json"
     assert report["settings"] == {
-        "samples": 3, "images": 128, "aggregate_images": 50, "memory": 1.0, "seed": 5, "checkpoint": "last.ckpt",
-        "split": "test", "binarization": "static", "device": "cpu",
+        "samples": 3, "images": 128, "aggregate_images": 50, "memory": 1.0, "seed": 5, "until": None,
+        "checkpoint": "last.ckpt", "split": "test", "binarization": "static", "device": "cpu",
     }  # fmt: skip
     nll = report["nll"]
     assert nll["unit"] == "nats" and nll["standard_error"] > 0 and report["bits_per_dim"]["value"] is None
@@ -184,6 +184,7 @@ def test_what_is_wrong_in_one_message(run, call, tmp_path):
         (("evaluate", run, "--aggregate-images", -1), "--aggregate-images=-1"),
         (("evaluate", run, "--memory", 0), "--memory=0.0: must be a finite number above 0"),
         (("evaluate", run, "--seed", -1), "--seed=-1"),
+        (("evaluate", run, "--until", 0), "--until=0.0: must be a finite number above 0"),
         (("evaluate", run, "--checkpoint", "best.ckpt"), "it has: empty.ckpt, half.ckpt, last.ckpt"),
         (("evaluate", run, "--checkpoint", "other.ckpt"), "does not hold the weights"),
         (("evaluate", run, "--checkpoint", "empty.ckpt"), "does not hold the weights"),

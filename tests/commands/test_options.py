@@ -22,7 +22,7 @@ from cvae.evaluation.figures import Figure
 
 EVALUATE = {
     "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "samples": 5000, "images": None, "aggregate_images": 2000,
-    "memory": 1.0, "data_root": None, "device": None, "trust": False, "call": evaluate_module.measure,
+    "memory": 1.0, "until": None, "data_root": None, "device": None, "trust": False, "call": evaluate_module.measure,
 }  # fmt: skip
 SAMPLE = {
     "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "num": 64, "label": None, "out": None, "trust": False,
@@ -37,7 +37,7 @@ def parsed(*words):
 def test_defaults():
     assert parsed("evaluate", "RUN") == EVALUATE and parsed("sample", "RUN") == SAMPLE
     settings = Settings()
-    names = ("samples", "images", "aggregate_images", "memory", "seed")
+    names = ("samples", "images", "aggregate_images", "memory", "seed", "until")
     assert all(getattr(settings, name) == EVALUATE[name] for name in names)
 
 
@@ -46,6 +46,7 @@ def test_defaults():
     [
         (["--samples", "7"], {"samples": 7}), (["--images", "7"], {"images": 7}), (["--seed", "7"], {"seed": 7}),
         (["--aggregate-images", "7"], {"aggregate_images": 7}), (["--memory", "0.5"], {"memory": 0.5}),
+        (["--until", "0.5"], {"until": 0.5}),
         (["--data-root", "DIR"], {"data_root": "DIR"}), (["--device", "cpu"], {"device": "cpu"}),
         (["--device", "cuda"], {"device": "cuda"}), (["--device", "mps"], {"device": "mps"}),
         (["--checkpoint", "best"], {"checkpoint": "best"}), (["--trust"], {"trust": True}),
@@ -103,6 +104,8 @@ def test_help_of_evaluate_names_the_true_defaults(capsys):
         f"--seed SEED of the noise (default: {EVALUATE['seed']})",
         "--trust the run's config may call any code: for runs with parts that are not cvae's, if you trust their maker",
         f"--samples SAMPLES importance samples per image (default: {EVALUATE['samples']})",
+        "--until NATS double the samples of each block of images until its mean log p(x) changes by less, as in 0.01; "
+        "--samples is then the first number",
         "--images N only the first N test images (default: all)",
         "--aggregate-images N images for the aggregate posterior: time grows with their square, and mutual information "
         f"is found up to log N (default: {EVALUATE['aggregate_images']})",
@@ -221,7 +224,7 @@ def call(stub, **options):
 
 
 def test_evaluate_hands_its_options_on(stub):
-    options = {"samples": 3, "images": 4, "aggregate_images": 5, "memory": 0.5, "seed": 6}
+    options = {"samples": 3, "images": 4, "aggregate_images": 5, "memory": 0.5, "seed": 6, "until": 0.2}
     call(stub, **options, checkpoint="best", device="cpu", data_root="moved", trust=True)
     assert stub.seen == [
         "memory", (stub.folder, True, "best", "cpu"), (stub.folder, True, "moved"), (Settings(**options), "best.ckpt"),

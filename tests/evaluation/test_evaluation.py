@@ -120,6 +120,22 @@ def test_wrong_posterior_converges_from_above():
     assert -estimates[3]["elbo"].value - exact == pytest.approx(gap, abs=0.01)
 
 
+def test_effective_samples_of_an_exact_and_of_a_poor_posterior():
+    x, _ = images(5)
+    exact = evaluate(linear_gaussian()[0], [(x, torch.zeros(5))], 60)
+    assert exact["effective_samples"].value == pytest.approx(60) and exact["few_effective"].value == 0
+    poor = evaluate(linear_gaussian(shift=1.5)[0], [(x, torch.zeros(5))], 60)
+    assert poor["effective_samples"].value < 10 and poor["few_effective"].value > 0.5
+
+
+def test_until_the_figure_changes_by_less():
+    vae, log_px = linear_gaussian(shift=0.2, widen=1.5)
+    x, y = images(IMAGES + 20)
+    figures = evaluate(vae, [(x, y)], 10, until=0.002)
+    assert figures["nll"].value == pytest.approx(-log_px(x, y).mean().item(), abs=0.01)
+    assert figures["effective_samples"].unit not in ("of 10", "of 20")
+
+
 # Noise
 
 
@@ -320,7 +336,7 @@ def test_no_bits_for_binary_images_and_densities(likelihood):
 
 
 @pytest.mark.parametrize(
-    "key, value", [("samples", 0), ("aggregate_images", 0), ("memory", 0), ("images", 0), ("seed", -1)]
+    "key, value", [("samples", 0), ("aggregate_images", 0), ("memory", 0), ("images", 0), ("seed", -1), ("until", 0)]
 )
 def test_values_out_of_range(key, value):
     vae, _ = linear_gaussian()

@@ -1,5 +1,6 @@
 """The parts of an evaluation, each by hand: blocks, one block's draws, the aggregate posterior, the figures."""
 
+import itertools
 import math
 
 import pytest
@@ -145,14 +146,33 @@ def test_what_is_measured_of_a_block(samples, classes):
     assert rows == [("rows", 4 * min(SAMPLES, samples - start)) for start in range(0, samples, SAMPLES)]
     weights = log_px_z + log_p - log_q
     torch.testing.assert_close(ours.log_px, weights.exp().mean(0).log())
+    torch.testing.assert_close(ours.effective, weights.exp().sum(0) ** 2 / (weights.exp() ** 2).sum(0))
+    assert ours.samples.tolist() == [samples] * 4
     torch.testing.assert_close(ours.rate, (log_q - log_p).mean(0))
     torch.testing.assert_close(ours.distortion, -log_px_z.mean(0))
     torch.testing.assert_close(ours.mean, first[0].q.mean[:4].double())  # exact, whatever the draws are
     assert torch.equal(ours.mean_error, torch.zeros(4, 2, dtype=F64))
     assert ours.z.dtype == torch.float32 and torch.equal(ours.z.double(), z[0])  # the first draw of all
     assert torch.equal(ours.log_q, log_q[0]) and torch.equal(ours.log_p, log_p[0])
-    for name in ("log_px", "rate", "distortion", "mean", "mean_error", "log_q", "log_p"):
+    for name in ("log_px", "rate", "distortion", "mean", "mean_error", "effective", "log_q", "log_p"):
         assert getattr(ours, name).dtype == F64, name
+
+
+@torch.no_grad()
+def test_samples_double_until_the_block_changes_by_less():
+    """Its mean over the images counts, and samples come in whole blocks; the draws are those of that many samples."""
+    vae, x, rows = plain_vae(dtype=F64), binary(4, F64), []
+    counts = [20, 40, 80, 160, 320, 640]
+    means = [measure(vae, x, None, count, 6, (3, 5), ignore).log_px.mean().item() for count in counts]
+    changes = [abs(after - before) for before, after in itertools.pairwise(means)]
+    for until in (*(change * 1.001 for change in changes[:4]), changes[0] * 0.999, 1000.0):
+        expected = next(count for count, change in zip(counts[1:], changes, strict=True) if change < until)
+        rows.clear()
+        ours = measure(vae, x, None, 13, 6, (3, 5), lambda *done: rows.append(done), until)
+        plain = measure(vae, x, None, expected, 6, (3, 5), ignore)
+        assert ours.samples.tolist() == [expected] * 4 and rows == [("rows", 4 * SAMPLES)] * (expected // SAMPLES)
+        for name in ("log_px", "rate", "distortion", "mean", "effective", "z", "log_q"):
+            assert torch.equal(getattr(ours, name), getattr(plain, name)), name
 
 
 @torch.no_grad()
@@ -235,7 +255,8 @@ def measured(count):
     values = [torch.randn(count, dtype=F64) * (scale + 1) + scale for scale in range(3)]
     mean, error = torch.randn(count, 3, dtype=F64) * torch.tensor([1.0, 0.2, 0.05]), torch.full((count, 3), 0.001)
     own = [torch.randn(count, dtype=F64) * (scale + 1) - scale for scale in range(2)]
-    return Measured(*values, mean, error.double(), torch.zeros(count, 2), *own)
+    samples, effective = torch.arange(count) * 1000 + 990, torch.arange(count, dtype=F64) * 3 + 1
+    return Measured(*values, mean, error.double(), samples, effective, torch.zeros(count, 2), *own)
 
 
 def mean_and_error(values):
@@ -266,8 +287,13 @@ def test_every_figure_by_hand():
         assert_figure(figures[name], *wanted)
     assert figures["active_units"] == (2, None, "of 3 latents", "active units")
     assert figures["bits_per_dim"] == (None, None, "bits", "bits per dim")
-    order = ["nll", "elbo", "rate", "distortion", "bits_per_dim", "active_units", "mutual_information"]
-    assert list(figures) == [*order, "aggregate_kl", "aggregate_rate"]
+    # 1, 4, 7 and 10 effective samples, …: the median of nine images, and the share below 10
+    assert figures["effective_samples"] == (13, None, "of 990 to 8,990", "effective samples, median")
+    assert figures["few_effective"] == (pytest.approx(3 / 9), None, "of the images", "with below 10")
+    order = ["nll", "elbo", "rate", "distortion", "bits_per_dim", "effective_samples", "few_effective", "active_units"]
+    assert list(figures) == [*order, "mutual_information", "aggregate_kl", "aggregate_rate"]
+    every = every._replace(samples=torch.full((9,), 5000))
+    assert figures_of(vae, every, log_qz, 6)["effective_samples"].unit == "of 5,000"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -341,4 +367,4 @@ def test_an_evaluation_is_its_blocks_put_together(limit):
 def test_settings_say_what_they_are_unless_told():
     settings = Settings()
     assert (settings.samples, settings.images, settings.aggregate_images) == (5000, None, 2000)
-    assert (settings.memory, settings.seed) == (1.0, 0)
+    assert (settings.memory, settings.seed, settings.until) == (1.0, 0, None)

@@ -17,6 +17,7 @@ from cvae.evaluation.figures import Figure
 FIGURES = {
     "nll": Figure(12.34567, 0.98765, "nats", "-log p(x)"),
     "bits_per_dim": Figure(1.234567, 0.012345, "bits", "bits per dim"),
+    "few_effective": Figure(0.05, None, "of the images", "with below 10"),
     "active_units": Figure(2, None, "of 3 latents", "active units"),
     "aggregate_kl": Figure(None, None, "nats", "KL(q(z) || p(z))"),
 }
@@ -100,10 +101,11 @@ def test_what_is_measured_and_written(reported, images, limit, measured, aggrega
     assert seen.run.content == {
         "nll": {"value": 12.34567, "standard_error": 0.98765, "unit": "nats", "meaning": "-log p(x)"},
         "bits_per_dim": {"value": 1.234567, "standard_error": 0.012345, "unit": "bits", "meaning": "bits per dim"},
+        "few_effective": {"value": 0.05, "standard_error": None, "unit": "of the images", "meaning": "with below 10"},
         "active_units": {"value": 2, "standard_error": None, "unit": "of 3 latents", "meaning": "active units"},
         "aggregate_kl": {"value": None, "standard_error": None, "unit": "nats", "meaning": "KL(q(z) || p(z))"},
         "settings": {
-            "samples": 7, "images": measured, "aggregate_images": aggregated, "memory": 0.5, "seed": 9,
+            "samples": 7, "images": measured, "aggregate_images": aggregated, "memory": 0.5, "seed": 9, "until": None,
             "checkpoint": "best.ckpt", "split": "test", "binarization": "static", "device": "cpu",
         },
     }  # fmt: skip
@@ -153,9 +155,29 @@ def test_the_table():
     assert list(zip(*(column.cells for column in shown.columns), strict=True)) == [
         ("-log p(x)", "12.346", "0.988", "nats per image"),
         ("bits per dim", "1.2346", "0.0123", "bits"),
+        ("with below 10", "0.050", "-", "of the images"),
         ("active units", "2", "-", "of 3 latents"),
         ("KL(q(z) || p(z))", "-", "-", "nats per image"),
     ]
+
+
+def test_the_table_says_when_log_px_is_a_loose_bound():
+    settings = {
+        "images": 3, "samples": 40, "checkpoint": "last.ckpt", "binarization": "none", "seed": 0,
+        "aggregate_images": 3, "until": 0.05,
+    }  # fmt: skip
+    few = Figure(0.0625, None, "of the images", "with below 10")
+    shown = module.table(FIGURES | {"few_effective": few}, settings)
+    assert shown.title == "3 test images, importance samples until it changes by less than 0.05, last.ckpt"
+    assert shown.caption.splitlines()[2:] == [
+        "-log p(x) is a loose bound: 6% of the images have fewer than 10 effective samples.",
+        "More --samples, or --until, tighten it",
+    ]
+
+
+def test_nobody_knows_how_many_samples_there_will_be_until_it_changes_less(reported):
+    rows, pairs = reported(50, Settings(samples=2, until=0.1)).bars[0].tasks
+    assert rows.total is None and pairs.total == 50**2
 
 
 def test_the_table_is_printed(reported):
@@ -169,5 +191,6 @@ def test_names_for_loggers():
     assert module.scalars(FIGURES) == {
         "evaluation/nll": 12.34567,
         "evaluation/bits_per_dim": 1.234567,
+        "evaluation/few_effective": 0.05,
         "evaluation/active_units": 2,
     }

@@ -74,6 +74,8 @@ def test_metrics_are_the_figures_of_the_last_epoch_and_of_the_test_set(whole):
         "elbo",
         "rate",
         "distortion",
+        "effective_samples",
+        "few_effective",
         "active_units",
         "mutual_information",
         "aggregate_kl",
