@@ -22,6 +22,7 @@ from cvae.version import VERSION
 
 LAST, BEST = "last.ckpt", "best.ckpt"  # checkpoints: of the last epoch, and of the one with the best bound
 
+SPLITS = ("train", "validation", "test")  # which have curves
 STATES = ("running", "finished", "interrupted", "failed")
 
 
@@ -39,7 +40,6 @@ class Run:
         self.config_file = self.path / ".hydra" / "config.yaml"
         self.overrides_file = self.path / ".hydra" / "overrides.yaml"
         self.checkpoints = self.path / "checkpoints"
-        self.tensorboard = self.path / "tensorboard"
         self.images = self.path / "images"
         self.metrics = self.path / "metrics.json"
         self.status_file = self.path / "status.json"
@@ -56,6 +56,15 @@ class Run:
     def name(self) -> str:
         """What tells this run from others: its folder's name without the time, or without the number in a sweep."""
         return re.sub(r"^(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d|\d+)_", "", self.path.resolve().name)
+
+    def events(self, split: str | None = None) -> Path:
+        """The folder of TensorBoard's event files: of the curves of a split, or of everything else."""
+        return self.path / split if split else self.path
+
+    def event_files(self) -> list[Path]:
+        """All of TensorBoard's files, the oldest of each folder first."""
+        folders = (self.events(), *map(self.events, SPLITS))
+        return [file for folder in folders for file in sorted(folder.glob("events.out.tfevents.*"))]
 
     def image(self, name: str, epoch: int | None = None) -> Path:
         """A grid of images, of an epoch or for the whole run."""

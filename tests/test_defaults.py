@@ -129,7 +129,13 @@ likelihood/discretized_logistic: {_target_: cvae.likelihoods.DiscretizedLogistic
 likelihood/gaussian: {_target_: cvae.likelihoods.Gaussian, scale: 1.0, mean: linear}
 likelihood/mixture_of_logistics: {_target_: cvae.likelihoods.MixtureOfLogistics, components: 10}
 logger/csv: {csv: {_target_: pytorch_lightning.loggers.CSVLogger, save_dir: '${run_dir}', name: '', version: csv}}
+logger/mlflow:
+  mlflow: {_target_: cvae.training.loggers.mlflow, run_dir: '${run_dir}', tags: '${tags}', experiment_name: cvae,
+    tracking_uri: '${oc.env:MLFLOW_TRACKING_URI,sqlite:///mlflow.db}'}
+logger/none: {}
 logger/tensorboard: {tensorboard: {_target_: cvae.training.loggers.tensorboard, run_dir: '${run_dir}'}}
+logger/wandb:
+  wandb: {_target_: cvae.training.loggers.wandb, run_dir: '${run_dir}', tags: '${tags}', project: cvae, offline: false}
 model/conv: {_target_: cvae.networks.conv, latent_dim: 2, filters: [32, 64], base_channels: 32}
 model/conv_keras_io: {_target_: cvae.networks.conv_keras_io, latent_dim: 2, filters: [32, 64], hidden: 16}
 model/conv_tfp: {_target_: cvae.networks.conv_tfp, latent_dim: 16, filters: [32, 64], bottleneck: 64}
@@ -251,7 +257,7 @@ def test_the_choices_and_values_of_the_root():
         "binarization": "static", "invert": False, "train_on": "train", "batch_size": 32,
         "eval_batch_size": 500, "validation_size": 0, "seed": "${seed}",
     }  # fmt: skip
-    assert (found["seed"], found["conditional"]) == (0, False)
+    assert (found["seed"], found["conditional"], found["name"], found["tags"]) == (0, False, None, [])
 
 
 def test_what_refers_to_another_key_follows_it(monkeypatch):

@@ -21,7 +21,7 @@ def test_names(tmp_path):
     run = Run(tmp_path)
     names = {
         run.config_file: ".hydra/config.yaml", run.overrides_file: ".hydra/overrides.yaml",
-        run.checkpoints: "checkpoints", run.tensorboard: "tensorboard",
+        run.checkpoints: "checkpoints", run.events("test"): "test",
         run.metrics: "metrics.json", run.gif: "cvae.gif", run.scatter: "latent_scatter.png", run.samples: "samples.png",
         run.image("original"): "images/original.png", run.image("sample", 3): "images/sample_0003.png",
         run.status_file: "status.json", run.lock_file: ".lock",
@@ -29,7 +29,18 @@ def test_names(tmp_path):
     }  # fmt: skip
     for path, name in names.items():
         assert path == tmp_path / name
-    assert str(run) == str(tmp_path)
+    assert str(run) == str(tmp_path) and run.events() == tmp_path
+
+
+def test_event_files_of_all_folders(tmp_path):
+    run, names = Run(tmp_path), ("events.out.tfevents.2.a", "events.out.tfevents.1.b", "other")
+    for folder in (tmp_path, *(tmp_path / split for split in ("train", "validation", "test", "images"))):
+        folder.mkdir(exist_ok=True)
+        for name in names:
+            (folder / name).touch()
+    assert [str(file.relative_to(tmp_path)) for file in run.event_files()] == [
+        f"{folder}{name}" for folder in ("", "train/", "validation/", "test/") for name in (names[1], names[0])
+    ]
 
 
 @pytest.mark.parametrize("name", ["images", "checkpoints", "metrics.json"])

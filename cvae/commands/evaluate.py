@@ -60,7 +60,9 @@ def measure(args: argparse.Namespace) -> None:
     from cvae.build import load_data, load_with_step
     from cvae.devices import DEVICES, available, keep_freed_memory
     from cvae.evaluation import Settings
-    from cvae.evaluation.report import report, scalars
+    from cvae.evaluation.report import markdown, report, scalars
+    from cvae.training.loggers import close, log_curves, log_table
+    from cvae.training.tensorboard import TensorBoard
 
     try:
         settings = Settings(args.samples, args.images, args.aggregate_images, args.memory, args.seed, args.until)
@@ -74,8 +76,7 @@ def measure(args: argparse.Namespace) -> None:
     data = load_data(run, args.data_root)
     figures = report(vae, data, run, settings, run.checkpoint(args.checkpoint).name)
     if settings.images is None or settings.images >= len(data.test):
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not needed before
-
-        with SummaryWriter(str(run.tensorboard)) as writer:
-            for name, value in scalars(figures).items():
-                writer.add_scalar(name, value, step)
+        board = TensorBoard(args.run)
+        log_curves([board], scalars(figures), step)
+        log_table([board], markdown(figures, settings.samples), step)
+        close([board], "success")

@@ -101,11 +101,24 @@ def table(figures: dict[str, Figure], settings: dict) -> Table:
     shown.add_column("", justify="right")
     shown.add_column("± std. error", justify="right")
     shown.add_column("")
+    for row in rows(figures):
+        shown.add_row(*row)
+    return shown
+
+
+def markdown(figures: dict[str, Figure], samples: int) -> str:
+    """The figures as a table in Markdown, as TensorBoard shows it; samples: importance samples per image."""
+    lines = [" | ".join(row) for row in rows(figures)]
+    head = [f"test images, {samples:,} importance samples | | ± std. error | ", "--- | ---: | ---: | ---"]
+    return "\n".join(f"| {line} |" for line in [*head, *lines])
+
+
+def rows(figures: dict[str, Figure]) -> Iterator[tuple[str, str, str, str]]:
+    """(what it is, value, standard error, unit) of each figure."""
     for value, error, unit, meaning in figures.values():
         digits = "{:.0f}" if isinstance(value, int) else "{:.4f}" if unit == "bits" else "{:.3f}"
-        numbers = ("-" if number is None else digits.format(number) for number in (value, error))
-        shown.add_row(meaning, *numbers, unit if unit != "nats" else "nats per image")
-    return shown
+        number, spread = ("-" if number is None else digits.format(number) for number in (value, error))
+        yield meaning, number, spread, unit if unit != "nats" else "nats per image"
 
 
 def loose(figures: dict[str, Figure]) -> str:

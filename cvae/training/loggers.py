@@ -1,29 +1,95 @@
-"""Loggers: where curves, pictures and hyperparameters go besides the run directory."""
+"""Loggers: where curves, pictures and hyperparameters go besides the run directory, whatever their kind."""
 
+import io
+import logging
+import tempfile
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from pytorch_lightning.loggers import Logger, MLFlowLogger, WandbLogger
 
-from cvae import pictures
+from cvae.errors import UserError
 from cvae.run import Run
+from cvae.training.tensorboard import TensorBoard
 
-__all__ = ["tensorboard"]  # what conf/ and saved configs may name
+__all__ = ["mlflow", "tensorboard", "wandb"]  # what conf/ and saved configs may name
 
-HIDDEN = ("callbacks", "logger", "run_dir", "evaluation", "experiment")  # keys that do not describe the model
+# Keys that nobody sweeps, or that say nothing of the model: paths, machines, what is shown and how.
+HIDDEN = {
+    "callbacks", "logger", "run_dir", "evaluation", "experiment", "name", "tags", "optimizer.fused",
+    "data.root", "data.image_shape", "data.num_classes", "data.eval_batch_size",
+    *(f"trainer.{key}" for key in (
+        "_target_", "accelerator", "devices", "strategy", "log_every_n_steps", "compile", "num_sanity_val_steps",
+        "enable_progress_bar", "enable_model_summary", "plugins", "use_distributed_sampler",
+    )),
+}  # fmt: skip
 
 
-def tensorboard(run_dir: str) -> TensorBoardLogger:
+def tensorboard(run_dir: str) -> TensorBoard:
     """Event files in the run directory."""
-    folder = Run(run_dir).tensorboard
-    return TensorBoardLogger(folder.parent, name="", version=folder.name, default_hp_metric=False)
+    return TensorBoard(run_dir)
 
 
-def hyperparameters(cfg: DictConfig) -> dict:
-    """What can differ between two runs: the config without paths, callbacks and loggers."""
-    shown = OmegaConf.to_container(cfg, resolve=True)
-    del shown["data"]["root"]
-    return {group: value for group, value in shown.items() if group not in HIDDEN}
+def mlflow(run_dir: str, tags: list[str], **options: object) -> MLFlowLogger:
+    """A run of MLflow that is named after ours.
+
+    Raises:
+        UserError: mlflow is not installed.
+    """
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # a line for each table that it makes
+    try:
+        return MLFlowLogger(run_name=Run(run_dir).name, tags=dict.fromkeys(tags, ""), **options)
+    except ModuleNotFoundError as error:
+        raise UserError(f"logger=mlflow: {error}. Install it: pip install -e '.[mlflow]'") from error
+
+
+def wandb(run_dir: str, tags: list[str], **options: object) -> WandbLogger:
+    """A run of Weights & Biases that is named after ours; its files are in the run directory.
+
+    Raises:
+        UserError: wandb is not installed.
+    """
+    try:
+        return WandbLogger(name=Run(run_dir).name, save_dir=run_dir, tags=list(tags), **options)
+    except ModuleNotFoundError as error:
+        raise UserError(f"logger=wandb: {error}. Install it: pip install -e '.[wandb]'") from error
+
+
+def hyperparameters(cfg: DictConfig, place: str = "") -> dict[str, float | str]:
+    """What a person would sweep or read, by the names that one types: {"model": "conv", "model.latent_dim": 2, …}.
+
+    A choice is named after its class. A value that refers to another key is left out.
+    """
+    found = {}
+    for key in cfg:
+        name, node = f"{place}{key}", cfg._get_node(key)
+        if name in HIDDEN or node._is_interpolation():
+            continue
+        if key == "_target_":  # data are named after their source
+            found[place.removesuffix(".").removesuffix(".source")] = cfg[key].rpartition(".")[2]
+        elif isinstance(node, DictConfig) and not node._is_none():
+            found |= hyperparameters(node, f"{name}.")
+        elif not str(key).startswith("_"):
+            found[name] = readable(cfg[key])
+    return found
+
+
+def readable(value: object) -> float | str:
+    """Numbers and words as they are; true, false and null as one types them; a list as text."""
+    if isinstance(value, ListConfig):
+        return f"[{','.join(str(readable(item)) for item in value)}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return value if isinstance(value, int | float | str) else str(value)
+
+
+def log_start(loggers: Iterable[Logger], cfg: DictConfig) -> None:
+    """Log the hyperparameters, and for TensorBoard the whole config as text (YAML)."""
+    for logger in loggers:
+        logger.log_hyperparams(hyperparameters(cfg))
+        if isinstance(logger, TensorBoard):
+            logger.log_text("2 config", f"```\n{OmegaConf.to_yaml(cfg)}\n```", 0)
 
 
 def log_curves(loggers: Iterable[Logger], figures: Mapping[str, float], step: int) -> None:
@@ -32,38 +98,46 @@ def log_curves(loggers: Iterable[Logger], figures: Mapping[str, float], step: in
         logger.log_metrics(dict(figures), step)
 
 
-def log_result(loggers: Iterable[Logger], params: dict, figures: Mapping[str, float], step: int) -> None:
-    """Log the hyperparameters: TensorBoard takes them with the figures that its HPARAMS shows, whose curves exist."""
-    from torch.utils.tensorboard.summary import hparams  # takes long to import, and other loggers need none of it
-
+def log_table(loggers: Iterable[Logger], markdown: str, step: int) -> None:
+    """The evaluation as a table, for TensorBoard; the other loggers have its figures."""
     for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):  # its own log_hyperparams would add a second point to each curve
-            for summary in hparams(flat(params), dict(figures)):
-                logger.experiment._get_file_writer().add_summary(summary, step)
-        else:
-            logger.log_hyperparams(params)
+        if isinstance(logger, TensorBoard):
+            logger.log_text("1 evaluation", markdown, step)
 
 
-def flat(params: dict, place: str = "") -> dict[str, bool | int | float | str]:
-    """{"model/latent_dim": 2, …}"""
-    found = {}
-    for key, value in params.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{place}{key}/")
-        else:
-            found[f"{place}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
-    return found
-
-
-def log_picture(loggers: Iterable[Logger], tag: str, content: bytes, height: int, width: int, step: int) -> None:
-    """An encoded picture (PNG, GIF) of this size in pixels, for the loggers that show pictures."""
-    summary = pictures.image_summary(tag, content, height, width)
+def log_picture(loggers: Iterable[Logger], name: str, content: bytes, height: int, width: int, step: int) -> None:
+    """An encoded picture (PNG, GIF) of this size in pixels, for the loggers that show pictures. Steps are epochs."""
     for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment._get_file_writer().add_summary(summary, step)
+        if isinstance(logger, TensorBoard):
+            logger.log_picture(name, content, height, width, step)
+        elif isinstance(logger, MLFlowLogger):
+            with tempfile.TemporaryDirectory() as folder:  # MLflow takes files
+                file = Path(folder) / f"{name}_{step:04d}.{kind(content)}"
+                file.write_bytes(content)
+                logger.experiment.log_artifact(logger.run_id, str(file), "pictures")
+        elif isinstance(logger, WandbLogger):
+            logger.experiment.log({f"pictures/{name}": wandb_picture(content), "epoch": step})
+
+
+def kind(content: bytes) -> str:
+    return "gif" if content.startswith(b"GIF") else "png"
+
+
+def wandb_picture(content: bytes) -> object:
+    """A picture as Weights & Biases shows it; it takes an animation as a video."""
+    import wandb as library
+    from PIL import Image
+
+    if kind(content) == "gif":
+        return library.Video(io.BytesIO(content), format="gif")
+    return library.Image(Image.open(io.BytesIO(content)))
 
 
 def close(loggers: Iterable[Logger], status: str) -> None:
-    """Wait until everything logged is on disk: TensorBoard writes from a daemon thread, which ends with the process."""
+    """Wait until everything logged is on disk, and end what a logger has begun."""
     for logger in loggers:
         logger.finalize(status)
+        if isinstance(logger, TensorBoard):
+            logger.close(status)
+        elif isinstance(logger, WandbLogger):  # else the next run of a sweep would go on with it
+            logger.experiment.finish(exit_code=0 if status == "success" else 1)

@@ -15,11 +15,11 @@ from cvae.data import ImageData
 from cvae.devices import keep_freed_memory
 from cvae.errors import ConfigError, UserError
 from cvae.evaluation import Figure, Settings
-from cvae.evaluation.report import report, scalars
+from cvae.evaluation.report import markdown, report, scalars
 from cvae.noise import fixed_noise
 from cvae.run import LAST, Run, first_process
 from cvae.training.engine import minibatches_of_a_step
-from cvae.training.loggers import close, hyperparameters, log_result
+from cvae.training.loggers import close, log_curves, log_start, log_table
 from cvae.training.module import SELECTION, VAEModule
 from cvae.training.progress import EpochLines
 from cvae.training.rules import check
@@ -63,17 +63,18 @@ def train_claimed(cfg: DictConfig) -> float:
     announce(parts, run)
     status = "failed"
     try:
+        log_start(trainer.loggers, cfg)
         trainer.fit(module, datamodule=data)
         metrics = results(parts)
         selected = metrics.pop(SELECTION)
         if trainer.is_global_zero:
             run.save_metrics(metrics)  # before the evaluation, which can take long
             if parts.settings:
-                metrics |= scalars(evaluation(parts, run))
+                figures = evaluation(parts, run)
+                metrics |= scalars(figures)
                 run.save_metrics(metrics)
-            figures = {name: value for name, value in metrics.items() if "/" in name and not isinstance(value, list)}
-            module.draw_curves(figures)
-            log_result(trainer.loggers, hyperparameters(cfg), figures, trainer.global_step)
+                log_curves(trainer.loggers, scalars(figures), trainer.global_step)
+                log_table(trainer.loggers, markdown(figures, parts.settings.samples), trainer.global_step)
         status = "success"
     finally:
         close(trainer.loggers, status)

@@ -60,9 +60,9 @@ def evaluations(run):
 
 
 def points(run):
-    """The points (step, value) of evaluation/nll in TensorBoard."""
-    events = EventAccumulator(str(run / "tensorboard")).Reload()
-    return [(event.step, event.value) for event in events.Scalars("evaluation/nll")]
+    """The points (step, value) of the NLL in TensorBoard."""
+    events = EventAccumulator(str(run)).Reload()
+    return [(event.step, event.value) for event in events.Scalars("bound/NLL")]
 
 
 def test_evaluate_reports_everywhere(run, call):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cvae import __main__ as entry
 from cvae import pictures
@@ -206,11 +207,7 @@ class Stub:
         return {"nll": Figure(2.5, None, "nats", ""), "bits_per_dim": Figure(None, None, "bits", "")}
 
     def points(self):
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        if not (self.folder / "tensorboard").exists():
-            return {}
-        events = EventAccumulator(str(self.folder / "tensorboard")).Reload()
+        events = EventAccumulator(str(self.folder)).Reload()
         return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
@@ -236,7 +233,9 @@ def test_evaluate_hands_its_options_on(stub):
 def test_an_evaluation_of_all_images_goes_into_tensorboard(stub, images):
     call(stub, images=images)
     assert (stub.folder, False, None) in stub.seen
-    assert stub.points() == {"evaluation/nll": [(31, 2.5)]}
+    assert stub.points() == {"bound/NLL": [(31, 2.5)]}
+    (table,) = EventAccumulator(str(stub.folder)).Reload().Tensors("1 evaluation/text_summary")
+    assert table.step == 31 and b"5,000 importance samples" in table.tensor_proto.string_val[0]
 
 
 @pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])

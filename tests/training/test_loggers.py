@@ -1,15 +1,21 @@
 """Where curves, pictures and hyperparameters go: what each kind of logger is given."""
 
+import io
+
+import numpy as np
 import pytest
+from conftest import config
+from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from tiny import tiny
+from test_tensorboard import events, hparams, points
+from tiny import tiny, trained
 
+from cvae import pictures
 from cvae.build import make
-from cvae.training.loggers import close, hyperparameters, log_curves, log_picture, log_result, tensorboard
-
-PNG = b"a picture"
+from cvae.errors import UserError
+from cvae.training import loggers as ours
+from cvae.training.loggers import close, hyperparameters, log_curves, log_picture, log_start, log_table
+from cvae.training.tensorboard import TensorBoard
 
 
 class Recorder(CSVLogger):
@@ -19,8 +25,8 @@ class Recorder(CSVLogger):
         super().__init__(folder)
         self.told = []
 
-    def log_hyperparams(self, params, **more):
-        self.told.append((params, more))
+    def log_hyperparams(self, params):
+        self.told.append(params)
 
     def log_metrics(self, metrics, step=None):
         self.told.append((metrics, step))
@@ -29,33 +35,37 @@ class Recorder(CSVLogger):
         self.told.append(status)
 
 
-def events(folder):
-    return EventAccumulator(str(folder), {"images": 0, "scalars": 0}).Reload()
-
-
-def test_tensorboard_writes_into_the_run(tmp_path):
-    logger = tensorboard(str(tmp_path))
-    logger.log_hyperparams({"a": 1})
-    assert logger.log_dir == str(tmp_path / "tensorboard")
-    close([logger], "success")
-    assert "hp_metric" not in events(tmp_path / "tensorboard").Tags()["scalars"]  # Lightning's own placeholder
-
-
 def test_the_loggers_of_a_config_write_into_the_run(tmp_path):
     loggers = make(tiny(tmp_path, "logger=[tensorboard,csv]"), "logger")
     assert sorted(loggers) == ["csv", "tensorboard"]
-    assert loggers["tensorboard"].log_dir == str(tmp_path / "tensorboard")
+    assert loggers["tensorboard"].run.path == tmp_path
     assert loggers["csv"].log_dir == str(tmp_path / "csv")
+    assert make(tiny(tmp_path, "logger=none"), "logger") == {}
 
 
-def test_hyperparameters_are_what_differs_between_models(tmp_path):
-    shown = hyperparameters(tiny(tmp_path, "experiment=beta_vae", "seed=4"))
-    assert set(shown) == {
-        "seed", "conditional", "data", "model", "posterior", "prior", "likelihood", "objective", "optimizer",
-        "scheduler", "trainer",
+def test_hyperparameters_are_what_one_would_sweep_or_read():
+    """By value, in the words of the command line: no plumbing, nothing twice, no booleans as numbers."""
+    words = ["experiment=vampprior", "data=fashion_mnist", "data.seed=4", "+trainer.gradient_clip_val=1", "name=a"]
+    assert hyperparameters(config(*words)) == {
+        "seed": 0, "conditional": "false", "data": "IdxFiles", "data.source.dataset": "FashionMNIST",
+        "data.binarization": "stochastic", "data.invert": "false", "data.train_on": "train", "data.batch_size": 100,
+        "data.validation_size": 0, "data.seed": 4, "model": "mlp", "model.latent_dim": 40, "model.hidden": "[300,300]",
+        "model.activation": "tanh", "posterior": "DiagonalGaussian", "prior": "VampPrior", "prior.components": 500,
+        "prior.pseudo_mean": 0.05, "prior.pseudo_std": 0.01, "likelihood": "Bernoulli", "likelihood.soft": "false",
+        "objective": "ELBO", "objective.samples": 1, "objective.kl": "monte_carlo", "objective.beta": "Linear",
+        "objective.beta.start": 0, "objective.beta.end": 1, "objective.beta.steps": 6000, "objective.free_bits": 0,
+        "optimizer": "Adam", "optimizer.lr": 1e-3, "optimizer.betas": "[0.9,0.999]", "optimizer.eps": 1e-8,
+        "scheduler": "ConstantLR", "scheduler.factor": 1, "trainer.max_epochs": 100, "trainer.precision": "32-true",
+        "trainer.gradient_clip_val": 1,
     }  # fmt: skip
-    assert shown["data"]["seed"] == 4 and "root" not in shown["data"]  # what refers to another key is put in
-    assert shown["model"] == {"_target_": "cvae.networks.mlp", "latent_dim": 2, "hidden": [4], "activation": "tanh"}
+
+
+def test_hyperparameters_that_are_open_or_refer_to_others():
+    found = hyperparameters(config("scheduler=cosine", "data=image_folder", "data.root=/a", "conditional=true"))
+    assert found["conditional"] == "true" and found["data"] == "image_folder"
+    assert "scheduler.T_max" not in found and "data.seed" not in found  # the epochs, and the seed
+    assert not [name for name in found if name in ("data.root", "data.num_classes", "data.image_shape", "tags")]
+    assert hyperparameters(config("+trainer.deterministic=null"))["trainer.deterministic"] == "null"
 
 
 def test_the_config_itself_stays_whole(tmp_path):
@@ -64,39 +74,25 @@ def test_the_config_itself_stays_whole(tmp_path):
     assert "root" in cfg.data and "callbacks" in cfg
 
 
-def test_curves_go_to_every_logger(tmp_path):
-    board, other = tensorboard(str(tmp_path)), Recorder(tmp_path)
-    log_curves([board, other], {"test/elbo": -7.5}, 12)
-    close([board, other], "failed")
-    assert other.told == [({"test/elbo": -7.5}, 12), "failed"]
-    (point,) = events(tmp_path / "tensorboard").Scalars("test/elbo")
-    assert (point.step, point.value) == (12, -7.5)
-
-
-def test_the_result_is_one_record_in_tensorboard_and_hyperparameters_elsewhere(tmp_path):
-    board, other = tensorboard(str(tmp_path)), Recorder(tmp_path)
-    params, figures = {"model": {"latent_dim": 3, "hidden": [4]}, "seed": 1}, {"test/elbo": -7.5}
-    log_result([board, other], params, figures, 12)
-    close([board, other], "failed")
-    assert other.told == [(params, {}), "failed"]
-    found = events(tmp_path / "tensorboard")
-    assert found.Tags()["scalars"] == []  # its curves exist by then: a second point would be at the same step
-    content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    hparams = HParamsPluginData.FromString(content).session_start_info.hparams
-    values = {name: value.number_value or value.string_value for name, value in hparams.items()}
-    assert values == {"model/latent_dim": 3, "model/hidden": "[4]", "seed": 1}
-    content = found.SummaryMetadata("_hparams_/experiment").plugin_data.content
-    (metric,) = HParamsPluginData.FromString(content).experiment.metric_infos
-    assert metric.name.tag == "test/elbo"
-
-
-def test_a_picture_is_for_loggers_that_show_pictures(tmp_path):
-    board, other = tensorboard(str(tmp_path)), Recorder(tmp_path)
-    log_picture([other, board], "sample", PNG, 5, 9, 3)
-    close([board], "success")
-    (image,) = events(tmp_path / "tensorboard").Images("sample")
-    assert (image.step, image.height, image.width, image.encoded_image_string) == (3, 5, 9, PNG)
-    assert other.told == []
+def test_what_each_kind_of_logger_is_told(tmp_path):
+    board, other, cfg = TensorBoard(str(tmp_path)), Recorder(tmp_path), tiny(tmp_path, "seed=7")
+    both = [board, other]
+    log_start(both, cfg)
+    log_curves(both, {"test/elbo": -7.5}, 12)
+    log_table(both, "| a |", 13)
+    log_picture(both, "sample", b"GIF", 5, 9, 3)
+    close(both, "failed")
+    assert other.told == [hyperparameters(cfg), ({"test/elbo": -7.5}, 12), "failed"]
+    found = events(tmp_path)
+    assert points(tmp_path / "test") == {"bound/ELBO": [(12, -7.5)]}
+    assert hparams(tmp_path, "session_start_info").session_start_info.hparams["seed"].number_value == 7
+    assert hparams(tmp_path, "session_end_info").session_end_info.status == 2  # failure
+    table, config_text = (found.Tensors(f"{tag}/text_summary")[0] for tag in ("1 evaluation", "2 config"))
+    assert (table.step, table.tensor_proto.string_val) == (13, [b"| a |"])
+    text = config_text.tensor_proto.string_val[0].decode()
+    assert text.startswith("```\nseed: 7\n") and text.endswith("\n```") and "latent_dim: 2" in text
+    (image,) = found.Images("pictures/4 sample")
+    assert (image.step, image.height, image.width, image.encoded_image_string) == (3, 5, 9, b"GIF")
 
 
 @pytest.mark.parametrize("status", ["success", "failed"])
@@ -104,3 +100,59 @@ def test_close_tells_every_logger(tmp_path, status):
     loggers = [Recorder(tmp_path), Recorder(tmp_path)]
     close(loggers, status)
     assert [logger.told for logger in loggers] == [[status], [status]]
+
+
+PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+FRAMES = [PIXELS, PIXELS + 100]
+
+
+@pytest.mark.slow
+def test_a_run_in_mlflow(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    words = ["logger=mlflow", f"logger.mlflow.tracking_uri={uri}", "tags=[first]", "~callbacks.progress"]
+    trained(tmp_path / "3_mine", *words, "trainer.max_epochs=1", "evaluation.samples=1")
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("cvae").experiment_id])
+    assert run.info.run_name == "mine" and run.data.tags["first"] == "" and run.info.status == "FINISHED"
+    assert run.data.params["model.latent_dim"] == "2" and run.data.params["conditional"] == "false"
+    assert {"train/elbo", "test/elbo", "test/rate", "evaluation/nll"} <= set(run.data.metrics)
+    assert client.get_metric_history(run.info.run_id, "test/elbo")[0].step == 3
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id, "pictures")}
+    assert {"pictures/sample_0001.png", "pictures/training_0001.gif", "pictures/latent_manifold_0001.png"} <= artifacts
+
+
+@pytest.mark.slow
+def test_a_run_in_weights_and_biases_without_internet(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    told = []
+    monkeypatch.setattr("wandb.sdk.wandb_run.Run.log", lambda self, data, **_: told.append(data))
+    words = ["logger=[wandb,csv]", "logger.wandb.offline=true", "tags=[first]", "~callbacks.progress"]
+    trained(tmp_path / "3_mine", *words, "trainer.max_epochs=1")
+    (folder,) = (tmp_path / "3_mine" / "wandb").glob("offline-run-*")
+    assert list(folder.glob("run-*.wandb"))
+    keys = set().union(*told)
+    assert {"train/elbo", "test/elbo", "pictures/sample", "pictures/training", "pictures/reconstruction"} <= keys
+    assert (tmp_path / "3_mine" / "csv" / "metrics.csv").exists()
+    assert [line["epoch"] for line in told if "pictures/sample" in line] == [0, 1]
+
+
+def test_pictures_as_weights_and_biases_shows_them():
+    pytest.importorskip("wandb")
+    image = ours.wandb_picture(pictures.png(PIXELS))
+    assert (np.asarray(image.image)[..., :3] == PIXELS).all()
+    assert type(ours.wandb_picture(pictures.gif(FRAMES, 100, 100))).__name__ == "Video"
+    assert Image.open(io.BytesIO(pictures.gif(FRAMES, 100, 100))).n_frames == 2
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_a_logger_that_is_not_installed(tmp_path, monkeypatch, name):
+    def missing(**_):
+        raise ModuleNotFoundError(f"No module named '{name}'")
+
+    monkeypatch.setattr(ours, {"mlflow": "MLFlowLogger", "wandb": "WandbLogger"}[name], missing)
+    with pytest.raises(UserError, match=rf"^logger={name}: No module .*pip install -e '.\[{name}\]'"):
+        make(tiny(tmp_path, f"logger={name}"), "logger")

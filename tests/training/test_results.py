@@ -114,29 +114,33 @@ def test_lines_from_start_to_end(whole):
     assert end == f"Test ELBO {metrics['test/elbo']:.2f} nats per image. The run is in {whole.run}"
 
 
-def test_tensorboard_has_the_hyperparameters_with_the_final_figures(whole):
+def test_tensorboard_has_the_hyperparameters_and_the_evaluation(whole):
     metrics = json.loads(whole.run.metrics.read_text())
-    events = EventAccumulator(str(whole.run.tensorboard)).Reload()
+    events = EventAccumulator(str(whole.run.events())).Reload()
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    hparams = HParamsPluginData.FromString(content).session_start_info.hparams
-    assert hparams["seed"].number_value == 3 and hparams["model/latent_dim"].number_value == 2
-    assert not [name for name in hparams if name.split("/")[0] in ("callbacks", "logger", "evaluation", "run_dir")]
-    point = events.Scalars("evaluation/nll")[-1]
+    params = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert params["seed"].number_value == 3 and params["model.latent_dim"].number_value == 2
+    content = events.SummaryMetadata("_hparams_/session_end_info").plugin_data.content
+    assert HParamsPluginData.FromString(content).session_end_info.status == 1  # success
+    (point,) = events.Scalars("bound/NLL")
     assert point.step == 4 and point.value == pytest.approx(metrics["evaluation/nll"])
-    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
-    named = {metric.name.tag for metric in HParamsPluginData.FromString(content).experiment.metric_infos}
-    assert named == {name for name in metrics if "/" in name and name != "train/seconds_per_epoch"}
+    (table,) = events.Tensors("1 evaluation/text_summary")
+    text = table.tensor_proto.string_val[0].decode()
+    assert table.step == 4 and text.startswith("| test images, 2 importance samples | |")
+    assert f"| -log p(x) | {metrics['evaluation/nll']:.3f} | " in text
+    (text,) = events.Tensors("2 config/text_summary")
+    assert b"seed: 3" in text.tensor_proto.string_val[0]
 
 
 def test_a_curve_has_one_point_at_a_step_and_nothing_else_is_drawn(whole):
     """Of the whole run, to its end: train, validation and test at the same steps."""
-    events = EventAccumulator(str(whole.run.tensorboard), {"scalars": 0}).Reload()
-    curves = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert {tag.partition("/")[0] for tag in curves} == {"train", "train_epoch", "validation", "test", "evaluation"}
-    for tag, steps in curves.items():
-        split = tag.partition("/")[0]
-        expected = {"train": [2, 4], "train_epoch": [2, 4], "validation": [2, 4], "test": [4], "evaluation": [4]}[split]
-        assert steps == ([0, 2] if tag == "train/lr" else [4] if tag.endswith("/bound") else expected), tag
+    for split, steps in (("train", [2, 4]), ("validation", [2, 4]), ("test", [4]), (None, [4])):
+        events = EventAccumulator(str(whole.run.events(split)), {"scalars": 0}).Reload()
+        curves = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+        expected = dict.fromkeys(("bound/ELBO", "bound/rate", "bound/distortion", "objective/loss"), steps)
+        if split == "train":
+            expected["optimizer/lr"] = [0, 2]
+        assert curves == (expected if split else {"bound/NLL": [4]})
 
 
 def test_the_csv_logger_has_curves_final_figures_and_hyperparameters(whole):
@@ -205,7 +209,7 @@ def test_only_the_first_process_writes_results(tmp_path, monkeypatch):
     finally:
         logging.getLogger("cvae").setLevel(level)
     assert not (tmp_path / "metrics.json").exists() and not (tmp_path / "evaluation").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"train", "test"}  # TensorBoard's
 
 
 def test_the_run_directory_is_the_runs_alone_until_its_end(tmp_path, monkeypatch):
