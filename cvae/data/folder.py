@@ -25,6 +25,7 @@ __all__ = ["image_folder"]  # what conf/ and saved configs may name
 log = logging.getLogger(__name__)
 
 EXTENSIONS = (*datasets.folder.IMG_EXTENSIONS, ".gif", ".avif")  # torchvision's list, and two more that Pillow reads
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "AVIF")  # Pillow has more, and PostScript is a program
 
 
 def image_folder(
@@ -54,7 +55,7 @@ class ImageFolder:
     Each image is turned as its EXIF orientation says, made grey or RGB (transparent pixels become white; 16 bits become
     8), cropped around its centre to the aspect ratio of `image_shape` and resized (bilinear, antialiased). Of an
     animation or a file of several pages, the first picture is read. Files are left out if their names begin with a dot
-    or do not end like an image's.
+    or do not end like an image's. Links to files and folders are followed, but no folder is read twice.
 
     Args:
         root: the folder
@@ -129,10 +130,14 @@ class ImageFolder:
 def images_below(folder: Path) -> list[tuple[Path, str]]:
     """The image files below `folder`, sorted, each with its class: the name of the folder right below `folder`, or "".
 
-    Raises DataError if there are none.
+    Raises DataError if there are none, if a folder cannot be read, or if links lead to a folder twice.
     """
-    files = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    files, seen = [], {}
+    for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        about = os.stat(parent)
+        first = seen.setdefault((about.st_dev, about.st_ino), parent)
+        if first != parent:  # links can lead in circles
+            raise DataError(f"{parent} and {first} are the same folder: remove the link")
         folders[:] = [name for name in folders if not name.startswith(".")]
         files += [
             Path(parent, name) for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
@@ -143,10 +148,17 @@ def images_below(folder: Path) -> list[tuple[Path, str]]:
     return [(file, parts[0] if len(parts) > 1 else "") for file, parts in inner]
 
 
+def unreadable(error: OSError) -> None:
+    """What os.walk does with a folder that cannot be read, and would leave out."""
+    raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
 def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """A file as uint8 (C, H, W); see `ImageFolder`. Raises whatever Pillow raises."""
     channels, height, width = shape
-    with Image.open(path) as image:
+    if not path.is_file():  # a named pipe would make us wait for ever
+        raise ValueError("not a file, or a link to none")
+    with Image.open(path, formats=FORMATS) as image:
         # A JPEG decodes faster at a fraction of its size; at least twice ours keeps the detail.
         image.draft(None, (2 * max(height, width),) * 2)
         upright = ImageOps.exif_transpose(image)

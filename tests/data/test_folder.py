@@ -1,5 +1,8 @@
 """A user's own images: which files, which classes, which pixels."""
 
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -294,6 +297,60 @@ def test_linked_folders_are_read_and_hidden_ones_are_not(tmp_path):
     assert source.classes() == 2 and sum(len(images.x) for images in source.load()) == 2
 
 
+def test_no_folder_is_read_twice(tmp_path):
+    """Links that lead in a circle, and those that double what they lead to."""
+    many(tmp_path, 4)
+    for link, target in (("b/loop", tmp_path), ("again", tmp_path / "a")):
+        (tmp_path / link).symlink_to(target)
+        with pytest.raises(DataError, match=r"^(\S+) and (\S+) are the same folder: remove the link$") as error:
+            folder_of(tmp_path).download()
+        one, _, two, *_ = str(error.value).split()
+        assert {Path(one).resolve(), Path(two).resolve()} == {target} and str(tmp_path / link) in (one, two)
+        (tmp_path / link).unlink()
+    assert folder_of(tmp_path).classes() == 2
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    many(tmp_path, 4)
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("a"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=f"^{tmp_path}/a cannot be read: Permission denied$"):
+        folder_of(tmp_path).download()
+
+
+def test_what_is_no_file_is_named(tmp_path):
+    """Opening a pipe that nobody writes into would not end; links may lead nowhere or to themselves."""
+    many(tmp_path, 3)
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    (tmp_path / "a" / "nowhere.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "a" / "self.png").symlink_to(tmp_path / "a" / "self.png")
+    (tmp_path / "a" / "folder.png").mkdir()  # which is a folder without images, whatever its name
+    with pytest.raises(DataError) as error:
+        folder_of(tmp_path).load()
+    first, *lines = str(error.value).splitlines()
+    assert first.startswith("3 of 6 images")
+    names = ("nowhere", "pipe", "self")
+    assert sorted(lines) == [f"  {tmp_path}/a/{name}.png: not a file, or a link to none" for name in names]
+
+
+def test_programs_that_draw_are_not_run(tmp_path):
+    """Pillow hands PostScript to another program, whatever the file's name."""
+    many(tmp_path, 3)
+    (tmp_path / "a" / "drawn.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    )
+    with Image.open(tmp_path / "a" / "drawn.png") as image:
+        assert image.format == "EPS"
+    with pytest.raises(DataError, match="drawn.png: not an image of a known format"):
+        folder_of(tmp_path).load()
+
+
 def test_files_that_are_no_images_are_named_so(tmp_path):
     many(tmp_path, 3)
     (tmp_path / "a" / "bad.png").write_bytes(b"no image")
@@ -348,6 +405,16 @@ def test_decompression_bombs_are_named(tmp_path, monkeypatch, limit):
         folder_of(tmp_path, test_size=1).load()
     assert str(error.value).startswith("1 of 2 images cannot be read. Repair or delete them:\n")
     assert f"bomb.png: Image size (64 pixels) exceeds limit of {limit if limit > 31 else 62} pixels" in str(error.value)
+
+
+def test_a_size_that_is_only_claimed(tmp_path):
+    """A header of a few bytes asks for 3 GiB; at Pillow's own limit, before they are taken."""
+    many(tmp_path, 3)
+    header = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "a" / "claim.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + b"\0" * 4)
+    with pytest.raises(DataError, match="claim.png: Image size .900000000 pixels. exceeds limit"):
+        folder_of(tmp_path).load()
 
 
 def test_images_at_the_limit_are_read(tmp_path, monkeypatch):
