@@ -1,17 +1,21 @@
 """What the config in a run directory may say: it may come from somebody else, and then it must be data, not code.
 
 Hydra calls any function whose name stands at `_target_`; OmegaConf's resolvers (`${oc.env:…}`) read the environment. So
-before anything is resolved or called, two rules decide, and all else is refused by name:
+before anything is resolved or called, these rules decide, and all else is refused by name:
 
 1. A value is plain, or refers to a key that is plain: `require_plain`.
 2. A `_target_` is a part of its group: a name that a module of PARTS has in its `__all__`: `require_parts`.
+3. What writes gets the run directory, and no way out of it: `require_parts`, `require_inside`.
 
 The user's own command line is not asked, nor is a run that the user trusts (--trust, `cvae.load(RUN, trust=True)`).
 """
 
 import importlib
+import os
 import re
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -31,11 +35,12 @@ PARTS = {  # group -> where its parts come from: a package of cvae with its modu
     "callbacks": ("cvae.training",),
     "logger": ("pytorch_lightning.loggers.CSVLogger", "cvae.training"),
 }
+WRITING = ("trainer", "callbacks", "logger")  # groups of parts that write files
 PARTIAL = ("data", "optimizer", "scheduler")  # groups of parts that are finished later: what Hydra calls _partial_
 
 DATA_ROOT = "${oc.env:CVAE_DATA,data}"  # conf/config.yaml's data.root: the one reference to the environment
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-AT_MOST = 2**18  # characters of a config; cvae's own have about 5,000
+AT_MOST = 2**18  # bytes of a config; cvae's own have about 5,000
 TRUST = "If you trust whoever made the run, say --trust (in Python: trust=True)"
 
 
@@ -62,11 +67,11 @@ def require_plain(content: dict) -> None:
                 raise UserError(f"{key}={text!r}: {name} is no plain value. {TRUST}")
 
 
-def require_parts(content: Any, group: str) -> None:
+def require_parts(content: dict, group: str) -> None:
     """Raise UserError unless a group of a saved config names parts of this group alone, at any depth."""
-    if not isinstance(content, dict):
-        raise UserError(f"{group}={content!r}: a saved config must have the keys of a part here")
-    for key, value in walk(content, group):
+    if not isinstance(content.get(group), dict):
+        raise UserError(f"{group}={content.get(group)!r}: a saved config must have the keys of a part here")
+    for key, value in walk(content[group], group):
         name = key.rpartition(".")[2]
         if name == "_target_" and not is_part(value, PARTS.get(group, ())):
             places = " or ".join(PARTS.get(group, ())) or "nothing"
@@ -74,6 +79,16 @@ def require_parts(content: Any, group: str) -> None:
         partial = name == "_partial_" and group in PARTIAL
         if re.fullmatch("_.*_", name) and name != "_target_" and not partial:
             raise UserError(f"{key}={value!r}: a saved config may not say {name}. {TRUST}")
+        if group in WRITING and leads_out(name, value, content):
+            raise UserError(f"{key}={value!r}: what a saved config makes writes into ${{run_dir}} alone. {TRUST}")
+
+
+def leads_out(name: str, value: Any, content: dict) -> bool:
+    """Whether a value can make a part write elsewhere than into the run directory."""
+    if name.endswith("dir"):
+        return value != "${run_dir}"
+    text = REFERENCE.sub(lambda reference: str(found(content, reference[1])), value) if isinstance(value, str) else ""
+    return name != "monitor" and (bool(set("/\\~") & set(text)) or ".." in text)
 
 
 def is_part(target: Any, places: tuple[str, ...]) -> bool:
@@ -113,12 +128,30 @@ def is_plain(value: Any) -> bool:
     return not isinstance(value, dict) and "$" not in str(value)
 
 
-def require_plain_yaml(text: str) -> None:
-    """Raise UserError for what YAML can do besides data: tags make objects, aliases multiply."""
-    if len(text) > AT_MOST:
-        raise UserError(f"it has {len(text):,} characters; a saved config has at most {AT_MOST:,}. {TRUST}")
-    if not set("&*!") & set(text):  # what these begin with; to look at each mark takes as long as to read the file
-        return
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+def require_inside(folder: Path) -> None:
+    """Raise UserError for links to folders elsewhere, which would be written into, links to nothing, and pipes."""
+    for parent, folders, names in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *names)):
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # the run goes on, and files come and go
+                continue
+            outside = path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or path.is_file() or (path.is_dir() and not outside)):
+                raise UserError(f"{path} is a pipe, or a link to nothing or to a folder elsewhere. {TRUST}")
+
+
+def read_yaml(file: Path) -> str:
+    """The text of a YAML file, if it is no more than data.
+
+    Raises:
+        UserError: it is very long, or has what YAML can do besides data: tags make objects, aliases multiply.
+    """
+    if (size := file.stat().st_size) > AT_MOST:
+        raise UserError(f"it has {size:,} bytes; a saved config has at most {AT_MOST:,}. {TRUST}")
+    text = file.read_text(encoding="utf-8")
+    # Tags, anchors and aliases begin with these; to look at each mark of a file takes as long as to read it.
+    for event in yaml.parse(text, Loader=yaml.SafeLoader) if set("&*!") & set(text) else ():
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or getattr(event, "anchor", None):
             raise UserError(f"it has a tag, an anchor or an alias of YAML in line {event.start_mark.line + 1}. {TRUST}")
+    return text

@@ -39,7 +39,7 @@ def make(cfg: DictConfig, group: str, **arguments: Any) -> Any:
         UserError: anything else that keeps the object from being made.
     """
     if cfg._get_flag("foreign"):
-        require_parts(OmegaConf.to_container(cfg).get(group), group)
+        require_parts(OmegaConf.to_container(cfg), group)
     if "_target_" not in cfg[group] and not all(isinstance(part, DictConfig) for part in cfg[group].values()):
         raise UserError(f"{group}: its file names no class (_target_)")
     try:

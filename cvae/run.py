@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -166,9 +167,9 @@ class Run:
         if not self.config_file.is_file():
             raise UserError(f"{self} is not a run directory: it has no .hydra/config.yaml")
         try:
-            text = self.config_file.read_text(encoding="utf-8")
             if not self.trust:
-                allowed.require_plain_yaml(text)
+                allowed.require_inside(self.path)
+            text = self.config_file.read_text("utf-8") if self.trust else allowed.read_yaml(self.config_file)
             cfg = OmegaConf.load(io.StringIO(text))
             if not isinstance(cfg, DictConfig):
                 raise UserError("this is not the config of a run: it has no keys")
@@ -184,8 +185,8 @@ class Run:
     def overrides(self) -> list[str]:
         """The words of the command line that the run was started with; none where Hydra has not started it."""
         try:
-            return [str(word) for word in OmegaConf.load(self.overrides_file)]
-        except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException):
+            return [str(word) for word in yaml.safe_load(allowed.read_yaml(self.overrides_file))]
+        except (OSError, YAMLError, UserError, TypeError, ValueError, RecursionError):
             return []
 
     def save_config(self, cfg: DictConfig) -> None:

@@ -1,12 +1,24 @@
 """What a saved config may say: everything that conf/ offers, and nothing else."""
 
+import os
 import sys
 
 import pytest
 from conftest import ROOT, config
 from omegaconf import OmegaConf
 
-from cvae.allowed import AT_MOST, DATA_ROOT, PARTS, found, is_part, is_plain, require_parts, require_plain, walk
+from cvae.allowed import (
+    AT_MOST,
+    DATA_ROOT,
+    PARTS,
+    found,
+    is_part,
+    is_plain,
+    require_inside,
+    require_parts,
+    require_plain,
+    walk,
+)
 from cvae.build import make, saved_config
 from cvae.errors import UserError
 from cvae.run import Run
@@ -26,7 +38,7 @@ def test_a_run_of_ones_own_loads_without_a_word(tmp_path, choice):
     run.save_config(config(choice))
     content = OmegaConf.to_container(saved_config(run))
     for group in PARTS:
-        require_parts(content[group], group)
+        require_parts(content, group)
 
 
 @pytest.mark.parametrize(
@@ -73,28 +85,30 @@ def test_nothing_is_imported_for_a_name_that_is_not_allowed(tmp_path, monkeypatc
 
 def test_a_group_that_is_none_has_no_parts():
     with pytest.raises(UserError, match="^mine._target_='torch.optim.Adam': a saved config may build parts of nothing"):
-        require_parts({"_target_": "torch.optim.Adam"}, "mine")
+        require_parts({"mine": {"_target_": "torch.optim.Adam"}}, "mine")
     with pytest.raises(UserError, match="^mine='a': a saved config must have the keys of a part here"):
-        require_parts("a", "mine")
-    require_parts({"a": [{"b": 1}]}, "mine")
+        require_parts({"mine": "a"}, "mine")
+    with pytest.raises(UserError, match="^mine=None"):
+        require_parts({}, "mine")
+    require_parts({"mine": {"a": [{"b": 1}]}}, "mine")
 
 
 def test_the_message_says_the_word_that_allows_it():
     with pytest.raises(UserError) as error:
-        require_parts({"hidden": [{"_target_": "my.network"}]}, "model")
+        require_parts({"model": {"hidden": [{"_target_": "my.network"}]}}, "model")
     assert str(error.value) == (
         "model.hidden.0._target_='my.network': a saved config may build parts of cvae.networks here, no others. If you "
         "trust whoever made the run, say --trust (in Python: trust=True)"
     )
     with pytest.raises(UserError, match=r"parts of cvae.objectives or cvae.schedules here"):
-        require_parts({"beta": {"_target_": "my.schedule"}}, "objective")
+        require_parts({"objective": {"beta": {"_target_": "my.schedule"}}}, "objective")
 
 
 @pytest.mark.parametrize("key", ["_args_", "_convert_", "_recursive_", "_mode_", "_partial_"])
 def test_keys_of_hydra(key):
     with pytest.raises(UserError, match=f"^model.{key}=1: a saved config may not say {key}"):
-        require_parts({key: 1}, "model")
-    require_parts({key.rstrip("_"): 1, key.lstrip("_"): 1, "source": {"_partial_": True}}, "data")
+        require_parts({"model": {key: 1}}, "model")
+    require_parts({"data": {key.rstrip("_"): 1, key.lstrip("_"): 1, "source": {"_partial_": True}}}, "data")
 
 
 @pytest.mark.parametrize(
@@ -148,6 +162,64 @@ def test_walk_and_find():
     assert is_plain("a") and is_plain(None) and is_plain([1, "a"]) and not is_plain("$") and not is_plain([[]])
 
 
+@pytest.mark.parametrize("group", ["trainer", "callbacks", "logger"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("run_dir", "/home"), ("save_dir", "here"), ("default_root_dir", "${run_dir}/.."), ("run_dir", "${other}"),
+        ("name", "a/b"), ("version", ".."), ("filename", "~"), ("prefix", "a\\b"), ("name", "${other}"), ("x", "s3://a"),
+    ],
+)  # fmt: skip
+def test_what_writes_writes_into_the_run_directory(group, key, value):
+    content = {"run_dir": "/runs/1", "other": "../x", group: {"a": [{key: value}]}}
+    with pytest.raises(
+        UserError, match=rf"^{group}.a.0.{key}='.*': what a saved config makes writes into .{{run_dir}} al"
+    ):
+        require_parts(content, group)
+    if group != "trainer":
+        return
+    require_parts({"data": {key: value}}, "data")  # which reads
+    for key, value in (
+        ("run_dir", "${run_dir}"),
+        ("name", "csv"),
+        ("name", ""),
+        ("monitor", "selection/bound"),
+        ("n", 1),
+    ):
+        require_parts({"run_dir": "/runs/1", group: {key: value}}, group)
+
+
+def test_links_that_lead_out_of_a_run_directory(tmp_path):
+    """What is written into a folder of the run must not land elsewhere; what is read may be linked."""
+    run, elsewhere = Run(tmp_path / "run"), tmp_path / "elsewhere"
+    run.save_config(OmegaConf.create({}))
+    (elsewhere / "folder").mkdir(parents=True)
+    (elsewhere / "last.ckpt").write_text("")
+    run.checkpoints.mkdir()
+    (run.checkpoints / "last.ckpt").symlink_to(elsewhere / "last.ckpt")
+    (run.checkpoints / "best.ckpt").symlink_to("last.ckpt")
+    run.images.mkdir()
+    (run.path / "pictures").symlink_to("images")
+    run.config()
+    for target in (elsewhere / "folder", elsewhere, elsewhere / "gone", ".."):
+        run.tensorboard.symlink_to(target)
+        with pytest.raises(
+            UserError, match=f"config.yaml: {run.tensorboard} is a pipe, or a link to nothing or to a fol"
+        ):
+            run.config()
+        Run(run.path, trust=True).config()
+        run.tensorboard.unlink()
+    os.mkfifo(run.images / "pipe")
+    with pytest.raises(UserError, match=f"{run.images}/pipe is a pipe"):
+        run.config()
+
+
+def test_a_file_that_goes_while_we_look(tmp_path, monkeypatch):
+    """A training replaces its files."""
+    monkeypatch.setattr(os, "walk", lambda folder: [(str(folder), [], [".last.ckpt.part"])])
+    require_inside(tmp_path)
+
+
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
 
 
@@ -159,7 +231,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
         ("a: 1\nb: !!python/object/apply:os.system ['touch CANARY']", "alias of YAML in line 2"),
         ("a: !!timestamp x", "alias of YAML in line 1"),
         ("a: !x {b: 1}", "alias of YAML in line 1"),
-        ("a: " + "x" * AT_MOST, f"it has {AT_MOST + 3:,} characters; a saved config has at most {AT_MOST:,}"),
+        ("a: " + "x" * AT_MOST, f"it has {AT_MOST + 3:,} bytes; a saved config has at most {AT_MOST:,}"),
         ("[" * 2000, "is not valid YAML"),
         ("a: " + "9" * 5000, "is not valid YAML"),
         ("a: 1\na: 2", "is not valid YAML"),

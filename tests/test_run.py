@@ -224,11 +224,30 @@ def test_the_first_process_of_several(monkeypatch, name):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [(None, []), ("- a.b=1\n- c=[2,3]\n", ["a.b=1", "c=[2,3]"]), ("a: [1", []), (b"\xff\xfe\xff", []), ("- ${", [])],
+    [(None, []), ("- a.b=1\n- c=[2,3]\n", ["a.b=1", "c=[2,3]"]), ("a: [1", []), (b"\xff\xfe\xff", []), ("- ${", ["${"])],
 )
 def test_the_words_that_a_run_was_started_with(tmp_path, text, words):
     run = Run(tmp_path)
     if text is not None:
         run.overrides_file.parent.mkdir()
         run.overrides_file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert run.overrides() == words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- seed=${oc.env:HOME}\n- 3\n", ["seed=${oc.env:HOME}", "3"]),
+        ("- &a [1]\n- *a\n", []),
+        ("- !!python/object/apply:os.getcwd []\n", []),
+        ("a: 1", ["a"]),
+        ("3", []),
+        ("[" * 2000, []),
+    ],
+)
+def test_words_of_somebody_else_are_text(tmp_path, text, words):
+    """Nothing is resolved, made or multiplied."""
+    run = Run(tmp_path)
+    run.overrides_file.parent.mkdir()
+    run.overrides_file.write_text(text)
     assert run.overrides() == words
