@@ -224,7 +224,13 @@ def test_the_first_process_of_several(monkeypatch, name):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [(None, []), ("- a.b=1\n- c=[2,3]\n", ["a.b=1", "c=[2,3]"]), ("a: [1", []), (b"\xff\xfe\xff", []), ("- ${", ["${"])],
+    [
+        (None, []),
+        ("- a.b=1\n- c=[2,3]\n", ["a.b=1", "c=[2,3]"]),
+        ("a: [1", []),
+        (b"\xff\xfe\xff", []),
+        ("- ${", ["${"]),
+    ],
 )
 def test_the_words_that_a_run_was_started_with(tmp_path, text, words):
     run = Run(tmp_path)
