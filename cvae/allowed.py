@@ -38,7 +38,11 @@ PARTS = {  # group -> where its parts come from: a package of cvae with its modu
 WRITING = ("trainer", "callbacks", "logger")  # groups of parts that write files
 PARTIAL = ("data", "optimizer", "scheduler")  # groups of parts that are finished later: what Hydra calls _partial_
 
-DATA_ROOT = "${oc.env:CVAE_DATA,data}"  # conf/config.yaml's data.root: the one reference to the environment
+DATA_ROOT = "${oc.env:CVAE_DATA,data}"
+ENVIRONMENT = {  # references to the environment as conf/ has them, which lead to what the user chose
+    "data.root": DATA_ROOT,
+    "logger.mlflow.tracking_uri": "${oc.env:MLFLOW_TRACKING_URI,sqlite:///mlflow.db}",
+}
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 AT_MOST = 2**18  # bytes of a config; cvae's own have about 5,000
 TRUST = "If you trust whoever made the run, say --trust (in Python: trust=True)"
@@ -53,7 +57,7 @@ def require_plain(content: dict) -> None:
         text = value if isinstance(value, str) else ""
         if not (key + text).isprintable():
             raise UserError(f"{key!r}: {text!r} has characters that can't be printed. {TRUST}")
-        if key == "data.root" and text == DATA_ROOT:
+        if text and text == ENVIRONMENT.get(key):
             continue
         if isinstance(value, int) and abs(value) >= 2**32:  # of a seed
             raise UserError(f"{key}: a saved config has no number of 2^32 or more. {TRUST}")

@@ -13,7 +13,7 @@ from cvae.errors import UserError
 from cvae.run import Run
 from cvae.training.tensorboard import TensorBoard
 
-__all__ = ["mlflow", "tensorboard", "wandb"]  # what conf/ and saved configs may name
+__all__ = ["tensorboard"]  # what saved configs may name: the others could send what they log to anybody
 
 # Keys that nobody sweeps, or that say nothing of the model: paths, machines, what is shown and how.
 HIDDEN = {
