@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 import cvae.experiments  # adds its step to Hydra's composition of a config
 import cvae.names  # noqa: F401, adds the function that conf/config.yaml names folders by
-from cvae.errors import UserError
+from cvae.errors import Stopped, UserError
 
 # A waiting thread of GNU OpenMP checks this often whether the others are done, then it sleeps. OpenMP reads the number
 # when torch is loaded. The default, 300,000, keeps a core busy that the others need if another program runs too: on two
@@ -44,6 +44,9 @@ def readable_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
+    except Stopped as stop:
+        logging.getLogger(__name__).info(stop)
+        sys.exit(128 + stop.signum)  # as the shell says it: 130 for SIGINT, 143 for SIGTERM
     except Exception as error:
         if not of_the_user(error):
             raise

@@ -1,5 +1,6 @@
 """Errors that the user can fix. The command line shows their message alone."""
 
+import signal
 from typing import Any
 
 
@@ -21,6 +22,14 @@ class ConfigError(UserError, ValueError):
 
 class DataError(UserError, RuntimeError):
     """Data are missing or damaged; the message says which file and what to do."""
+
+
+class Stopped(BaseException):
+    """A signal ends the run. Like KeyboardInterrupt no Exception: nothing that handles errors may hold it up."""
+
+    def __init__(self, signum: int, message: str = "before the training began") -> None:
+        super().__init__(f"Stopped by {signal.Signals(signum).name} {message}")
+        self.signum = signum
 
 
 class NotFinite(UserError, RuntimeError):

@@ -8,12 +8,20 @@ from pathlib import Path
 HELD: dict[Path, int] = {}  # the locks of this process: file -> descriptor
 
 
-def save(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: a full disk or Ctrl-C leaves no half of it under its name."""
+def save(path: Path, content: bytes, previous: Path | None = None) -> None:
+    """Write a whole file or nothing: a full disk, a kill or a power cut leaves no half of it under its name.
+
+    previous: what `path` held before is kept under this name
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
     try:
-        unfinished.write_bytes(content)
+        with open(unfinished, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else the new name may reach the disk before the content
+        if previous and path.exists():
+            os.replace(path, previous)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,11 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from cvae import allowed
-from cvae.errors import UserError
+from cvae.errors import Stopped, UserError
 from cvae.files import lock, locked, save, unlock
 from cvae.version import VERSION
 
-LAST, BEST = "last.ckpt", "best.ckpt"  # checkpoints: of the last epoch, and of the one with the best bound
+# Checkpoints: the last one, the one before it, and the one of the epoch with the best bound.
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 SPLITS = ("train", "validation", "test")  # which have curves
 STATES = ("running", "finished", "interrupted", "failed")
@@ -30,8 +32,9 @@ STATES = ("running", "finished", "interrupted", "failed")
 class Run:
     """The files of one run.
 
-    .hydra/config.yaml is the whole config, checkpoints/ has last.ckpt and best.ckpt, images/ the grids of each epoch
-    (0 is before training), evaluation/ a file for each set of settings. All that is needed to load the model is in it.
+    .hydra/config.yaml is the whole config, checkpoints/ has last.ckpt, previous.ckpt and best.ckpt, images/ the grids
+    of each epoch (0 is before training), evaluation/ a file for each set of settings. All that is needed to load the
+    model is in it.
 
     trust: whether its config may name anything, as one's own may: only for a run whose maker the user trusts.
     """
@@ -43,6 +46,7 @@ class Run:
         self.checkpoints = self.path / "checkpoints"
         self.images = self.path / "images"
         self.metrics = self.path / "metrics.json"
+        self.log_file = self.path / "train.log"
         self.status_file = self.path / "status.json"
         self.lock_file = self.path / ".lock"
         self.evaluations = self.path / "evaluation"
@@ -70,6 +74,11 @@ class Run:
     def image(self, name: str, epoch: int | None = None) -> Path:
         """A grid of images, of an epoch or for the whole run."""
         return self.images / (f"{name}.png" if epoch is None else f"{name}_{epoch:04d}.png")
+
+    def frames(self, epochs: int) -> list[tuple[Path, Path]]:
+        """The grids (reconstruction, sample) of each epoch from 0 to `epochs`, without those that are not there."""
+        pairs = ((self.image("reconstruction", epoch), self.image("sample", epoch)) for epoch in range(epochs + 1))
+        return [pair for pair in pairs if all(file.is_file() for file in pair)]
 
     def manifold(self, label: int | None = None) -> Path:
         """The latent manifold, of a class of a conditional model."""
@@ -215,6 +224,8 @@ def now() -> str:
 
 def how_it_ended(error: BaseException) -> tuple[str, str]:
     """The state of a run that ends with this error, and the reason."""
+    if isinstance(error, Stopped):
+        return "interrupted", f"by {signal.Signals(error.signum).name}"
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         return "interrupted", "by a signal"
     return "failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -1,5 +1,6 @@
 """Training, validation and test batches, binarized as configured."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -16,6 +17,38 @@ from cvae.devices import free_memory
 from cvae.errors import ConfigError
 
 BINARIZATIONS = ("static", "stochastic", "fixed", "none")
+
+
+class Order(DistributedSampler):
+    """An order of the images, a function of (seed, epoch), from the image number `start` on."""
+
+    start = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(super().__iter__(), self.start, None)
+
+
+class TrainingLoader(DataLoader):
+    """Batches in an `Order`; a run that was stopped inside an epoch goes on with the batch that was next.
+
+    Lightning saves and restores the state of a loader that has these two methods.
+    """
+
+    used = 0  # batches of the epoch
+    first = 0  # batch of the next pass
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.used, self.first = self.first, 0
+        self.sampler.start = self.used * self.batch_size
+        for batch in super().__iter__():
+            self.used += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"used": self.used}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.first = state_dict["used"]
 
 
 class ImageData(LightningDataModule):
@@ -174,8 +207,8 @@ class ImageData(LightningDataModule):
         """The training images, shuffled; each process gets its share."""
         # The order is a function of (seed, epoch): Lightning calls the sampler's set_epoch, with one process or many.
         world, rank = self._processes()
-        sampler = DistributedSampler(self.train, world, rank, shuffle=True, seed=self.seed)
-        return self._loader(self.train, self.batch_size * self.minibatches, sampler)
+        sampler = Order(self.train, world, rank, shuffle=True, seed=self.seed)
+        return self._loader(self.train, self.batch_size * self.minibatches, sampler, TrainingLoader)
 
     def val_dataloader(self) -> DataLoader:
         """The validation split; without one the test set, as in the tutorial."""
@@ -198,10 +231,12 @@ class ImageData(LightningDataModule):
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _loader(self, dataset: ImageDataset, batch_size: int, sampler: Iterable[int]) -> DataLoader:
+    def _loader(
+        self, dataset: ImageDataset, batch_size: int, sampler: Iterable[int], kind: type[DataLoader] = DataLoader
+    ) -> DataLoader:
         # A generator of its own: each pass over a loader draws a number, which must not change the training's noise.
         own, pin = torch.Generator(), torch.cuda.is_available() and dataset.images.x.device.type == "cpu"
-        return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=as_is, generator=own, pin_memory=pin)
+        return kind(dataset, batch_size, sampler=sampler, collate_fn=as_is, generator=own, pin_memory=pin)
 
     def minibatches_of(self, batch: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """The minibatches of a training batch, levels as they are."""

@@ -1,49 +1,122 @@
-"""Checkpoints: last.ckpt after each epoch and best.ckpt, whole or absent."""
+"""Checkpoints: last.ckpt and the one before it, and best.ckpt, each whole or absent."""
 
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
-from cvae.checks import one_of
+from cvae.checkpoint import FORMAT, read_checkpoint
+from cvae.checks import one_of, positive_int
+from cvae.errors import Stopped, UserError
 from cvae.files import save
-from cvae.run import BEST, LAST, Run
-from cvae.training.module import SELECTION
+from cvae.run import BEST, LAST, PREVIOUS, Run
+from cvae.training.module import SELECTION, VAEModule
+from cvae.training.signals import signals
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Checkpoints", "WholeCheckpoints"]  # what conf/ and saved configs may name
 
 
-class Checkpoints(ModelCheckpoint):
-    """last.ckpt after each epoch, and best.ckpt of the epoch with the highest `monitor`.
+class Checkpoints(Checkpoint):
+    """last.ckpt after each epoch and every `every_n_steps` in it; best.ckpt of the epoch with the highest `monitor`.
+
+    Once a signal has arrived, it saves and ends the training after the step.
 
     Raises:
-        ConfigError: `monitor` is nothing that a run measures and that is better when higher.
+        ConfigError: `monitor` is nothing that a run measures and that is better when higher, or `every_n_steps` is no
+            positive integer.
     """
 
-    def __init__(self, run_dir: str, monitor: str = SELECTION) -> None:
-        self.run_dir = run_dir
-        super().__init__(
-            dirpath=Run(run_dir).checkpoints,
-            filename=Path(BEST).stem,
-            monitor=one_of("monitor", monitor, (SELECTION, "train_epoch/elbo")),
-            mode="max",
-            save_on_train_epoch_end=True,  # after the evaluation of the epoch
-        )
+    def __init__(self, run_dir: str, monitor: str = SELECTION, every_n_steps: int = 1000) -> None:
+        self.folder = Run(run_dir).checkpoints
+        self.monitor = one_of("monitor", monitor, (SELECTION, "train_epoch/elbo"))
+        self.every_n_steps = positive_int("every_n_steps", every_n_steps)
+        self.best: float | None = None
+        self.step = 0  # optimizer steps made at last.ckpt
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """best.ckpt if the epoch is the best, and last.ckpt, which Lightning's save_last would write only with it."""
-        super().on_train_epoch_end(trainer, pl_module)
-        trainer.save_checkpoint(Run(self.run_dir).checkpoints / LAST)
+    def on_train_start(self, trainer: Trainer, module: VAEModule) -> None:
+        signals.wait_for_steps()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: VAEModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        # Not where Lightning cannot go on exactly: before an evaluation, or with gradients that are not used yet.
+        if trainer.val_check_batch != trainer.num_training_batches or trainer.is_last_batch:
+            return
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        stop = signals.to_stop(trainer)
+        if stop or trainer.global_step // self.every_n_steps > self.step // self.every_n_steps:
+            self.save_last(trainer, module)
+        if stop:
+            raise Stopped(stop)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
+        module.require_finite_weights()
+        score = module.figures.get(self.monitor)
+        if score is not None and (self.best is None or score > self.best):
+            self.best = score
+            trainer.save_checkpoint(self.folder / BEST)
+        self.save_last(trainer, module)
+        if stop := signals.to_stop(trainer, now=True):
+            raise Stopped(stop)
+
+    def save_last(self, trainer: Trainer, module: VAEModule) -> None:
+        module.require_finite_weights()
+        self.step = trainer.global_step
+        trainer.save_checkpoint(self.folder / LAST)
+
+    def on_train_end(self, trainer: Trainer, module: VAEModule) -> None:
+        signals.waits = False
+
+    def on_exception(self, trainer: Trainer, module: VAEModule, exception: BaseException) -> None:
+        signals.waits = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "step": self.step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.step = state_dict["best"], state_dict["step"]
 
 
 class WholeCheckpoints(TorchCheckpointIO):
     """Lightning's checkpoints through `save`: its own way leaves half a file under the name when the disk is full."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        content = io.BytesIO()
+        content, path = io.BytesIO(), Path(path)
         torch.save(checkpoint, content)
-        save(Path(path), content.getvalue())
+        save(path, content.getvalue(), path.with_name(PREVIOUS) if path.name == LAST else None)
+
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def last_good(run: Run) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that can be read, with its content; None if the run has saved none.
+
+    Says which ones are damaged. A damaged last.ckpt is deleted: it must not take the place of the good one before it.
+
+    Raises:
+        UserError: all are damaged, or of a version whose runs cannot go on.
+    """
+    files = [file for name in (LAST, PREVIOUS) if (file := run.checkpoints / name).is_file()]
+    for file in files:
+        try:
+            content = read_checkpoint(file)
+        except UserError as error:
+            log.warning(str(error))
+            continue
+        if content.get("cvae", {}).get("format") != FORMAT:
+            raise UserError(f"{file} is of an earlier version of cvae, whose runs cannot go on with this one")
+        for damaged in files[: files.index(file)]:
+            damaged.unlink(missing_ok=True)
+        return file, content
+    if files:
+        raise UserError(f"{run}: no checkpoint can be read")
+    return None

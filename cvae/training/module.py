@@ -5,16 +5,21 @@ from collections.abc import Callable
 from functools import partial
 
 import pytorch_lightning as L
+import torch
 from torch import Tensor
 
-from cvae.errors import NotFinite
+from cvae.checkpoint import FORMAT
+from cvae.errors import NotFinite, UserError
 from cvae.noise import fixed_noise, noise_of
 from cvae.objectives import Objective, Terms
 from cvae.training.engine import Compiled, count_step, take_step, training_terms
 from cvae.training.loggers import log_curves
-from cvae.training.totals import Totals
+from cvae.training.rewind import positions
+from cvae.training.totals import Totals, of_all_processes
 from cvae.vae import VAE
+from cvae.version import VERSION
 
+ADVICE = "Often a smaller optimizer.lr helps."
 SELECTION = "selection/bound"  # what the best checkpoint and a sweeper are chosen by
 
 
@@ -51,6 +56,7 @@ class VAEModule(L.LightningModule):
         self.recent: dict[str, float] = {}  # the means since the last log, for the progress bar
         self.figures: dict[str, float] = {}  # the latest of whole epochs and of evaluations, as metrics.json has them
         self.points: dict[str, int] = {}  # curve -> the optimizer steps made at its last point
+        self.sums: dict[str, dict] = {}  # of a checkpoint, for window and epoch
 
     def configure_optimizers(self) -> tuple[list, list]:
         """One optimizer; a second parameter group where the objective has parameters of its own (a critic)."""
@@ -90,11 +96,30 @@ class VAEModule(L.LightningModule):
         """Log the means since the last time, add them to the epoch's, and stop the run if they are not finite."""
         if not self.window.count:
             return
+        self.require_finite_window()
         self.recent = self.window.means()
         self.epoch.merge(self.window)
         self.window.reset()
-        require_finite(self.recent, f"training, epoch {self.current_epoch + 1}, step {self.global_step}")
         self.draw_curves(named("train", self.recent))
+
+    def require_finite_window(self) -> None:
+        if bad := self.window.not_finite():
+            number, figures = bad
+            raise self.not_finite(self.global_step - self.window.batches + number + 1, figures)
+
+    def require_finite_weights(self) -> None:
+        """Raise NotFinite where the figures or the gradients of the last steps are not finite; waits for the device."""
+        self.require_finite_window()
+        if not torch.stack([p.detach().isfinite().all() for p in self.parameters()]).all():
+            raise self.not_finite(self.global_step, {"a gradient": math.nan})
+
+    def not_finite(self, step: int, figures: dict[str, float]) -> NotFinite:
+        """The error of training step `step`, counted from 1."""
+        said = ", ".join(f"{name} is {value}" for name, value in figures.items())
+        if {"rate", "distortion"} <= figures.keys() and step > 1:
+            said += f" (all of them: a gradient of step {step - 1} was not finite, or the step too large)"
+        where = f"training, epoch {self.current_epoch + 1}, step {step}, learning rate {self.learning_rate:g}"
+        return NotFinite(f"{where}: {said}. {ADVICE}")
 
     def draw_curves(self, figures: dict[str, float]) -> None:
         """A point of each curve at the number of optimizer steps made, unless it has one there."""
@@ -109,9 +134,44 @@ class VAEModule(L.LightningModule):
         self.figures |= figures
         self.log_dict(figures, logger=False)
 
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """What a run needs to go on besides what Lightning saves; called in every process."""
+        own = {"window": self.window.state_dict(), "epoch": self.epoch.state_dict()}
+        checkpoint["cvae"] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "processes": of_all_processes(own),
+            "figures": self.figures,
+            "points": self.points,
+            "logs": positions(self.loggers) if self.trainer.is_global_zero else [],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Be as the module was when the checkpoint was saved.
+
+        Raises:
+            UserError: it was trained by another number of processes.
+        """
+        saved = checkpoint["cvae"]
+        before, today = len(saved["processes"]), self.trainer.world_size
+        if before != today:
+            raise UserError(
+                f"trainer.devices: this run was trained by {before} processes and cannot go on with {today}, as each "
+                "has its share of the images and its own noise"
+            )
+        self.figures, self.points = dict(saved["figures"]), dict(saved["points"])
+        self.sums = saved["processes"][self.global_rank]
+
+    def on_train_start(self) -> None:
+        self.learning_rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]
+        if self.sums:  # not before: the module was not yet on its device
+            self.window.load_state_dict(self.sums["window"], self.device)
+            self.epoch.load_state_dict(self.sums["epoch"], self.device)
+
     def on_train_epoch_start(self) -> None:
         self.epoch.reset()
-        self.draw_curves({"train/lr": self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]})
+        self.learning_rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]
+        self.draw_curves({"train/lr": self.learning_rate})
 
     def on_train_epoch_end(self) -> None:
         if not self.automatic_optimization:
@@ -122,6 +182,8 @@ class VAEModule(L.LightningModule):
         self.keep(figures)
 
     def on_validation_epoch_start(self) -> None:
+        if not self.trainer.testing:
+            self.require_finite_weights()
         self.evaluation.reset()
         # The same noise at every evaluation, and training goes on as if there had been none.
         self.noise = fixed_noise(self.seed + self.global_rank, self.device)
@@ -154,4 +216,4 @@ def require_finite(means: dict[str, float], where: str) -> None:
     """Raise NotFinite, naming the figures, unless all are finite."""
     bad = [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]
     if bad:
-        raise NotFinite(f"{where}: {', '.join(bad)}. Often a smaller optimizer.lr helps.")
+        raise NotFinite(f"{where}: {', '.join(bad)}. {ADVICE}")

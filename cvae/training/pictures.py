@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import imageio.v3 as imageio
 import numpy as np
 import torch
 from pytorch_lightning import Callback, Trainer
@@ -58,7 +59,6 @@ class Pictures(Callback):
         self.frame_milliseconds = positive_int("frame_milliseconds", frame_milliseconds)
         self.last_frame_milliseconds = positive_int("last_frame_milliseconds", last_frame_milliseconds)
         self.columns = round(num**0.5)
-        self.frames: list[np.ndarray] = []  # of this run only: nothing is read back from the folder
 
     def on_fit_start(self, trainer: Trainer, module: VAEModule) -> None:
         if not trainer.is_global_zero:
@@ -68,24 +68,28 @@ class Pictures(Callback):
         with fixed_noise(self.seed, torch.device("cpu")):
             self.x, y = data.batch("test", chosen)
         self.y, self.labels = vae.labels(y), labels  # of the test images, of the samples
-        self._picture(trainer, self.run.image("original"), pictures.grid(self.x, self.columns), "original", 0)
 
     def on_train_start(self, trainer: Trainer, module: VAEModule) -> None:
-        self._epoch(trainer, module, 0)
+        if trainer.is_global_zero and not trainer.global_step:  # else the run goes on, and has them
+            self._picture(trainer, self.run.image("original"), pictures.grid(self.x, self.columns), "original", 0)
+            self._epoch(trainer, module, 0)
 
     def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
         self._epoch(trainer, module, trainer.current_epoch + 1)
 
-    def on_train_end(self, trainer: Trainer, module: VAEModule) -> None:
-        if not trainer.is_global_zero or not self.frames:
+    def publish(self, trainer: Trainer, module: VAEModule) -> None:
+        """The pictures of the whole run, to the epoch that is complete."""
+        epoch, frames = trainer.current_epoch, self.run.frames(trainer.current_epoch)
+        if not trainer.is_global_zero or not frames:
             return
-        epoch, (height, width, _) = trainer.current_epoch, self.frames[0].shape
-        content = pictures.gif(self.frames, self.frame_milliseconds, self.last_frame_milliseconds)
+        images = [pictures.side_by_side(*map(imageio.imread, grids)) for grids in frames]
+        content, (height, width, _) = (
+            pictures.gif(images, self.frame_milliseconds, self.last_frame_milliseconds),
+            images[0].shape,
+        )
         save(self.run.gif, content)
         log_picture(trainer.loggers, "training", content, height, width, epoch)
-        module.eval()
-        self._latent(trainer, module.vae, epoch)
-        module.train()
+        self._latent(trainer, module.vae.to(trainer.strategy.root_device).eval(), epoch)
 
     def _choose(self, vae: VAE, data: ImageData) -> tuple[list[int], Tensor | None]:
         """The test images to reconstruct, by their numbers, and the labels of the samples.
@@ -115,7 +119,6 @@ class Pictures(Callback):
         module.train()
         for name, pixels in (("reconstruction", reconstruction), ("sample", sample)):
             self._picture(trainer, self.run.image(name, epoch), pixels, name, epoch)
-        self.frames.append(pictures.side_by_side(reconstruction, sample))
 
     def _latent(self, trainer: Trainer, vae: VAE, epoch: int) -> None:
         data, device = trainer.datamodule, next(vae.parameters()).device

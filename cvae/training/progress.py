@@ -2,6 +2,7 @@
 
 import logging
 import time
+from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -79,9 +80,10 @@ class EpochLines(Callback):
                 text = "{elbo:.2f} (rate {rate:.2f}, distortion {distortion:.2f})".format(**figures)
                 log.info("Epoch %d: %s ELBO %s, %.1f s", trainer.current_epoch + 1, split, text, self.seconds[-1])
 
-    def on_exception(self, trainer: Trainer, module: VAEModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt):
-            log.info(
-                "Interrupted in epoch %d. Checkpoints and pictures of the epochs before are kept.",
-                trainer.current_epoch + 1,
-            )
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds of the epochs, and of the one that is not over."""
+        return {"seconds": self.seconds, "of_this_epoch": time.perf_counter() - self.started}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = list(state_dict["seconds"])
+        self.started, self.trained = time.perf_counter() - state_dict["of_this_epoch"], None

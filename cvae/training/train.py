@@ -1,9 +1,12 @@
 """A training run from its config to its results: assemble, fit, test, evaluate, publish."""
 
 import logging
+import shlex
+import signal
 import warnings
 from contextlib import nullcontext
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import pytorch_lightning as L
@@ -13,16 +16,20 @@ from omegaconf import DictConfig, OmegaConf
 from cvae.build import build_data, build_vae, make, require_fit
 from cvae.data import ImageData
 from cvae.devices import keep_freed_memory
-from cvae.errors import ConfigError, UserError
+from cvae.errors import ConfigError, NotFinite, Stopped, UserError
 from cvae.evaluation import Figure, Settings
 from cvae.evaluation.report import markdown, report, scalars
 from cvae.noise import fixed_noise
 from cvae.run import LAST, Run, first_process
+from cvae.training.checkpoints import Checkpoints, last_good
 from cvae.training.engine import minibatches_of_a_step
 from cvae.training.loggers import close, log_curves, log_start, log_table
 from cvae.training.module import SELECTION, VAEModule
+from cvae.training.pictures import Pictures
 from cvae.training.progress import EpochLines
+from cvae.training.rewind import rewind
 from cvae.training.rules import check
+from cvae.training.signals import requeue, signals
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +43,26 @@ class Parts(NamedTuple):
     settings: Settings | None  # of the evaluation at the end, None for none
 
 
-def train(cfg: DictConfig) -> float:
+def train(cfg: DictConfig, resume: bool = False) -> float:
     """Train and test as configured, into the run directory; returns the figure that a sweeper maximizes.
 
     That is the objective's bound on log p(x) (the ELBO, or for IWAE its own; nats per image), on the validation split,
     or on the test set where there is none.
 
+    Args:
+        cfg: the whole config
+        resume: go on from the last checkpoint in the run directory, or begin anew where there is none
+
     Raises:
         UserError: a value or a combination of choices is wrong (before any training), data cannot be had, a figure
             is not finite, or another run is writing into the run directory.
+        Stopped: by a signal; what is needed to go on is saved.
     """
-    with Run(cfg.run_dir).writing() if first_process() else nullcontext():
-        return train_claimed(cfg)
+    with Run(cfg.run_dir).writing() if first_process() else nullcontext(), signals.handled():
+        return train_claimed(cfg, resume)
 
 
-def train_claimed(cfg: DictConfig) -> float:
+def train_claimed(cfg: DictConfig, resume: bool) -> float:
     """`train`, in a run directory that is this run's alone."""
     quiet_libraries()
     keep_freed_memory()
@@ -61,10 +73,13 @@ def train_claimed(cfg: DictConfig) -> float:
     try_a_step(cfg, module, data)
     data.keep_on(trainer.strategy.root_device)
     announce(parts, run)
+    checkpoint = go_back(trainer, run) if resume else None
     status = "failed"
     try:
-        log_start(trainer.loggers, cfg)
-        trainer.fit(module, datamodule=data)
+        if not checkpoint:  # else what was logged then is still there
+            log_start(trainer.loggers, cfg)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        publish(trainer, module)
         metrics = results(parts)
         selected = metrics.pop(SELECTION)
         if trainer.is_global_zero:
@@ -76,10 +91,50 @@ def train_claimed(cfg: DictConfig) -> float:
                 log_curves(trainer.loggers, scalars(figures), trainer.global_step)
                 log_table(trainer.loggers, markdown(figures, parts.settings.samples), trainer.global_step)
         status = "success"
+    except Stopped as stop:
+        publish(trainer, module)
+        raise Stopped(stop.signum, how_to_go_on(stop, trainer, run)) from stop
+    except NotFinite as error:
+        raise NotFinite(f"{error} {last_saved(trainer, run)}") from error
     finally:
         close(trainer.loggers, status)
     log.info("Test ELBO %.2f nats per image. The run is in %s", metrics["test/elbo"], run)
     return selected
+
+
+def go_back(trainer: L.Trainer, run: Run) -> Path | None:
+    """The checkpoint that the run goes on from, or None; its curves are as they were then."""
+    file, content = last_good(run) or (None, {})
+    if trainer.is_global_zero:
+        rewind(trainer.loggers, content["cvae"]["logs"] if file else None)
+        if file:
+            log.info("Goes on from %s: epoch %d, step %s", file, content["epoch"] + 1, f"{content['global_step']:,}")
+        else:
+            log.info("No checkpoint was saved: begins anew")
+    return file
+
+
+def publish(trainer: L.Trainer, module: VAEModule) -> None:
+    """The pictures of the whole run, or of what there is of it."""
+    for part in trainer.callbacks:
+        if isinstance(part, Pictures):
+            part.publish(trainer, module)
+
+
+def how_to_go_on(stop: Stopped, trainer: L.Trainer, run: Run) -> str:
+    """What is saved, and what to type; under SLURM the job is put into its queue again."""
+    saved = f"after step {trainer.global_step:,}. {last_saved(trainer, run)}"
+    if stop.signum == signal.SIGUSR1 and trainer.is_global_zero and requeue():
+        return f"{saved}. SLURM starts it again"
+    return f"{saved}. Go on with: python train.py resume={shlex.quote(str(run))}"
+
+
+def last_saved(trainer: L.Trainer, run: Run) -> str:
+    """Where the last checkpoint is."""
+    saves = trainer.checkpoint_callback
+    if not isinstance(saves, Checkpoints) or not saves.step:
+        return "No checkpoint is saved"
+    return f"The last checkpoint, {run.checkpoints / LAST}, is of step {saves.step:,}"
 
 
 def assemble(cfg: DictConfig) -> Parts:

@@ -1,5 +1,7 @@
 """Which epoch each checkpoint is of, and that a checkpoint is whole."""
 
+import contextlib
+import math
 import os
 
 import pytest
@@ -9,9 +11,13 @@ from tiny import QUIET, tiny, trained
 
 import cvae
 from cvae.build import build_data, build_vae, make
+from cvae.errors import NotFinite, UserError
 from cvae.objectives import Objective, Terms
-from cvae.training.checkpoints import WholeCheckpoints
+from cvae.run import Run
+from cvae.training import engine, module
+from cvae.training.checkpoints import Checkpoints, WholeCheckpoints, last_good
 from cvae.training.module import VAEModule
+from cvae.version import VERSION
 
 BOUNDS = [1.0, 3.0, 2.0]  # after each epoch of three steps, at evaluation
 ELBOS = [-1.0, -2.0, -0.5]
@@ -43,12 +49,14 @@ def fitted(folder, *overrides):
 def test_best_is_the_epoch_with_the_highest_figure(tmp_path, monitor, steps):
     """By default the bound at evaluation, not the ELBO; or that of the training images."""
     saved = fitted(tmp_path, *monitor)
-    assert sorted(saved) == ["best.ckpt", "last.ckpt"]
+    assert sorted(saved) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
     assert saved["best.ckpt"]["global_step"] == steps
 
 
 def test_last_is_the_last_epoch_also_where_another_was_best(tmp_path):
-    assert fitted(tmp_path)["last.ckpt"]["global_step"] == 9
+    saved = fitted(tmp_path)
+    assert saved["last.ckpt"]["global_step"] == 9 and saved["previous.ckpt"]["global_step"] == 6
+    assert saved["last.ckpt"]["cvae"]["format"] == 1 and saved["last.ckpt"]["cvae"]["version"] == VERSION
 
 
 def test_last_is_written_after_each_epoch(tmp_path, monkeypatch):
@@ -62,6 +70,43 @@ def test_last_is_written_after_each_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr(WholeCheckpoints, "save_checkpoint", noted)
     trained(tmp_path, *QUIET, "+trainer.check_val_every_n_epoch=2")
     assert [step for name, step in saved if name == "last.ckpt"] == [3, 6]
+
+
+@pytest.mark.parametrize(
+    ("minibatches", "every", "steps"),
+    [(1, 2, [2, 4, 5, 6, 8, 10]), (2, 2, [2, 4, 5, 7, 9, 10]), (2, 3, [4, 5, 7, 9, 10]), (1, 100, [5, 10])],
+)
+def test_last_is_written_within_an_epoch_too(tmp_path, monkeypatch, minibatches, every, steps):
+    """Once so many steps are made, whatever the batches of Lightning's loop: here epochs of five steps."""
+    saved, save = [], Checkpoints.save_last
+
+    def noted(self, trainer, module):
+        saved.append(trainer.global_step)
+        save(self, trainer, module)
+
+    monkeypatch.setattr(engine, "MINIBATCHES", minibatches)
+    monkeypatch.setattr(Checkpoints, "save_last", noted)
+    trained(tmp_path, *QUIET, "data.source.train_size=20", f"callbacks.checkpoint.every_n_steps={every}")
+    assert saved == steps
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 10
+
+
+def test_it_is_not_written_between_the_batches_of_a_step_nor_before_an_evaluation(tmp_path, monkeypatch):
+    """Lightning cannot go on exactly from there."""
+    saved = []
+    monkeypatch.setattr(Checkpoints, "save_last", lambda self, trainer, module: saved.append(trainer.global_step))
+    many = [*QUIET, "data.source.train_size=24", "callbacks.checkpoint.every_n_steps=1", "trainer.max_epochs=1"]
+    trained(tmp_path / "a", *many, "+trainer.accumulate_grad_batches=2")
+    assert saved == [1, 1, 2, 2, 3][::2]
+    saved.clear()
+    trained(tmp_path / "b", *many, "+trainer.val_check_interval=3")
+    assert saved == [6]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "null"])
+def test_every_n_steps_is_a_positive_integer(tmp_path, value):
+    with pytest.raises(ValueError, match="callbacks.checkpoint.every_n_steps=.*: must be a positive integer"):
+        make(tiny(tmp_path, f"callbacks.checkpoint.every_n_steps={value}"), "callbacks")
 
 
 @pytest.mark.parametrize("monitor", ["test/elbo", "train_epoch/rate", "null"])
@@ -84,6 +129,90 @@ def test_a_full_disk_leaves_the_checkpoint_of_the_epoch_before(tmp_path, monkeyp
         WholeCheckpoints().save_checkpoint({"a": torch.zeros(2)}, file)
     assert torch.equal(torch.load(file, weights_only=True)["a"], torch.ones(2))
     assert [path.name for path in file.parent.iterdir()] == ["last.ckpt"]
+
+
+def write(file, step=0, form=1):
+    WholeCheckpoints().save_checkpoint({"global_step": step, "cvae": {"format": form}}, file)
+
+
+def test_the_one_before_is_kept_and_no_kill_leaves_neither(tmp_path, monkeypatch):
+    """Whichever of the two renames is the last thing that a process does."""
+    run = Run(tmp_path)
+    last, before = run.checkpoints / "last.ckpt", run.checkpoints / "previous.ckpt"
+    assert last_good(run) is None
+    for step in (1, 2, 3):
+        write(last, step)
+    write(run.checkpoints / "best.ckpt", 1)
+    assert last_good(run)[0] == last and last_good(run)[1]["global_step"] == 3
+    assert torch.load(before, weights_only=True)["global_step"] == 2
+    replace, renames = os.replace, []
+
+    def killed(source, target):
+        if not renames:
+            raise KeyboardInterrupt
+        replace(source, target)
+        renames.pop()
+
+    monkeypatch.setattr(os, "replace", killed)
+    for allowed, step in ((0, 3), (1, 3), (2, 4)):
+        renames[:] = range(allowed)
+        with contextlib.suppress(KeyboardInterrupt):
+            write(last, 4)
+        assert last_good(run)[1]["global_step"] == step
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, caplog):
+    run = Run(tmp_path)
+    last, before = run.checkpoints / "last.ckpt", run.checkpoints / "previous.ckpt"
+    write(last, 1)
+    write(last, 2)
+    last.write_bytes(last.read_bytes()[:-200])
+    file, content = last_good(run)
+    assert file == before and content["global_step"] == 1
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{last} is damaged or no checkpoint: ")
+    assert not last.exists()  # else it would take the place of the good one
+    before.write_bytes(b"")
+    with pytest.raises(UserError, match="no checkpoint can be read"):
+        last_good(run)
+    assert before.exists()
+
+
+def test_a_checkpoint_of_another_format_is_refused(tmp_path):
+    run = Run(tmp_path)
+    for content in ({"cvae": {"format": 0}}, {}):
+        WholeCheckpoints().save_checkpoint(content, run.checkpoints / "last.ckpt")
+        with pytest.raises(UserError, match="last.ckpt is of an earlier version of cvae"):
+            last_good(run)
+
+
+def test_nothing_is_unpickled(tmp_path):
+    file = tmp_path / "last.ckpt"
+    torch.save({"a": tmp_path}, file)
+    with pytest.raises(Exception, match="[Ww]eights.only"):
+        WholeCheckpoints().load_checkpoint(file, weights_only=False)
+
+
+def test_weights_that_are_not_finite_replace_no_good_ones(tmp_path, monkeypatch):
+    """A gradient at step 5 of epochs of three: last.ckpt is of the first epoch, best.ckpt as well."""
+    step = engine.take_step
+
+    def breaks(loss, optimizer, calls=[]):  # noqa: B006, counts
+        calls.append(1)
+        step(loss, optimizer)
+        if len(calls) == 6:
+            optimizer.param_groups[0]["params"][0].data[0] = math.nan
+
+    monkeypatch.setattr(module, "take_step", breaks)
+    with pytest.raises(NotFinite) as error:
+        trained(tmp_path, *QUIET)
+    assert str(error.value) == (
+        "training, epoch 2, step 6, learning rate 0.01: a gradient is nan. Often a smaller optimizer.lr helps. "
+        f"The last checkpoint, {tmp_path}/checkpoints/last.ckpt, is of step 3"
+    )
+    for name in ("last", "best"):
+        saved = torch.load(tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert saved["global_step"] == 3 and all(value.isfinite().all() for value in saved["state_dict"].values())
 
 
 def test_load_reads_last_by_default_and_best_by_name(tmp_path):

@@ -219,7 +219,12 @@ def test_sums_begin_anew_with_each_evaluation():
 
 
 @pytest.mark.parametrize(
-    ("bad", "where"), [(1, "training, epoch 1, step 2: bound is nan"), (3, "test set, epoch 1: bound is nan")]
+    ("bad", "where"),
+    [
+        (1, "training, epoch 1, step 2, learning rate 0.5: bound is nan. Often"),
+        (4, "training, epoch 2, step 5, learning rate 0.05: bound is nan. Often"),
+        (3, "test set, epoch 1: bound is nan"),
+    ],
 )
 def test_a_figure_that_is_not_finite_stops_the_run(bad, where):
     with pytest.raises(NotFinite, match=where):

@@ -32,7 +32,10 @@ class Stage:
         self.callback = make(cfg, "callbacks")["pictures"]
         self.logged, self.modes = [], []
         self.vae.decoder.register_forward_hook(lambda *_: self.modes.append(self.vae.training))
-        self.trainer = SimpleNamespace(is_global_zero=True, datamodule=self.data, loggers=["logger"], current_epoch=0)
+        self.trainer = SimpleNamespace(
+            is_global_zero=True, datamodule=self.data, loggers=["logger"], current_epoch=0, global_step=0,
+            strategy=SimpleNamespace(root_device=CPU),
+        )  # fmt: skip
         monkeypatch.setattr("cvae.training.pictures.log_picture", self.log_picture)
 
     def log_picture(self, loggers, tag, content, height, width, step):
@@ -49,7 +52,7 @@ class Stage:
             self.trainer.current_epoch = epoch
             self.callback.on_train_epoch_end(self.trainer, self.module)
         self.trainer.current_epoch = count
-        self.callback.on_train_end(self.trainer, self.module)
+        self.callback.publish(self.trainer, self.module)
 
     def change(self, epoch):
         self.vae.decoder[-2].bias.data += 0.2 * (-1) ** epoch * (epoch + 1)
@@ -87,7 +90,7 @@ def test_each_epoch_shows_the_first_test_images_and_samples_with_the_same_noise(
         frames.append(pictures.side_by_side(left, right))
     assert show.run.gif.read_bytes() == pictures.gif(frames, 300, 3000)
     assert len({frame.tobytes() for frame in frames}) == 3
-    assert show.modes and not any(show.modes) and show.module.training
+    assert show.modes and not any(show.modes)
     side = 2 * 10 * 3 + 6
     assert show.logged[:3] == [
         ("original", side, side, 0),
@@ -104,8 +107,37 @@ def test_each_epoch_shows_the_first_test_images_and_samples_with_the_same_noise(
 def test_the_pace_of_the_gif(stage):
     show = stage("callbacks.pictures.frame_milliseconds=120", "callbacks.pictures.last_frame_milliseconds=700")
     show.epochs(1)
-    assert show.run.gif.read_bytes() == pictures.gif(show.callback.frames, 120, 700)
-    assert len(show.callback.frames) == 2
+    frames = [pictures.side_by_side(*map(read, grids)) for grids in show.run.frames(1)]
+    assert show.run.gif.read_bytes() == pictures.gif(frames, 120, 700) and len(frames) == 2
+
+
+def test_a_run_that_goes_on_has_the_pictures_of_before(stage):
+    """They are not drawn again, and the GIF has those of the epochs that are complete and still there."""
+    show = stage()
+    show.epochs(2)
+    show.logged.clear()
+    whole = show.run.gif.read_bytes()
+    show.run.gif.unlink()
+    show.trainer.global_step = 3
+    show.callback.on_fit_start(show.trainer, show.module)
+    show.callback.on_train_start(show.trainer, show.module)
+    assert show.logged == []
+    show.callback.publish(show.trainer, show.module)
+    assert show.run.gif.read_bytes() == whole
+    show.trainer.current_epoch = 1
+    show.callback.publish(show.trainer, show.module)
+    frames = [pictures.side_by_side(*map(read, grids)) for grids in show.run.frames(2)]
+    assert len(frames) == 3 and show.run.gif.read_bytes() == pictures.gif(frames[:2], 300, 3000)
+    show.run.image("sample", 0).unlink()
+    show.callback.publish(show.trainer, show.module)
+    assert show.run.gif.read_bytes() == pictures.gif(frames[1:2], 300, 3000)
+
+
+def test_pictures_of_an_epoch_leave_the_model_in_training(stage):
+    show = stage()
+    show.callback.on_fit_start(show.trainer, show.module)
+    show.callback.on_train_start(show.trainer, show.module)
+    assert show.module.training and not any(show.modes)
 
 
 def test_more_images_than_the_test_set_has(stage):
@@ -192,7 +224,7 @@ def test_only_the_first_process_draws(stage):
 
 def test_a_fit_that_ended_before_its_first_picture_has_no_gif(stage):
     show = stage()
-    show.callback.on_train_end(show.trainer, show.module)
+    show.callback.publish(show.trainer, show.module)
     assert not show.run.path.exists()
 
 

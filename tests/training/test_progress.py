@@ -133,13 +133,22 @@ def test_an_epoch_that_is_not_evaluated_has_seconds_and_no_line(clock, caplog):
     assert lines.seconds == [2, 2] and len(caplog.records) == 1
 
 
-def test_an_interruption_is_said_and_no_other_error(clock, caplog):
-    caplog.set_level("INFO")
-    EpochLines().on_exception(trainer(), None, ValueError())
-    assert caplog.records == []
-    EpochLines().on_exception(trainer(current_epoch=2), None, KeyboardInterrupt())
-    expected = "Interrupted in epoch 3. Checkpoints and pictures of the epochs before are kept."
-    assert [record.message for record in caplog.records] == [expected]
+def test_seconds_go_on_after_a_stop(clock):
+    """Those of the epochs, and of the one that was not over; not those between the two processes."""
+    lines = EpochLines()
+    lines.on_train_epoch_start(trainer(), None)
+    clock.value += 3
+    lines.on_train_epoch_end(trainer(), SimpleNamespace(figures={}))
+    lines.on_train_epoch_start(trainer(), None)
+    clock.value += 4
+    state = lines.state_dict()
+    clock.value += 1000
+    after = EpochLines()
+    after.load_state_dict(state)
+    clock.value += 5
+    after.on_validation_start(trainer(), None)
+    after.on_train_epoch_end(trainer(), SimpleNamespace(figures={}))
+    assert after.seconds == pytest.approx([3, 9])
 
 
 def test_the_bar_counts_minibatches_where_a_batch_has_several(screen):

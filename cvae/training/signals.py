@@ -1,0 +1,92 @@
+"""Signals that end a run: it finishes its step and saves; a second one ends it at once."""
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning import Trainer
+
+from cvae.errors import Stopped
+
+log = logging.getLogger(__name__)
+
+
+class Signals:
+    """What the signals of this process do: SIGINT (Ctrl-C), SIGTERM, and under SLURM SIGUSR1.
+
+    They raise Stopped where they arrive, except while `waits` is true. Then the first one is noted, for a loop that
+    asks `to_stop` after each step.
+    """
+
+    def __init__(self) -> None:
+        self.waits, self.received = False, 0
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle signals inside, and outside as before."""
+        self.waits, self.received = False, 0
+        if threading.current_thread() is not threading.main_thread():  # Python handles signals in that one alone
+            yield
+            return
+        before = {signum: signal.getsignal(signum) for signum in self.kinds()}
+        self.install()
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def kinds(self) -> list[signal.Signals]:
+        under_slurm = [signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else []
+        return [signal.SIGINT, signal.SIGTERM, *under_slurm]
+
+    def install(self) -> None:
+        for signum in self.kinds():
+            signal.signal(signum, self.handle)
+
+    def wait_for_steps(self) -> None:
+        """From here on `to_stop` is asked."""
+        self.waits = True
+        if threading.current_thread() is threading.main_thread():
+            self.install()  # Lightning's own handler of SIGTERM, from the beginning of fit, ends it with nothing saved
+
+    def handle(self, signum: int, frame: object) -> None:
+        if not self.waits or self.received:
+            raise Stopped(signum)
+        self.received = signum
+        log.info("%s: the run stops after this step; a second signal ends it at once", signal.Signals(signum).name)
+
+    def to_stop(self, trainer: Trainer, now: bool = False) -> int:
+        """The signal after which all processes stop, 0 for none. Every process must ask after each step.
+
+        Of several processes each asks the others, which waits for the device, so only every log_every_n_steps or `now`.
+        """
+        if trainer.world_size == 1:
+            return self.received
+        if not now and trainer.global_step % trainer.log_every_n_steps:
+            return 0
+        received = torch.tensor(self.received, device=trainer.strategy.root_device)
+        dist.all_reduce(received, dist.ReduceOp.MAX)
+        return int(received)
+
+
+signals = Signals()  # a process has one set of handlers
+
+
+def requeue() -> bool:
+    """Ask SLURM to start this job again later; whether it will."""
+    command = ["scontrol", "requeue", os.environ["SLURM_JOB_ID"]]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        log.warning("%s: %s", " ".join(command), error)
+        return False
+    if done.returncode:
+        log.warning("%s: %s", " ".join(command), done.stderr.strip())
+    return done.returncode == 0

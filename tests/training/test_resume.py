@@ -1,0 +1,146 @@
+"""A run that was stopped and resumed ends as one that never was: weights, figures, pictures and curves, bit for bit."""
+
+import csv
+import json
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import tiny
+
+from cvae.training import engine
+from cvae.training.module import VAEModule
+from cvae.training.train import train
+
+LONGER = ["data.source.train_size=22", "callbacks.checkpoint.every_n_steps=2", "trainer.max_epochs=3"]  # 6 steps each
+CHOICES = {
+    "elbo": [],
+    "iwae with dreg": ["objective=iwae", "objective.samples=3", "objective.gradient=dreg"],
+    "beta_tcvae, a validation split": ["objective=beta_tcvae", "data.validation_size=4"],
+    "VampPrior, drawn images": ["prior=vamp", "prior.components=3", "data.binarization=stochastic"],
+    "warm-up, cosine": ["objective/beta=linear", "objective.beta.steps=15", "scheduler=cosine"],
+    "conditional, momentum": ["conditional=true", "optimizer=sgd", "optimizer.momentum=0.9"],
+    "clipped, two batches a step": ["+trainer.gradient_clip_val=1", "+trainer.accumulate_grad_batches=2"],
+    "evaluated every other epoch": ["+trainer.check_val_every_n_epoch=2", "logger=[tensorboard,csv]"],
+}
+
+
+class Killed(BaseException):
+    pass
+
+
+def run(folder, *words, resume=False):
+    return train(tiny(folder, *LONGER, "~callbacks.progress", *words), resume)
+
+
+def killed(folder, *words, at, place="before_step", resume=False):
+    """A run that dies after so many calls of a method of the module: nothing is saved then."""
+    method, calls = getattr(VAEModule, place), []
+
+    def dies(self, *given):
+        calls.append(1)
+        if len(calls) > at:
+            raise Killed
+        return method(self, *given)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(VAEModule, place, dies)
+        run(folder, *words, resume=resume)
+
+
+def last(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def points(folder):
+    """Everything in TensorBoard's files but the times: [(tag, step, value)] in their order."""
+    events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0, "images": 0}).Reload()
+    tags = events.Tags()
+    scalars = [(tag, event.step, event.value) for tag in sorted(tags["scalars"]) for event in events.Scalars(tag)]
+    images = [
+        (tag, event.step, event.encoded_image_string) for tag in sorted(tags["images"]) for event in events.Images(tag)
+    ]
+    hparams = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    return scalars, images, len(hparams) > 0
+
+
+def table(folder):
+    file = folder / "csv" / "metrics.csv"
+    return list(csv.DictReader(file.open())) if file.exists() else None
+
+
+def metrics(folder):
+    found = json.loads((folder / "metrics.json").read_text())
+    return found | {"train/seconds_per_epoch": len(found["train/seconds_per_epoch"])}
+
+
+def require_equal(one, two):
+    ours, theirs = last(one), last(two)
+    for name in ("state_dict", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0)
+    for name in ("epoch", "global_step"):
+        assert ours[name] == theirs[name]
+    assert ours["callbacks"]["Checkpoints"] == theirs["callbacks"]["Checkpoints"]
+    assert metrics(one) == metrics(two)
+    pictures = sorted(path.relative_to(one) for path in one.rglob("*.[pg][ni][gf]"))
+    assert len(pictures) == 2 * 4 + 1 + 3 and pictures == sorted(
+        p.relative_to(two) for p in two.rglob("*.[pg][ni][gf]")
+    )
+    for picture in pictures:
+        assert (one / picture).read_bytes() == (two / picture).read_bytes(), picture
+    assert points(one) == points(two)
+    assert table(one) == table(two)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never stopped, for each choice; kept."""
+    made = {}
+
+    def make(choice, minibatches):
+        if (choice, minibatches) not in made:
+            folder = tmp_path_factory.mktemp("whole")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(engine, "MINIBATCHES", minibatches)
+                run(folder, *CHOICES[choice])
+            made[choice, minibatches] = folder
+        return made[choice, minibatches]
+
+    return make
+
+
+@pytest.mark.parametrize(("choice", "minibatches"), [("elbo", 1), *((choice, 2) for choice in CHOICES)])
+def test_a_run_that_was_stopped_twice_ends_as_one_that_never_was(choice, minibatches, whole, tmp_path, monkeypatch):
+    expected = whole(choice, minibatches)
+    monkeypatch.setattr(engine, "MINIBATCHES", minibatches)
+    killed(tmp_path, *CHOICES[choice], at=5)  # within the first epoch, some steps after a checkpoint
+    killed(tmp_path, *CHOICES[choice], at=5, resume=True)  # within the second
+    run(tmp_path, *CHOICES[choice], resume=True)
+    require_equal(tmp_path, expected)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 6, 7, 12, 17])
+def test_stopped_at_any_step(at, whole, tmp_path, monkeypatch):
+    """Before the first checkpoint, at it, and at the first and last steps of an epoch."""
+    monkeypatch.setattr(engine, "MINIBATCHES", 2)
+    killed(tmp_path, at=at)
+    run(tmp_path, resume=True)
+    require_equal(tmp_path, whole("elbo", 2))
+
+
+@pytest.mark.parametrize(
+    ("place", "at"),
+    [
+        ("validation_step", 4),
+        ("on_validation_epoch_end", 1),
+        ("on_train_epoch_end", 1),
+        ("test_step", 1),
+        ("on_save_checkpoint", 4),
+    ],
+)
+def test_stopped_between_steps(place, at, whole, tmp_path, monkeypatch):
+    """During an evaluation, at the end of an epoch, in the test at the end, while a checkpoint is made."""
+    monkeypatch.setattr(engine, "MINIBATCHES", 2)
+    killed(tmp_path, at=at, place=place)
+    run(tmp_path, resume=True)
+    require_equal(tmp_path, whole("elbo", 2))
