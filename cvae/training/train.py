@@ -239,6 +239,7 @@ def quiet_libraries() -> None:
         ".*GPU available but not used.*",
         ".*sync_dist=True.*",  # our figures are reduced over the processes already
         ".*smaller than the logging interval.*",  # the rest of an epoch is logged at its end
+        ".*Previous log files in this directory will be deleted.*",  # a run that goes on keeps their rows
     )
     for text in hints:
         warnings.filterwarnings("ignore", text)

@@ -380,6 +380,7 @@ def test_libraries_hints_are_silent_and_their_warnings_of_faults_are_not():
         "GPU available but not used. You can set it",
         "It is recommended to use `self.log('x', ..., sync_dist=True)` when logging on epoch level",
         "The number of training batches (3) is smaller than the logging interval",
+        "Experiment logs directory x exists. Previous log files in this directory will be deleted when the new ones",
     )
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")

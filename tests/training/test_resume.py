@@ -18,7 +18,8 @@ CHOICES = {
     "elbo": [],
     "plain": [PLAIN],
     "warm-up, cosine, a flow, drawn images": [
-        "objective/beta=linear", "objective.beta.steps=15", "scheduler=cosine", "prior=flow", "data.validation_size=4", "data.source.train_size=26",
+        "objective/beta=linear", "objective.beta.steps=15", "scheduler=cosine", "prior=flow",
+        "data.validation_size=4", "data.source.train_size=26",
         "data.binarization=stochastic", "logger=[tensorboard,csv]", PLAIN,
     ],
     "iwae with dreg": ["objective=iwae", "objective.samples=3", "objective.gradient=dreg"],
