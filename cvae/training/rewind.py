@@ -44,8 +44,8 @@ def rewind(loggers: Sequence[Logger], to: list[Any] | None) -> None:
 
 
 def event_files(logger: TensorBoard) -> dict[str, Path]:
-    """{path below the logger's folder: file}"""
-    return {str(file.relative_to(logger.log_dir)): file for file in logger.log_dir.rglob("events.out.tfevents.*")}
+    """{path in the run directory: file}"""
+    return {str(file.relative_to(logger.run.path)): file for file in logger.run.event_files()}
 
 
 def rows(logger: CSVLogger) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import tiny
 
+from cvae.run import Run
 from cvae.training import engine
 from cvae.training.module import VAEModule
 from cvae.training.train import train
@@ -60,15 +61,18 @@ def last(folder):
 
 
 def points(folder):
-    """Everything in TensorBoard's files but the times: [(tag, step, value)] in their order."""
-    events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0, "images": 0}).Reload()
-    tags = events.Tags()
-    scalars = [(tag, event.step, event.value) for tag in sorted(tags["scalars"]) for event in events.Scalars(tag)]
-    images = [
-        (tag, event.step, event.encoded_image_string) for tag in sorted(tags["images"]) for event in events.Images(tag)
-    ]
-    hparams = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    return scalars, images, len(hparams) > 0
+    """Everything in TensorBoard's files but the times: [(folder, tag, step, value)]."""
+    found = []
+    for place in sorted({file.parent for file in Run(folder).event_files()}):
+        events = EventAccumulator(str(place), {"scalars": 0, "images": 0, "tensors": 0}).Reload()
+        name, tags = place.relative_to(folder), events.Tags()
+        for kind, read, value in (
+            ("scalars", events.Scalars, lambda event: event.value),
+            ("images", events.Images, lambda event: event.encoded_image_string),
+            ("tensors", events.Tensors, lambda event: str(event.tensor_proto).replace(str(folder), "RUN")),
+        ):
+            found += [(name, tag, event.step, value(event)) for tag in tags[kind] for event in read(tag)]
+    return sorted(found, key=lambda point: point[:3])
 
 
 def table(folder):
