@@ -97,3 +97,10 @@ def drawn_once(images: Images, generator: torch.Generator) -> Images:
     for levels, out in zip(images.x.split(1000), x.split(1000), strict=True):
         out.copy_(draw(levels.float() / 255, generator) * 255)
     return images._replace(x=x)
+
+
+def binarized(images: Images, how: str, generator: torch.Generator) -> Images:
+    """The same images, with pixels 0 or 255: above 127 or not (static), drawn (stochastic, fixed), or as is (none)."""
+    if how == "static":
+        return images._replace(x=(images.x > 127).to(torch.uint8) * 255)
+    return images if how == "none" else drawn_once(images, generator)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from cvae import checks
 from cvae.checks import is_int, one_of, positive_int, seed_number
-from cvae.data.images import ImageDataset, Images, as_is, draw, drawn_once
+from cvae.data.images import ImageDataset, Images, as_is, binarized, draw, drawn_once
 from cvae.devices import free_memory
 from cvae.errors import ConfigError
 
@@ -153,15 +153,10 @@ class ImageData(LightningDataModule):
         self._check_classes()
         train, test = self.source.load()
         self._check_images(train, test)
-        if self.invert:
-            train, test = (images._replace(x=255 - images.x) for images in (train, test))
-        how, grey, once = self.binarization, test, torch.Generator().manual_seed(self.seed)
-        if how == "static":
-            train, test = (images._replace(x=(images.x > 127).to(torch.uint8) * 255) for images in (train, test))
-        if how in ("fixed", "stochastic"):  # the same test images under both
-            test = drawn_once(test, once)
-        if how == "fixed":
-            train = drawn_once(train, once)
+        train, grey = self._turned(train), self._turned(test)
+        how, once = self.binarization, torch.Generator().manual_seed(self.seed)
+        test = binarized(grey, how, once)  # the same test images under fixed and stochastic
+        train = train if how == "stochastic" else binarized(train, how, once)
         if self.train_on == "all":
             train = train.join(grey if how == "stochastic" else test)
         if self.validation_size >= len(train.x):
@@ -182,6 +177,17 @@ class ImageData(LightningDataModule):
         if needed * 4 <= free_memory(device):
             for split in splits:
                 split.images = split.images.to(device)
+
+    def as_tested(self, levels: Tensor) -> Tensor:
+        """A user's own images, levels uint8 (N, C, H, W), as the model sees test images: float32 in [0, 1].
+
+        They are inverted and binarized as configured; what is drawn is drawn by seed. Needs no setup().
+        """
+        images = self._turned(Images(levels, torch.zeros(len(levels), dtype=torch.long)))
+        return binarized(images, self.binarization, torch.Generator().manual_seed(self.seed)).x.float() / 255
+
+    def _turned(self, images: Images) -> Images:
+        return images._replace(x=255 - images.x) if self.invert else images
 
     def _counted(self) -> int | None:
         """The source's own count of its classes, if it has one."""

@@ -95,6 +95,16 @@ def ramp(repeats):
     )
 
 
+@pytest.mark.parametrize("how", ["static", "stochastic", "fixed", "none"])
+@pytest.mark.parametrize("invert", [False, True])
+def test_own_images_are_seen_as_those_of_the_test_set(how, invert):
+    made = ready(binarization=how, invert=invert)
+    expected = batches(made, made.test_dataloader())[0]
+    made.train = made.test = None  # neither is needed
+    seen = made.as_tested(TEST.x)
+    assert seen.dtype == torch.float32 and torch.equal(seen, expected)
+
+
 @pytest.mark.parametrize("how", ["stochastic", "fixed"])
 @pytest.mark.parametrize("invert", [False, True])
 def test_probability_of_one_is_the_level(how, invert):
