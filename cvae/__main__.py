@@ -4,11 +4,11 @@ import argparse
 import logging
 
 from cvae.cli import readable_errors
-from cvae.commands import evaluate, sample
+from cvae.commands import evaluate, explore, sample
 from cvae.console import ConsoleHandler
 from cvae.run import BEST, LAST, Run
 
-COMMANDS = (evaluate, sample)  # in the order of --help
+COMMANDS = (evaluate, sample, explore)  # in the order of --help
 
 
 def parser() -> argparse.ArgumentParser:

@@ -19,7 +19,7 @@ FILES = {  # module -> file
 ROWS = (
     ("train", "__main__", "cvae"),  # cvae is cvae/__init__.py
     ("commands", "jobs", "resume"),
-    ("training", "cli"),
+    ("training", "cli", "explorer"),
     ("build",),
     ("objectives", "evaluation", "data", "pictures"),
     ("vae",),

@@ -85,7 +85,9 @@ def test_every_member_of_every_group_composes(choice):
     assert not OmegaConf.missing_keys(cfg)
 
 
-SCHEDULERS = {"constant": 0.5, "cosine": 0.25 + 0.25 * math.cos(math.pi / 10)}  # 0.5 in the second of 10 epochs
+SCHEDULERS = {  # what 0.5 is in the second of 10 epochs
+    "constant": 0.5, "cosine": 0.25 + 0.25 * math.cos(math.pi / 10), "exponential": 0.475, "step": 0.5
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", members("scheduler"))

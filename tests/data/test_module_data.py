@@ -525,7 +525,8 @@ def config(*overrides):
 
 
 def test_the_table_of_data_is_complete():
-    assert sorted(DATA) == sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+    elsewhere = ("npz",)  # which asks its file for the shape: test_npz.py
+    assert sorted((*DATA, *elsewhere)) == sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", DATA)

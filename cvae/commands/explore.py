@@ -1,0 +1,76 @@
+"""python -m cvae explore RUN: the latent space in the browser."""
+
+import argparse
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from cvae.checks import positive_int, seed_number
+from cvae.console import console
+from cvae.errors import ConfigError, UserError
+from cvae.files import save
+from cvae.run import Run
+
+
+def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
+    explore = commands.add_parser(
+        "explore",
+        parents=[run],
+        help="look around in the latent space, in the browser",
+        description="Look around in the latent space, in the browser: the pointer's place is decoded at once. Only "
+        "this computer can see the page. --html writes a page instead that needs no server, to send to somebody.",
+        epilog="example: python -m cvae explore outputs/tf_tutorial/2026-01-31_12-00-00",
+    )
+    explore.set_defaults(call=look)
+    explore.add_argument("--port", type=int, default=8080, help="where the page is served (default: %(default)s)")
+    explore.add_argument("--no-browser", action="store_true", help="open no browser, print the address alone")
+    explore.add_argument(
+        "--html", metavar="FILE", help="write a page without a server, for a model with two latent dimensions"
+    )
+    explore.add_argument("--images", type=int, metavar="N", help="only the first N test images (default: all)")
+    explore.add_argument(
+        "--data-root", metavar="DIR", help="the folder of the data, if it has moved since the training"
+    )
+
+
+def look(args: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C, or write --html.
+
+    Raises:
+        UserError: an option, the run or its data are wrong, or NiceGUI is not installed.
+    """
+    if args.images is not None:
+        positive_int("--images", args.images)
+    seed_number("--seed", args.seed)
+    serve = None if args.html else server(args.port)
+    from cvae.build import load_data, load_with_step
+    from cvae.explorer import table
+    from cvae.explorer.space import space_of
+
+    run = Run(args.run, args.trust)
+    vae, _ = load_with_step(run, args.checkpoint, "cpu")
+    if args.html:
+        table.require_two_dimensions(vae)
+    space = space_of(vae, load_data(run, args.data_root), args.images, args.seed)
+    title = f"{run}, {run.checkpoint(args.checkpoint).name}"
+    if serve:
+        serve(space, title, args.port, not args.no_browser)
+    else:
+        save(Path(args.html), table.page(space, title).encode())
+        console.print(f"A page without a server: {args.html}", soft_wrap=True, markup=False, highlight=False)
+
+
+def server(port: int) -> Callable:
+    """The function that serves the page, once it is clear that it can. Raises UserError if it cannot."""
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what has just ended holds it no longer
+            probe.bind(("127.0.0.1", port))
+    except (OSError, OverflowError) as error:
+        raise ConfigError("--port", port, f"a port that no other program uses ({error})") from error
+    try:
+        from cvae.explorer.page import serve
+    except ModuleNotFoundError as error:
+        install = "pip install -c constraints.txt -e '.[explore]'"
+        raise UserError(f"explore needs {error.name}: {install}; or write a page with --html FILE") from error
+    return serve

@@ -1,0 +1,145 @@
+"""What is shown, as pictures: the plane with the test images on it, single images, and all of it in one file."""
+
+import base64
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cvae import pictures
+from cvae.explorer.space import Plane, Space
+
+PIXELS = 1000  # of a side of the plane's picture
+GREY = "#94a3b8"
+LABEL = {"boxstyle": "round", "facecolor": "white", "edgecolor": "black"}
+NAMED = 20  # classes at most in a legend
+
+
+class Mark(NamedTuple):
+    """A point that is pointed out: A, B, or an image with its number."""
+
+    name: str
+    z: Tensor  # (D,)
+
+
+def colours(classes: int) -> list[str]:
+    """A colour for each class, #rrggbb."""
+    if classes <= 10:
+        return [to_hex(colour) for colour in colormaps["tab10"].colors[:classes]]
+    return [to_hex(colour) for colour in colormaps["turbo"](np.linspace(0.03, 0.97, classes))]
+
+
+def classes(space: Space) -> list[tuple[int, str]]:
+    """The legend: (class, colour), of at most NAMED classes; empty if there is one class alone."""
+    labels = space.classes.tolist()
+    return list(zip(labels, colours(len(labels)), strict=True))[:NAMED] if len(labels) > 1 else []
+
+
+def points(axes: Axes, space: Space, plane: Plane) -> None:
+    """The test images on axes that show the plane alone."""
+    places = space.places(plane).numpy()
+    order = np.random.default_rng(0).permutation(len(places))  # no class lies above the others
+    of_class = np.array(colours(len(space.classes)))[space.of_class.numpy()]
+    z = [
+        low + part * (high - low)
+        for part, low, high in zip((places[:, 0], 1 - places[:, 1]), plane.low, plane.high, strict=True)
+    ]
+    size = float(np.clip(20000 / len(places), 5, 40))
+    axes.scatter(z[0][order], z[1][order], c=of_class[order], s=size, alpha=0.75, linewidths=0)
+    axes.set(xlim=(plane.low[0], plane.high[0]), ylim=(plane.low[1], plane.high[1]))
+    axes.set_axisbelow(True)
+    axes.grid(color="#e2e8f0")
+    for side in axes.spines.values():
+        side.set_visible(False)
+    if plane.up is None:
+        axes.set_yticks([])
+
+
+def plane_png(space: Space, plane: Plane) -> bytes:
+    """The plane, PIXELS x PIXELS, from edge to edge; the numbers of its axes stand inside."""
+    figure = Figure(figsize=(10, 10), dpi=PIXELS / 10)
+    axes = figure.add_axes((0, 0, 1, 1))
+    points(axes, space, plane)
+    for axis, low, high in zip((axes.xaxis, axes.yaxis), plane.low, plane.high, strict=True):
+        margin = 0.04 * (high - low)  # a number at the very edge would be cut off
+        axis.set_ticks([tick for tick in axis.get_ticklocs() if low + margin < tick < high - margin])
+    axes.tick_params(length=0, labelsize=13, labelcolor=GREY)
+    axes.tick_params(axis="x", pad=-20)
+    axes.tick_params(axis="y", pad=-8)
+    for label in axes.get_yticklabels():
+        label.set_horizontalalignment("left")
+    return pictures.png(pixels(figure))
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def image_png(image: Tensor) -> bytes:
+    """(C, H, W) in [0, 1], a pixel a pixel."""
+    return pictures.png(pictures.grid(image[None], 1, padding=0, zoom=1))
+
+
+def strip_png(images: Tensor, columns: int) -> bytes:
+    """(K, C, H, W) in [0, 1] row by row."""
+    return pictures.png(pictures.grid(images, columns, padding=0, zoom=1))
+
+
+def url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def overlay(plane: Plane, marks: list[Mark], way: Tensor | None, ring: Tensor | None) -> str:
+    """What lies above the plane as SVG, PIXELS x PIXELS: the marks, a way (K, D), and a ring at a place (2,)."""
+    parts = []
+    for across, down in [] if way is None else PIXELS * plane.places(way):
+        parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="4" fill="#0f172a" fill-opacity="0.6"/>')
+    if ring is not None:
+        across, down = PIXELS * ring
+        parts.append(
+            f'<circle cx="{across:.1f}" cy="{down:.1f}" r="11" fill="none" stroke="#0f172a" stroke-width="3"/>'
+        )
+    for mark in marks:
+        ((across, down),) = PIXELS * plane.places(mark.z[None])
+        parts.append(
+            f'<circle cx="{across:.1f}" cy="{down:.1f}" r="16" fill="white" stroke="#0f172a" stroke-width="3"/>'
+            f'<text x="{across:.1f}" y="{down:.1f}" text-anchor="middle" dominant-baseline="central" font-size="19" '
+            f'font-weight="bold" fill="#0f172a">{mark.name}</text>'
+        )
+    return "".join(parts)
+
+
+def snapshot(space: Space, plane: Plane, marks: list[Mark], images: dict[str, Tensor], strip: Tensor | None) -> bytes:
+    """What is seen as one PNG: the plane with its marks, images (C, H, W) under their names, a strip (K, C, H, W)."""
+    heights = [8, 1.4] if strip is not None else [8]
+    figure = Figure(figsize=(11, sum(heights)), dpi=130, layout="constrained")
+    rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    top = rows[0].subgridspec(len(images), 2, width_ratios=(2.6, 1))
+    axes = figure.add_subplot(top[:, 0])
+    points(axes, space, plane)
+    axes.set(xlabel=f"z[{plane.right}]", ylabel="class" if plane.up is None else f"z[{plane.up}]")
+    dots = [axes.scatter([], [], color=colour, label=str(label)) for label, colour in classes(space)]
+    axes.legend(handles=dots, ncols=10, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, title="class")
+    for mark in marks:
+        ((across, down),) = plane.places(mark.z[None]).tolist()
+        axes.text(across, 1 - down, mark.name, transform=axes.transAxes, ha="center", va="center", bbox=LABEL)
+    for row, (name, image) in enumerate(images.items()):
+        show(figure.add_subplot(top[row, 1]), image, name)
+    if strip is not None:
+        show(figure.add_subplot(rows[1]), torch.cat(list(strip), 2), "from A to B")
+    return pictures.png(pixels(figure))
+
+
+def show(axes: Axes, image: Tensor, name: str) -> None:
+    """An image (C, H, W) with its name above it."""
+    axes.imshow(pictures.grid(image[None], 1, padding=0, zoom=1), interpolation="nearest")
+    axes.set_title(name, parse_math=False)
+    axes.set_axis_off()

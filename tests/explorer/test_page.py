@@ -1,0 +1,317 @@
+"""The pages in a headless Chromium, as a person sees and uses them."""
+
+import base64
+import re
+import signal
+import socket
+import urllib.error
+import urllib.request
+from itertools import pairwise
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import torch
+from browser import alike, browser, require_browser, serving, soon, untrained  # noqa: F401, browser is a fixture
+from tiny import QUIET, trained
+
+import cvae
+from cvae.build import load_data
+from cvae.explorer import table
+from cvae.explorer.space import space_of
+from cvae.run import Run
+
+pytestmark = pytest.mark.slow
+HOSTILE = "<img src=x onerror=document.title='owned'>"  # a name that would be a program if it were not text
+
+
+def space(run):
+    return space_of(cvae.load(run), load_data(Run(run)), None, 0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A model that has learned something: colours, classes, three latent dimensions."""
+    require_browser()
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    trained(
+        folder, *QUIET, "data.image_shape=[3,8,8]", "data.num_classes=4", "conditional=true", "data.binarization=none",
+        "likelihood=gaussian", "likelihood.scale=0.1", "likelihood.mean=sigmoid", "model.latent_dim=3",
+        "model.hidden=[32]", "data.source.train_size=400", "data.source.test_size=60", "trainer.max_epochs=10",
+    )  # fmt: skip
+    return folder.rename(folder.with_name(HOSTILE))
+
+
+@pytest.fixture(scope="module")
+def served(run):
+    with serving(run) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def page(browser, served):  # noqa: F811
+    browser.requests(), browser.complaints()
+    browser.open(served, ".plane img[src^=data]")
+    soon(lambda: browser.image(".decoded img") is not None, "a first image")
+    yield browser
+    assert browser.complaints() == []
+
+
+def where(page):
+    """The numbers of z that are shown: {dimension: value}."""
+    return {int(dim): float(value) for dim, value in re.findall(r"z\[(\d)\] = (-?[\d.]+)", page.text())}
+
+
+def z_of(found, shown, others):
+    """z (D,) with the shown dimensions, and the others as they are."""
+    z = others.clone()
+    for dim, value in shown.items():
+        z[dim] = value
+    return z
+
+
+def test_moving_the_pointer_decodes_where_it_is(page, run):
+    found = space(run)
+    plane, others = found.first_plane(), found.means.median(0).values
+    seen = []
+    for across, down in ((0.3, 0.2), (0.7, 0.8), (0.5, 0.4)):
+        page.point(across, down)
+        wanted = plane.move(others, across, down)
+        soon(lambda w=wanted: all(abs(z - w[dim]) < 0.03 for dim, z in where(page).items()), "z at the pointer")
+        z = z_of(found, where(page), others)
+        soon(lambda z=z: alike(page.image(".decoded img"), found.decode(z[None], 0)[0], 6), "the image decoded there")
+        seen.append(page.image(".decoded img").astype(int))
+    assert all(np.abs(a - b).max() > 30 for a, b in pairwise(seen))  # and they differ
+
+
+def test_a_click_shows_the_original_and_its_reconstruction(page, run):
+    found = space(run)
+    places = found.places(found.first_plane())
+    for index in alone(places)[:2]:
+        across, down = places[index].tolist()
+        page.point(across, down, click=True)
+        label = int(found.y[index])
+        soon(lambda i=index, k=label: f"Test image {i}, class {k}" in page.text(), "which image it is")
+        soon(lambda i=index: alike(page.image(".original img"), found.original(i), 0.6), "the original")
+        decoded = found.decode(found.means[index][None], label)[0]
+        for place in (".reconstruction img", ".decoded img"):
+            soon(lambda p=place, d=decoded: alike(page.image(p), d, 0.6), place)
+        ((x, y, radius),) = circles(page)
+        assert radius == 11 and (x, y) == pytest.approx((1000 * across, 1000 * down), abs=0.2)
+
+
+def alone(places):
+    """The indices of the places inside the picture, those first that are farthest from others."""
+    distances = torch.cdist(places, places) + 9 * torch.eye(len(places))
+    return distances.min(1).values.argsort(descending=True).tolist()
+
+
+def circles(page):
+    """(x, y, radius) of what is marked on the plane."""
+    numbers = "['cx', 'cy', 'r'].map((name) => +circle.getAttribute(name))"
+    return page.run(f"return [...document.querySelectorAll('.plane svg circle')].map((circle) => {numbers})")
+
+
+def test_the_other_dimensions_have_sliders(page, run):
+    found = space(run)
+    plane = found.first_plane()
+    (other,) = set(range(3)) - {plane.right, plane.up}
+    page.point(0.5, 0.5)
+    before = soon(lambda: page.image(".decoded img"), "an image")
+    slider = page.element(".q-slider")
+    box = slider.size["width"]
+    page.point(0.9, 0.5, click=True, css=".q-slider")
+    soon(lambda: not np.array_equal(page.image(".decoded img"), before), "another image")
+    low, high = found.low[other].item(), found.high[other].item()
+    z = z_of(found, where(page), found.means.median(0).values)
+    z[other] = low + 0.9 * (high - low)
+    soon(lambda: alike(page.image(".decoded img"), found.decode(z[None], 0)[0], 8), f"the slider at 90 % of {box}")
+
+
+def test_another_plane(page, run):
+    """Choosing the dimension that the other axis has makes the two change places."""
+    found = space(run)
+    plane = found.first_plane()
+    before = page.image(".plane img")
+    page.element(".q-select").click()
+    name = f"z[{plane.up}]"
+    soon(lambda: page.run("return document.querySelectorAll('.q-menu .q-item').length") == 3, "three dimensions")
+    page.run(f"[...document.querySelectorAll('.q-menu .q-item')].find(i => i.innerText.startsWith({name!r})).click()")
+    soon(lambda: not np.array_equal(page.image(".plane img"), before), "another plane")
+    swapped = found.plane(plane.up, plane.right)
+    index = alone(found.places(swapped))[0]
+    page.point(*found.places(swapped)[index].tolist(), click=True)
+    soon(lambda: f"Test image {index}," in page.text(), "an image of the new plane")
+
+
+def test_another_class(page, run):
+    found = space(run)
+    page.point(0.4, 0.4)
+    soon(lambda: where(page), "z")
+    z = z_of(found, where(page), found.means.median(0).values)
+    page.run("document.querySelectorAll('.q-select')[2].querySelector('input, [tabindex]').focus()")
+    page.element(".q-select:nth-of-type(3)").click()
+    soon(lambda: page.run("return document.querySelectorAll('.q-menu .q-item').length") == 4, "four classes")
+    page.run("document.querySelectorAll('.q-menu .q-item')[2].click()")
+    soon(lambda: alike(page.image(".decoded img"), found.decode(z[None], 2)[0], 6), "the image of class 2")
+
+
+def test_an_image_that_is_dropped(page, run, tmp_path):
+    """Anywhere on the page; its name is text, and it is marked where the model puts it."""
+    found = space(run)
+    levels = (found.original(3) * 255).round().byte().permute(1, 2, 0).numpy()
+    file = tmp_path / f"{HOSTILE.replace('/', '')}.png"
+    imageio.imwrite(file, levels)
+    drop = """
+      const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0)), data = new DataTransfer();
+      data.items.add(new File([bytes], arguments[1]));
+      const drop = new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
+      document.querySelector(".plane").dispatchEvent(drop);
+    """
+    page.run(drop, base64.b64encode(file.read_bytes()).decode(), file.name)
+    soon(lambda: f"1: {file.name}" in page.text(), "its name")
+    soon(lambda: alike(page.image(".original img"), found.original(3), 0.6), "the image")
+    z = found.encode(found.original(3), 0)
+    soon(lambda: alike(page.image(".reconstruction img"), found.decode(z[None], 0)[0], 1), "its reconstruction")
+    ((across, down),) = found.first_plane().places(z[None]).tolist()
+    ((x, y, radius),) = circles(page)
+    assert radius == 16 and (x, y) == pytest.approx((1000 * across, 1000 * down), abs=0.2)
+    page.element("input[type=file]").send_keys(str(file))  # the other way: the button
+    soon(lambda: f"2: {file.name}" in page.text() and len(circles(page)) == 2, "the second image")
+    assert page.driver.title == "cvae explore"
+
+
+def test_a_file_that_is_no_image(page, tmp_path):
+    file = tmp_path / "notes.png"
+    file.write_text("no image")
+    page.element("input[type=file]").send_keys(str(file))
+    soon(lambda: "notes.png: not an image of a known format" in page.text(), "a message")
+    large = tmp_path / "large.png"
+    large.write_bytes(b"x" * 20_000_001)
+    page.element("input[type=file]").send_keys(str(large))
+    soon(lambda: "A file has at most 20 MB" in page.text(), "a message")
+    assert circles(page) == []
+
+
+def test_the_way_from_a_to_b(page, run):
+    """By keys and by clicks."""
+    found = space(run)
+    plane, others = found.first_plane(), found.means.median(0).values
+    page.point(0.2, 0.3)
+    soon(lambda: where(page), "z")
+    page.press("a")
+    soon(lambda: len(circles(page)) == 1, "A")
+    page.run("[...document.querySelectorAll('.q-btn-toggle button')].find(b => b.innerText === 'sets B').click()")
+    page.point(0.7, 0.6, click=True)
+    soon(lambda: len(circles(page)) == 14, "B and the way")
+    ends = [(x / 1000, y / 1000) for x, y, radius in circles(page) if radius == 16]
+    a, b = (plane.move(others, *end) for end in ends)
+    strip = soon(lambda: page.image(".strip img"), "a strip")
+    images = found.decode(found.between(a, b, 12), 0)
+    rows = [torch.cat(list(images[start : start + 6]), 2) for start in (0, 6)]
+    assert alike(strip, torch.cat(rows, 1), 2)
+    assert ends[0] == pytest.approx((0.2, 0.3), abs=0.01) and ends[1] == pytest.approx((0.7, 0.6), abs=0.01)
+
+
+def test_what_is_seen_is_saved(page, tmp_path):
+    page.driver.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path), "eventsEnabled": True}
+    )
+    page.point(0.4, 0.4)
+    page.run("[...document.querySelectorAll('button')].find(b => b.innerText.includes('Save PNG')).click()")
+    file = soon(lambda: next(iter(Path(tmp_path).glob("*.png")), None), "a file")
+    assert file.name == "latent_space.png" and imageio.imread(file).shape[0] > 900
+
+
+def test_the_page_asks_no_other_host(page, served):
+    page.point(0.4, 0.4, click=True)
+    soon(lambda: "Test image" in page.text(), "an image")
+    asked = page.requests()
+    assert len(asked) > 10 and any(address.startswith("ws") for address in asked)
+    own = served.removeprefix("http")
+    assert [a for a in asked if not a.startswith((f"http{own}", f"ws{own}", "data:", "blob:"))] == []
+
+
+def test_text_of_others_stays_text(page):
+    assert HOSTILE in page.text() and page.driver.title == "cvae explore"
+
+
+LATENCY = """
+const done = arguments[arguments.length - 1], times = [];
+const plane = document.querySelector(".plane img"), decoded = document.querySelector(".decoded img");
+const box = plane.getBoundingClientRect();
+function step(i) {
+  if (i === 60) return done(times.sort((a, b) => a - b));
+  const before = decoded.src, start = performance.now();
+  const seen = () => {
+    if (decoded.src === before) return;
+    decoded.removeEventListener("load", seen);
+    requestAnimationFrame(() => { times.push(performance.now() - start); setTimeout(() => step(i + 1), 20); });
+  };
+  decoded.addEventListener("load", seen);
+  const [clientX, clientY] = [box.left + box.width * (0.2 + 0.01 * i), box.top + box.height * (0.8 - 0.01 * i)];
+  plane.dispatchEvent(new MouseEvent("mousemove", { clientX, clientY, bubbles: true }));
+}
+step(0);
+"""
+
+
+def test_decoding_is_immediate(browser, tmp_path):  # noqa: F811
+    """The tutorial's model: from a move of the pointer to the image on the screen, in the browser's own time."""
+    with serving(untrained(tmp_path / "run", "likelihood.soft=true")) as (address, _):
+        browser.open(address, ".plane img[src^=data]")
+        soon(lambda: browser.image(".decoded img") is not None, "a first image")
+        times = browser.driver.execute_async_script(LATENCY)
+    print(f"median {times[30]:.1f} ms, nine in ten below {times[54]:.1f} ms")
+    assert times[30] < 50
+
+
+def test_it_stops_cleanly_and_listens_here_alone(tmp_path):
+    require_browser()
+    with serving(untrained(tmp_path / "run", "model.latent_dim=1")) as (address, process):
+        port = int(address.rstrip("/").rpartition(":")[2])
+        with pytest.raises(ConnectionRefusedError), socket.socket() as elsewhere:
+            elsewhere.connect(("127.0.0.2", port))  # another address of this machine
+        other = urllib.request.Request(address, headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(other)
+        assert urllib.request.urlopen(address).status == 200
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=20)
+        assert process.returncode == 0 and said.strip().endswith("Stopped.") and "Traceback" not in said
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("127.0.0.1", port))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]  # nothing is left beside it
+
+
+def test_the_page_without_a_server(browser, tmp_path):  # noqa: F811
+    folder = tmp_path / "run"
+    trained(
+        folder, *QUIET, "data.num_classes=3", "conditional=true", "model.hidden=[32]", "data.source.train_size=300",
+        "data.source.test_size=40", "trainer.max_epochs=10",
+    )  # fmt: skip
+    found = space(folder)
+    plane = found.plane(0, 1)
+    (tmp_path / "page.html").write_text(table.page(found, HOSTILE), encoding="utf-8")
+    browser.requests(), browser.complaints()
+    browser.open(f"file://{tmp_path}/page.html", "#points[src^=data]")
+    canvas = "return Array.from(document.querySelector('#decoded').getContext('2d').getImageData(0, 0, 8, 8).data)"
+    seen = {}
+    for label in (0, 2):
+        browser.run("const c = document.querySelector('#label'); c.selectedIndex = arguments[0]; c.onchange()", label)
+        for column, row in ((10, 20), (33, 7)):  # points of the table of 41 x 41
+            browser.point(column / 40, row / 40, css="#plane")
+            wanted = found.decode(plane.move(torch.zeros(2), column / 40, row / 40)[None], label)[0]
+            soon(
+                lambda w=wanted: alike(np.array(browser.run(canvas)).reshape(8, 8, 4)[..., :3], w, 8),
+                f"class {label}, column {column}, row {row}",
+            )
+            z = plane.move(torch.zeros(2), column / 40, row / 40).tolist()
+            shown = re.findall(r"= (-?[\d.]+)", browser.text("#where"))
+            assert [float(part) for part in shown] == pytest.approx(z, abs=0.02)
+            seen[label, column] = browser.run(canvas)
+    assert len({tuple(pixels) for pixels in seen.values()}) == 4
+    assert HOSTILE in browser.text() and browser.driver.title == "Latent space" and browser.complaints() == []
+    assert [a for a in browser.requests() if not a.startswith((f"file://{tmp_path}/page.html", "data:"))] == []
