@@ -17,7 +17,7 @@ FILES = {  # module -> file
 
 # A part of the house is a module or package directly below cvae/. Each may import the rows below its own, and itself.
 ROWS = (
-    ("train", "__main__", "cvae"),  # cvae is cvae/__init__.py
+    ("train", "__main__", "join", "cvae"),  # cvae is cvae/__init__.py
     ("commands", "jobs", "resume"),
     ("training", "cli", "explorer"),
     ("build",),

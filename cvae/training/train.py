@@ -26,6 +26,7 @@ from cvae.training.engine import minibatches_of_a_step
 from cvae.training.loggers import close, log_curves, log_start, log_table
 from cvae.training.module import SELECTION, VAEModule
 from cvae.training.pictures import Pictures
+from cvae.training.processes import together
 from cvae.training.progress import EpochLines
 from cvae.training.rewind import rewind
 from cvae.training.rules import check
@@ -78,18 +79,19 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
     try:
         if not checkpoint:  # else what was logged then is still there
             log_start(trainer.loggers, cfg)
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-        publish(trainer, module)
-        metrics = results(parts)
-        selected = metrics.pop(SELECTION)
-        if trainer.is_global_zero:
-            run.save_metrics(metrics)  # before the evaluation, which can take long
-            if parts.settings:
-                figures = evaluation(parts, run)
-                metrics |= scalars(figures)
-                run.save_metrics(metrics)
-                log_curves(trainer.loggers, scalars(figures), trainer.global_step)
-                log_table(trainer.loggers, markdown(figures, parts.settings.samples), trainer.global_step)
+        with together(trainer, run, resume):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+            publish(trainer, module)
+            metrics = results(parts)
+            selected = metrics.pop(SELECTION)
+            if trainer.is_global_zero:
+                run.save_metrics(metrics)  # before the evaluation, which can take long
+                if parts.settings:
+                    figures = evaluation(parts, run)
+                    metrics |= scalars(figures)
+                    run.save_metrics(metrics)
+                    log_curves(trainer.loggers, scalars(figures), trainer.global_step)
+                    log_table(trainer.loggers, markdown(figures, parts.settings.samples), trainer.global_step)
         status = "success"
     except Stopped as stop:
         publish(trainer, module)
