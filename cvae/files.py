@@ -15,8 +15,9 @@ def save(path: Path, content: bytes, previous: Path | None = None) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
+    unfinished.unlink(missing_ok=True)  # of a process that was killed; or a link, which would lead elsewhere
     try:
-        with open(unfinished, "wb") as file:
+        with open(unfinished, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # else the new name may reach the disk before the content

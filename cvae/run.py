@@ -139,11 +139,8 @@ class Run:
         state: running, finished, interrupted (by a signal, or the process was killed) or failed; reason: of the last
         two. A run of a version without status.json is finished if it has figures, else interrupted.
         """
-        try:
-            said = json.loads(self.status_file.read_text())
-        except (OSError, ValueError):
-            said = None
-        if not isinstance(said, dict) or said.get("state") not in STATES:
+        said = read_json(self.status_file)
+        if said.get("state") not in STATES:
             return {"state": "finished" if self.metrics.exists() else "interrupted", "reason": ""}
         if said["state"] == "running" and not self.locked():
             return said | {"state": "interrupted", "reason": "killed"}
@@ -212,7 +209,7 @@ class Run:
         name = f"{checkpoint}_samples={about['samples']}_images={about['images']}_seed={about['seed']}"
         for number in itertools.count(1):
             file = self.evaluations / (f"{name}.json" if number == 1 else f"{name}_{number}.json")
-            if not file.exists() or json.loads(file.read_text()).get("settings") == about:
+            if not file.exists() or read_json(file).get("settings") == about:
                 break
         save(file, json.dumps(content, indent=2).encode())
         return file
@@ -234,3 +231,12 @@ def how_it_ended(error: BaseException) -> tuple[str, str]:
 def first_process() -> bool:
     """Whether this process is the one of its run that writes: Lightning, torchrun and SLURM number the others."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def read_json(file: Path) -> dict:
+    """What a file says; nothing if it cannot be read or has no keys."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

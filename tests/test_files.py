@@ -93,3 +93,13 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     assert lock(tmp_path / "lock")
     unlock(tmp_path / "lock")
     assert not locked(tmp_path / "lock")
+
+
+def test_a_link_does_not_lead_what_is_saved_elsewhere(tmp_path):
+    """Neither the file's own name, nor the one that it has until it is whole."""
+    (tmp_path / "mine").write_text("mine")
+    for name in (".a.part", "a"):
+        (tmp_path / name).symlink_to(tmp_path / "mine")
+    save(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_text() == "new" and not (tmp_path / "a").is_symlink()
+    assert (tmp_path / "mine").read_text() == "mine" and sorted(p.name for p in tmp_path.iterdir()) == ["a", "mine"]

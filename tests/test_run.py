@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 import cvae.run
 from cvae import __version__
 from cvae.errors import UserError
-from cvae.run import Run, first_process
+from cvae.run import Run, first_process, read_json
 
 
 def test_names(tmp_path):
@@ -257,3 +257,14 @@ def test_words_of_somebody_else_are_text(tmp_path, text, words):
     run.overrides_file.parent.mkdir()
     run.overrides_file.write_text(text)
     assert run.overrides() == words
+
+
+@pytest.mark.parametrize("text", [None, "", "[1]", "{", "[" * 100_000, b"\xff", "3"])
+def test_files_that_say_nothing(tmp_path, text):
+    file = tmp_path / "status.json"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert read_json(file) == {}
+    assert Run(tmp_path).state() == "interrupted"
+    file.write_text('{"a": 1}')
+    assert read_json(file) == {"a": 1}
