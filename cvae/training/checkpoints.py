@@ -94,7 +94,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         save(path, content.getvalue(), path.with_name(PREVIOUS) if path.name == LAST else None)
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_checkpoint(Path(path))
 
 
 def last_good(run: Run) -> tuple[Path, dict[str, Any]] | None:
