@@ -195,6 +195,13 @@ class Run:
         except (OSError, YAMLError, UserError, TypeError, ValueError, RecursionError):
             return []
 
+    def choices(self) -> dict[str, str]:
+        """What was chosen of each group, typed or not: {"prior": "vamp", …}; nothing where it is not known."""
+        try:
+            return dict(OmegaConf.load(self.path / ".hydra" / "hydra.yaml").hydra.runtime.choices)
+        except (OSError, YAMLError, OmegaConfBaseException):
+            return {}
+
     def save_config(self, cfg: DictConfig) -> None:
         """Write the config again, where a run has found out what was left to the data (as the number of classes)."""
         save(self.config_file, OmegaConf.to_yaml(cfg).encode())

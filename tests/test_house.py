@@ -20,8 +20,8 @@ ROWS = (
     ("train", "__main__", "join", "cvae"),  # cvae is cvae/__init__.py
     ("commands", "jobs", "resume"),
     ("training", "cli", "explorer"),
-    ("build",),
-    ("objectives", "evaluation", "data", "pictures"),
+    ("build", "comparison"),
+    ("objectives", "evaluation", "data", "pictures", "curves"),
     ("vae",),
     ("networks", "posteriors", "priors", "likelihoods"),
     ("distributions", "kernels", "schedules", "paths", "noise", "run", "devices", "experiments", "names", "checkpoint"),

@@ -14,25 +14,13 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
 from cvae import pictures
-from cvae.run import SPLITS, Run
+from cvae.curves import place_of_curve
+from cvae.run import Run
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-# TensorBoard sorts tags, capital letters first: charts of bounds, of the objective, of the optimizer, then pictures.
-BOUNDS = {"elbo": "bound/ELBO", "nll": "bound/NLL", "rate": "bound/rate", "distortion": "bound/distortion"}
 PICTURES = ("training", "original", "reconstruction", "sample")  # these first, in this order
-
-
-def place_of_curve(name: str) -> tuple[str | None, str] | None:
-    """The folder (a split, or None for the run's) and tag of a curve; None if TensorBoard does not show it.
-
-    Of train_epoch it would be the same curve again, and of most of the evaluation a chart of one point: see its table.
-    """
-    split, _, figure = name.partition("/")
-    if split in SPLITS:
-        return split, BOUNDS.get(figure) or ("optimizer/lr" if figure == "lr" else f"objective/{figure}")
-    return (None, BOUNDS["nll"]) if name == "evaluation/nll" else None
 
 
 def tag_of_picture(name: str) -> str:
