@@ -25,7 +25,7 @@ from cvae.errors import UserError
 PARTS = {  # group -> where its parts come from: a package of cvae with its modules, another library's module or class
     "data": ("cvae.data",),
     "model": ("cvae.networks",),
-    "posterior": ("cvae.posteriors",),
+    "posterior": ("cvae.posteriors", "cvae.schedules"),
     "prior": ("cvae.priors",),
     "likelihood": ("cvae.likelihoods",),
     "objective": ("cvae.objectives", "cvae.schedules"),

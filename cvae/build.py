@@ -17,6 +17,7 @@ from cvae.checks import image_shape, one_of, positive_int
 from cvae.data import ImageData
 from cvae.devices import DEVICES, available
 from cvae.errors import ConfigError, DataError, UserError
+from cvae.posteriors import Posterior
 from cvae.run import LAST, Run
 from cvae.vae import VAE
 
@@ -81,11 +82,13 @@ def build_vae(cfg: DictConfig) -> VAE:
         cfg,
         "model",
         image_shape=encoder_input,
-        latent_dim=latent_dim + num_classes,  # what the decoder reads
+        latent_dim=latent_dim * posterior.width + num_classes,  # what the decoder reads
         num_features=posterior.num_features,
         num_params=likelihood.num_params,
     )
-    prior = make(cfg, "prior", latent_dim=latent_dim, image_shape=encoder_input)
+    require_same_latents(cfg, posterior)
+    codes = {} if posterior.num_codes is None else {"num_codes": posterior.num_codes}
+    prior = make(cfg, "prior", latent_dim=latent_dim, image_shape=encoder_input, **codes)
     vae = VAE(encoder, posterior, prior, decoder, likelihood, num_classes)
     return vae.to(memory_format=torch.channels_last)  # transposed convolutions are faster so, on CPU and GPU
 
@@ -116,6 +119,18 @@ def require_fit(cfg: DictConfig, vae: VAE, data: ImageData) -> None:
             f"likelihood ({cfg.likelihood._target_}) and data.binarization={cfg.data.binarization} do not fit: this "
             f"likelihood describes {' or '.join(describes)} images, the data are {data.kind}. Choose another "
             "likelihood=, or another data.binarization="
+        )
+
+
+def require_same_latents(cfg: DictConfig, posterior: Posterior) -> None:
+    """Raise UserError, naming both keys, unless posterior and prior are both of codes, or both continuous."""
+    of_codes = getattr(make(cfg, "prior", _partial_=True).func, "of_codes", False)
+    if of_codes != (posterior.num_codes is not None):
+        kinds = {False: "numbers", True: "codes"}
+        raise UserError(
+            f"posterior ({cfg.posterior._target_}) and prior ({cfg.prior._target_}) do not fit: this posterior is of "
+            f"{kinds[not of_codes]}, the prior of {kinds[of_codes]}. Of codes are posterior=categorical with "
+            "prior=uniform; the others are of numbers"
         )
 
 

@@ -53,14 +53,14 @@ class Cyclical:
         return self.start + (self.end - self.start) * at_most_one(step % self.period / self.period / self.rise)
 
 
-def number_or_schedule(key: str, value: Any) -> float | Callable:
-    """Return `value`. Raises ConfigError unless it is a number of at least 0 or a schedule."""
+def number_or_schedule(key: str, value: Any, group: str = "objective") -> float | Callable:
+    """Return `value`. Raises ConfigError unless it is a number of at least 0 or a schedule, as conf/`group` has it."""
     if callable(value):
         return value
     try:
         return number(key, value)
     except ConfigError as error:
-        raise ConfigError(key, value, f"{error.allowed}, or a schedule (as in objective/{key}=linear)") from None
+        raise ConfigError(key, value, f"{error.allowed}, or a schedule (as in {group}/{key}=linear)") from None
 
 
 def at(value: float | Callable, step: int | Tensor) -> float | Tensor:

@@ -11,7 +11,8 @@ from torch.distributions import Distribution
 
 from cvae import paths
 from cvae.checks import number, positive_int
-from cvae.distributions import from_noise, rsample_and_log_prob
+from cvae.distributions import from_noise, is_discrete, rsample_and_log_prob
+from cvae.errors import ConfigError
 from cvae.likelihoods import Likelihood
 from cvae.posteriors import Posterior
 from cvae.priors import Prior
@@ -84,7 +85,7 @@ class VAE(nn.Module):
         q, p = self.infer(self._labelled(x, y)), self.p_z()
         z, log_q = rsample_and_log_prob(q, (samples,), score)  # (K, B, D), (K, B)
         z = z.view_as(z)  # a tensor of its own, so that hooks on it do not reach log_q
-        return Trace((Latent(z, log_q, p.log_prob(z), q, p),), self._likelihood_of(z, y), {})
+        return Trace((Latent(z, log_q, p.log_prob(z), q, p),), self._likelihood_of(z, y), self.posterior.penalties(q))
 
     def infer(self, inputs: Tensor) -> Distribution:
         """q(z|x) from what the encoder reads, images with the planes of their labels: (B, C [+ num_classes], H, W)."""
@@ -92,7 +93,7 @@ class VAE(nn.Module):
 
     def p_z(self) -> Distribution:
         """p(z): batch (), event (D,). Keep it if you need it twice: a VampPrior encodes its pseudo-inputs each time."""
-        return self.prior(self.infer)
+        return self.posterior.p_z(self.prior(self.infer))
 
     @cached_property
     def shapes(self) -> tuple[torch.Size, torch.Size]:
@@ -160,6 +161,7 @@ class VAE(nn.Module):
         a and b are images (B, C, H, W) in [0, 1], and have the same labels y (B,). The way is spherical if p(z) is
         N(0, I), else straight (see `cvae.paths.from_to`). Raises as `encode` does.
         """
+        self._require_numbers("interpolate")
         start, end = (paths.centre(self.encode(x, y)) for x in (a, b))
         spherical = paths.is_standard_normal(self.p_z())
         return self.decode(paths.from_to(start, end, positive_int("steps", steps), spherical), y).mean
@@ -176,6 +178,7 @@ class VAE(nn.Module):
         Raises:
             ValueError: there is no such dimension, `values` has another shape, or x or y are as for `encode`.
         """
+        self._require_numbers("traverse")
         (latent_dim,) = self.shapes[0]
         dims = list(range(latent_dim)) if dims is None else dims
         if any(not 0 <= dim < latent_dim for dim in dims):
@@ -189,6 +192,12 @@ class VAE(nn.Module):
     def labels(self, y: Tensor) -> Tensor | None:
         """The labels y of a batch if this model has classes, else None: what its methods take."""
         return y if self.num_classes else None
+
+    def _require_numbers(self, what: str) -> None:
+        """Raise ConfigError for codes, between which nothing lies."""
+        if is_discrete(self.p_z()):
+            allowed = f"one of numbers, as diagonal_gaussian, to {what}: between two codes there is nothing"
+            raise ConfigError("posterior", type(self.posterior).__name__, allowed)
 
     def _labelled(self, x: Tensor, y: Tensor | None) -> Tensor:
         if y is None:

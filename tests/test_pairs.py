@@ -24,7 +24,10 @@ SMALL = {
     "posterior=iaf": ["posterior.transforms=2", "posterior.hidden=8", "posterior.context=4"],
     "prior=flow": ["prior.transforms=2", "prior.hidden=8"],
     "objective=iwae": ["objective.samples=3"],
+    "posterior=categorical": ["posterior.classes=4"],
 }
+OF_CODES = {"posterior": ["categorical"], "prior": ["uniform"]}  # they go with each other alone
+PARTNERS = {"posterior": "prior=uniform", "prior": "posterior=categorical"}
 GREY = ["data.binarization=none"]
 LIKELIHOODS = {  # the data that each of them describes
     "bernoulli": [],
@@ -70,7 +73,8 @@ def test_the_table_is_complete():
     ],
 )
 def test_every_member_with_the_defaults(choice):
-    step(choice)
+    group, _, name = choice.partition("=")
+    step(choice, *([PARTNERS[group]] if name in OF_CODES.get(group, []) else []))
 
 
 GROUPS = {path.parent.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*/*.yaml")}
@@ -80,7 +84,7 @@ GROUPS = sorted(group for group in GROUPS if not group.startswith("hydra"))
 @pytest.mark.parametrize("choice", [f"{group}={name}" for group in GROUPS for name in members(group)])
 def test_every_member_of_every_group_composes(choice):
     """Alone with the defaults: what it refers to is there, and nothing is left open."""
-    cfg = config(choice, "run_dir=RUN")
+    cfg = config(choice, "run_dir=RUN", *(["posterior=categorical"] if choice.startswith("posterior/") else []))
     OmegaConf.resolve(cfg)
     assert not OmegaConf.missing_keys(cfg)
 
@@ -100,7 +104,27 @@ def test_every_scheduler_takes_a_step(name):
 
 @pytest.mark.parametrize(("posterior", "prior"), list(itertools.product(members("posterior"), members("prior"))))
 def test_posterior_and_prior(posterior, prior):
-    step(f"posterior={posterior}", f"prior={prior}")
+    """Both of codes, or both of numbers; what does not fit is refused, naming both keys."""
+    if (posterior in OF_CODES["posterior"]) == (prior in OF_CODES["prior"]):
+        step(f"posterior={posterior}", f"prior={prior}")
+    else:
+        with pytest.raises(UserError, match=r"^posterior \(cvae.* and prior \(cvae.* do not fit"):
+            step(f"posterior={posterior}", f"prior={prior}")
+
+
+@pytest.mark.parametrize("posterior", OF_CODES["posterior"])
+@pytest.mark.parametrize("prior", OF_CODES["prior"])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_codes_and_likelihood(posterior, prior, likelihood):
+    step(f"posterior={posterior}", f"prior={prior}", f"likelihood={likelihood}", *LIKELIHOODS[likelihood])
+
+
+@pytest.mark.parametrize("posterior", OF_CODES["posterior"])
+@pytest.mark.parametrize("objective", ["elbo", "iwae"])
+@pytest.mark.parametrize("model", members("model"))
+def test_codes_objective_and_model(posterior, objective, model):
+    choices = f"posterior={posterior}", f"objective={objective}", f"model={model}"
+    step(*choices, "prior=uniform", "conditional=true")
 
 
 @pytest.mark.parametrize(("objective", "likelihood"), list(itertools.product(members("objective"), LIKELIHOODS)))

@@ -5,6 +5,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal, OneHotCategorical
 
 from cvae.likelihoods import Bernoulli, Gaussian
+from cvae.posteriors import Posterior
 from cvae.vae import VAE, Latent, Trace
 
 F64 = torch.float64
@@ -68,7 +69,7 @@ class TwoGroups(nn.Module):
         return MultivariateNormal(torch.zeros(6, dtype=F64), covariance).log_prob(x.flatten(1))
 
 
-class Codes(nn.Module):
+class Codes(Posterior):
     """features (B, F) -> a one-hot code of F: a distribution without rsample."""
 
     def forward(self, features):

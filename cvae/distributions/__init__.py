@@ -1,5 +1,6 @@
 """Distributions and helpers that torch and zuko lack."""
 
+from cvae.distributions.codes import Codes, OneHots, is_discrete
 from cvae.distributions.continuous_bernoulli import ContinuousBernoulli
 from cvae.distributions.discretized import DiscretizedLogistic, MixtureOfLogistics
 from cvae.distributions.flow import Flow, near_identity
@@ -9,13 +10,16 @@ from cvae.distributions.sampling import rsample_and_log_prob
 from cvae.distributions.triangular_normal import TriangularNormal
 
 __all__ = [
+    "Codes",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Flow",
     "Mixture",
     "MixtureOfLogistics",
+    "OneHots",
     "TriangularNormal",
     "from_noise",
+    "is_discrete",
     "near_identity",
     "rsample_and_log_prob",
 ]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cvae.checks import number, one_of, positive_number
 from cvae.errors import ConfigError
-from cvae.objectives.terms import Objective, Terms, only_group, penalized
+from cvae.objectives.terms import Objective, Terms, only_group, penalized, refuse_codes
 from cvae.vae import VAE
 
 
@@ -27,7 +27,7 @@ class InfoVAE(Objective):
         bandwidth: above 0, see `mmd`
 
     Raises:
-        ConfigError: a value is not allowed.
+        ConfigError: a value is not allowed; at the first call, latents are codes.
     """
 
     def __init__(self, alpha: float = 1, lambda_: float = 1000, kernel: str = "rbf", bandwidth: float = 1) -> None:
@@ -44,6 +44,7 @@ class InfoVAE(Objective):
     def forward(self, vae: VAE, x: Tensor, y: Tensor | None = None, step: int | Tensor = 0) -> Terms:
         trace = vae(x, y)
         latent = only_group(trace, "infovae")
+        refuse_codes([latent], "objective", "infovae", "elbo or iwae")
         z, p = latent.z[0], latent.p  # (B, D)
         distortion, rate = -trace.px.log_prob(x)[0], (latent.log_q - latent.log_p)[0]
         if len(z) > 1:

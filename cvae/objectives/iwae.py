@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cvae.checks import one_of, positive_int
 from cvae.errors import ConfigError
-from cvae.objectives.terms import Objective, Terms, penalized, rate_of_groups, total
+from cvae.objectives.terms import Objective, Terms, penalized, rate_of_groups, refuse_codes, total
 from cvae.vae import VAE, Latent
 
 
@@ -34,7 +34,7 @@ class IWAE(Objective):
 
     Raises:
         ConfigError: samples is not a positive integer, or gradient none of the three; at the first call, gradient is
-            dreg and the model has several groups of latents.
+            dreg and the model has several groups of latents, or it is not plain and latents are codes.
     """
 
     def __init__(self, samples: int = 50, gradient: str = "plain") -> None:
@@ -44,6 +44,8 @@ class IWAE(Objective):
 
     def forward(self, vae: VAE, x: Tensor, y: Tensor | None = None, step: int | Tensor = 0) -> Terms:
         trace = vae(x, y, self.samples, score=self.gradient == "plain")
+        if self.gradient != "plain":
+            refuse_codes(trace.latents, "objective.gradient", self.gradient, "plain")
         distortion = -trace.px.log_prob(x)  # (K, B)
         rates = [latent.log_q - latent.log_p for latent in trace.latents]  # (K, B) each
         rate = total(rates)

@@ -1,12 +1,13 @@
 """The contract of objectives, and what they share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
+from cvae.distributions import is_discrete
 from cvae.errors import ConfigError
 from cvae.vae import VAE, Latent, Trace
 
@@ -65,6 +66,12 @@ def only_group(trace: Trace, objective: str) -> Latent:
             "objective", objective, f"another one for a model with {len(trace.latents)} groups of latents"
         )
     return trace.latents[0]
+
+
+def refuse_codes(latents: Iterable[Latent], key: str, value: str, instead: str) -> None:
+    """Raise ConfigError, naming both keys, where latents are codes: their draws are no function of noise."""
+    if any(is_discrete(latent.q) for latent in latents):
+        raise ConfigError(key, value, f"{instead} for latents that are codes (posterior=categorical, fsq or vq)")
 
 
 def factorizes(distribution: Distribution) -> TypeGuard[Independent]:

@@ -1,6 +1,7 @@
 """What every posterior is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -9,14 +10,29 @@ from torch.distributions import Distribution
 class Posterior(nn.Module, ABC):
     """q(z|x), made of the features that the encoder computes from x.
 
-    A subclass takes `latent_dim` (D) and its own options, and sets `num_features` (F).
+    A subclass takes `latent_dim` and its own options, and sets `num_features` (F). z has D = latent_dim dimensions.
+
+    A posterior of codes (`cvae.posteriors.codes`) has `latent_dim` codes instead, and z is the vector that the decoder
+    reads in their place. It overrides what is below.
 
     Attributes:
         num_features: F, how many features an image has: the width of the encoder's last layer
+        num_codes: how many values a code takes, None for continuous latents
+        width: how many numbers of z a latent has: D = latent_dim * width
     """
 
     num_features: int
+    num_codes: int | None = None
+    width: int = 1
 
     @abstractmethod
     def forward(self, features: Tensor) -> Distribution:
         """Features (B, F), float32 or float64 -> q(z|x): batch (B,), event (D,)."""
+
+    def p_z(self, p: Distribution) -> Distribution:
+        """p(z), event (D,), from what the prior gives, which for codes is a distribution of their numbers."""
+        return p
+
+    def penalties(self, q: Distribution) -> Mapping[str, Tensor]:
+        """What this part adds to the loss alone, (B,) each: no part of the bound."""
+        return {}

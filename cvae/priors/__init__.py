@@ -4,6 +4,7 @@ from cvae.priors.flow import FlowPrior
 from cvae.priors.mixture import MixtureOfGaussians
 from cvae.priors.prior import Prior
 from cvae.priors.standard_normal import StandardNormal
+from cvae.priors.uniform import UniformCodes
 from cvae.priors.vamp import VampPrior
 
-__all__ = ["FlowPrior", "MixtureOfGaussians", "Prior", "StandardNormal", "VampPrior"]
+__all__ = ["FlowPrior", "MixtureOfGaussians", "Prior", "StandardNormal", "UniformCodes", "VampPrior"]

@@ -12,7 +12,15 @@ class Prior(nn.Module, ABC):
 
     A subclass takes `latent_dim` (D), `image_shape` (C', H, W) of what the encoder reads, and its own options. C'
     counts the label planes of a conditional model too.
+
+    A prior of codes takes `num_codes` (C) too, and gives the distribution of the codes' numbers: event (latent_dim,),
+    integers from 0 to C - 1. The posterior knows the vectors z that they stand for.
+
+    Attributes:
+        of_codes: whether it is a prior of codes
     """
+
+    of_codes: bool = False
 
     @abstractmethod
     def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:

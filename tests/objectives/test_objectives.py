@@ -14,7 +14,7 @@ from cvae.build import make
 from cvae.errors import ConfigError
 from cvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
 from cvae.objectives.infovae import mmd
-from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian
+from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian, Posterior
 from cvae.priors import MixtureOfGaussians, StandardNormal, VampPrior
 from cvae.schedules import Linear
 from cvae.vae import VAE
@@ -36,7 +36,7 @@ class UnitGaussian(nn.Module):
         return Independent(Normal(params, SIGMA), 3)
 
 
-class Exact(nn.Module):
+class Exact(Posterior):
     """q(z|x) = N(features, scale_tril scale_tril^T), the same covariance for every x."""
 
     def __init__(self, covariance):

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from code_vaes import CODES
 from conftest import ROOT
 from densities import assert_moments, integrals, shaken
 from omegaconf import OmegaConf
@@ -319,15 +320,20 @@ def test_iaf_refuses_impossible_options(key, value):
         IAF(2, **{key: value})
 
 
-@pytest.mark.parametrize("name", POSTERIORS)
+@pytest.mark.parametrize("name", [*POSTERIORS, *CODES])
 def test_every_option_stands_in_its_file(name):
     options = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "posterior" / f"{name}.yaml"))
     cls = getattr(posteriors, options.pop("_target_").removeprefix("cvae.posteriors."))
     defaults = {
         key: parameter.default for key, parameter in inspect.signature(cls).parameters.items() if key != "latent_dim"
     }
+    assert options.pop("defaults", None) == (
+        [{"temperature": None}, "_self_"][::-1] if "temperature" in defaults else None
+    )
     assert options == defaults
-    assert {file.stem for file in (ROOT / "conf" / "posterior").glob("*.yaml")} == set(POSTERIORS), "a line is missing"
+    assert {file.stem for file in (ROOT / "conf" / "posterior").glob("*.yaml")} == {*POSTERIORS, *CODES}, (
+        "a line is missing"
+    )
 
 
 def test_a_posterior_without_forward_cannot_be_made(make):

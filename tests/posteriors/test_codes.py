@@ -1,0 +1,214 @@
+"""Posteriors of codes: true for each, by listing all codes."""
+
+import copy
+import io
+
+import pytest
+import torch
+from code_vaes import CODES, OF_CODES, M, all_codes, binary, vae_of
+from conftest import config
+from torch.distributions import Independent, Normal, kl_divergence
+
+from cvae.build import build_vae
+from cvae.distributions import Codes, OneHots, is_discrete, rsample_and_log_prob
+from cvae.errors import ConfigError, UserError
+from cvae.evaluation import Settings, evaluate
+from cvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
+from cvae.posteriors import Categorical
+from cvae.schedules import Linear
+
+F64 = torch.float64
+
+
+@pytest.fixture(params=CODES)
+def vae(request):
+    return vae_of(CODES[request.param], OF_CODES["uniform"])
+
+
+def joint(vae, x):
+    """log p(x, z) (C^M, B) for every z, and log q(z|x) (C^M, B)."""
+    z = vae.posterior.write(all_codes(vae.posterior)).double()[:, None].expand(-1, len(x), -1)
+    return vae.decode(z).log_prob(x) + vae.p_z().log_prob(z), vae.encode(x).log_prob(z)
+
+
+def test_codes_and_their_vectors(vae):
+    posterior, codes = vae.posterior, all_codes(vae.posterior)
+    z = posterior.write(codes)
+    assert z.shape == (posterior.num_codes**M, M * posterior.width) == (len(codes), *vae.shapes[0])
+    assert len(z.unique(dim=0)) == len(codes) and torch.equal(posterior.read(z), codes)
+    assert torch.equal(posterior.write(codes.view(-1, 2, M)), z.view(-1, 2, z.shape[1]))
+    # A code has a column of the map (width, M): to change one changes nothing else of z.
+    other = codes.clone()
+    other[:, 1] = (codes[:, 1] + 1) % posterior.num_codes
+    changed = (posterior.write(other) != z).view(-1, posterior.width, M).any(1)
+    assert torch.equal(changed, torch.tensor([False, True, False]).expand(len(codes), M))
+
+
+def test_masses_sum_to_one(vae):
+    x = binary(5)
+    z = vae.posterior.write(all_codes(vae.posterior)).double()
+    assert vae.p_z().log_prob(z).exp().sum().item() == pytest.approx(1)
+    total = vae.encode(x).log_prob(z[:, None]).exp().sum(0)
+    torch.testing.assert_close(total, torch.ones(5, dtype=F64))
+    assert is_discrete(vae.p_z()) and is_discrete(vae.encode(x))
+
+
+def test_draws_are_codes_with_their_masses(vae):
+    q, p = vae.encode(binary(2)), vae.p_z()
+    z, log_q = rsample_and_log_prob(q, (6000,))
+    assert torch.equal(vae.posterior.write(vae.posterior.read(z)).to(F64), z.detach()), "to the last digit"
+    torch.testing.assert_close(log_q, q.log_prob(z))
+    every = vae.posterior.write(all_codes(vae.posterior)).double()
+    for draws, masses in ((z[:, 1].detach(), q.log_prob(every[:, None])[:, 1].exp()), (p.sample((6000,)), None)):
+        masses = p.log_prob(every).exp() if masses is None else masses
+        share = (draws[:, None] == every).all(-1).double().mean(0)
+        assert ((share - masses).abs() < 5 * (masses * (1 - masses) / 6000).sqrt() + 1e-12).all()
+
+
+def test_closed_form_rate_is_the_sum_over_codes(vae):
+    x = binary(4)
+    _, log_q = joint(vae, x)
+    p = vae.p_z().log_prob(vae.posterior.write(all_codes(vae.posterior)).double())
+    expected = (log_q.exp() * (log_q - p[:, None])).nan_to_num(0).sum(0)
+    torch.testing.assert_close(kl_divergence(vae.encode(x), vae.p_z()), expected)
+    torch.testing.assert_close(ELBO(kl="closed_form")(vae, x).rate, expected)
+
+
+def test_bounds_against_the_sum_over_codes(vae):
+    """ELBO <= log p(x), by as much as the KL to the exact posterior; IWAE lies between."""
+    x = binary(1)
+    log_joint, log_q = joint(vae, x)
+    evidence = log_joint.logsumexp(0)
+    elbo = (log_q.exp() * (log_joint - log_q)).nan_to_num(0).sum(0)
+    assert elbo < evidence
+    with torch.no_grad():
+        bounds = {k: IWAE(k)(vae, x.expand(20000, -1, -1, -1)).bound for k in (1, 10)}
+    error = bounds[1].std() / 20000**0.5
+    assert (bounds[1].mean() - elbo).abs() <= 5 * error + 1e-9
+    assert elbo - 1e-9 <= bounds[10].mean() < evidence
+
+
+def test_a_checkpoint_has_all_of_it(vae):
+    trained, file = copy.deepcopy(vae), io.BytesIO()
+    with torch.no_grad():
+        for tensor in trained.state_dict().values():
+            tensor.add_(1 if tensor.dtype == torch.long else 0.1 * torch.randn_like(tensor))
+    torch.save(trained.state_dict(), file)
+    vae.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
+    x = binary(6)
+    torch.manual_seed(1)
+    expected = evaluate(trained, [(x, None)], Settings(samples=3))
+    assert evaluate(vae, [(x, None)], Settings(samples=3)) == expected
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (IWAE(3, "dreg"), "^objective.gradient=dreg: must be plain for latents that are codes .posterior=categorical"),
+        (IWAE(3, "stl"), "^objective.gradient=stl: must be plain for"),
+        (InfoVAE(), "^objective=infovae: must be elbo or iwae for latents that are codes"),
+        (BetaTCVAE(), "^objective=beta_tcvae: must be another objective, or posterior=diagonal_gaussian"),
+        (ELBO(free_bits=1), "^objective.free_bits=1: must be 0 unless"),
+    ],
+)
+def test_what_makes_no_sense_for_codes_is_refused(vae, objective, message):
+    objective.prepare(10)
+    with pytest.raises(ConfigError, match=message):
+        objective(vae, binary(3))
+
+
+def test_between_codes_is_nothing(vae):
+    x = binary(2)
+    for call in (lambda: vae.interpolate(x, x), lambda: vae.traverse(x)):
+        with pytest.raises(ConfigError, match=r"^posterior=\w+: must be one of numbers, as diagonal_gaussian, to"):
+            call()
+    with pytest.raises(ConfigError, match="^prior=Codes: must be made of normal distributions"):
+        vae.sample(2, temperature=0.5)
+    assert vae.sample(2).shape == vae.reconstruct(x).shape == (2, 1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "prior"),
+    [("categorical", "standard_normal"), ("diagonal_gaussian", "uniform"), ("categorical", "vamp")],
+)
+def test_posterior_and_prior_of_different_kinds_are_refused(posterior, prior):
+    kinds = ("codes", "numbers") if prior != "uniform" else ("numbers", "codes")
+    with pytest.raises(
+        UserError, match=rf"posterior .* and prior .* do not fit: .* {kinds[0]}, the prior of {kinds[1]}"
+    ):
+        build_vae(config("data=synthetic", f"posterior={posterior}", f"prior={prior}"))
+
+
+# Categorical
+
+
+def test_categorical_by_hand():
+    """Features are (classes, M) flattened."""
+    posterior = Categorical(2, classes=3).eval()
+    features = torch.randn(1, 6)
+    q = posterior(features)
+    for codes in ([0, 2], [1, 1]):
+        z = posterior.write(torch.tensor([codes]))
+        expected = sum(features[0, m::2].log_softmax(0)[code] for m, code in enumerate(codes))
+        torch.testing.assert_close(q.log_prob(z), expected[None])
+    torch.testing.assert_close(q.mean.view(3, 2), features.view(3, 2).softmax(0))
+    assert posterior.write(torch.tensor([2, 0])).tolist() == [0, 1, 0, 0, 1, 0]
+
+
+def test_straight_through_gradient_by_its_definition():
+    """That of softmax((logits + g) / temperature) at the same noise, for a one-hot draw."""
+    logits, weight = torch.randn(1, 4, 2, dtype=F64, requires_grad=True), torch.randn(8, dtype=F64)
+    torch.manual_seed(1)
+    hard = OneHots(logits, 0.7).rsample((5,))
+    torch.manual_seed(1)
+    gumbel = -torch.empty(5, 1, 4, 2, dtype=F64).exponential_().log()
+    soft = ((logits.log_softmax(-2) + gumbel) / 0.7).softmax(-2).flatten(-2)
+    assert torch.equal(hard.unflatten(-1, (4, 2)).argmax(-2), soft.unflatten(-1, (4, 2)).argmax(-2))
+    assert set(hard.unique().tolist()) == {0, 1}
+    ours, expected = (torch.autograd.grad((z * weight).sum(), logits)[0] for z in (hard, soft))
+    torch.testing.assert_close(ours, expected)
+    torch.manual_seed(1)
+    torch.testing.assert_close(OneHots(logits, 0.7, relaxed=True).rsample((5,)), soft)
+
+
+def test_relaxed_draws_are_for_training_alone():
+    posterior = Categorical(2, classes=3, gradient="relaxed", temperature=2.0)
+    features = torch.randn(4, 6)
+    assert posterior(features).rsample().unique().numel() > 2
+    assert posterior(features).sample().unique().tolist() == [0, 1]
+    assert posterior.eval()(features).rsample().unique().tolist() == [0, 1]
+    assert Categorical(2, classes=3)(features).rsample().unique().tolist() == [0, 1]
+
+
+def test_the_temperature_follows_the_training_steps():
+    posterior, features = Categorical(2, temperature=Linear(1.0, 0.5, 4)), torch.randn(3, 20)
+    assert [posterior(features).temperature.item() for _ in range(6)] == [1, 0.875, 0.75, 0.625, 0.5, 0.5]
+    with torch.no_grad():
+        posterior(features)
+    posterior.eval()(features)
+    assert posterior.steps == 6, "only training counts"
+    again = Categorical(2, temperature=Linear(1.0, 0.5, 4))
+    again.load_state_dict(posterior.state_dict())
+    assert again(features).temperature == 0.5
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("classes", 0, "a positive integer"),
+        ("gradient", "hard", "one of straight_through, relaxed"),
+        ("temperature", 0, "a finite number above 0"),
+        ("temperature", "hot", r"a finite number of at least 0, or a schedule \(as in posterior/temperature=linear\)"),
+        ("temperature", Linear(1.0, 0, 10), "a finite number above 0"),
+        ("temperature", Linear(0, 1.0, 10), "a finite number above 0"),
+    ],
+)
+def test_impossible_options_are_refused(key, value, allowed):
+    with pytest.raises(ConfigError, match=rf"^{key}=.*: must be {allowed}$"):
+        Categorical(2, **{key: value})
+
+
+def test_no_closed_form_for_codes_that_depend_on_each_other():
+    p = Codes(Independent(Normal(torch.zeros(2), 1.0), 1), None, None, 6)
+    with pytest.raises(NotImplementedError):
+        kl_divergence(OneHots(torch.zeros(1, 3, 2)), p)
