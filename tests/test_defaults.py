@@ -18,7 +18,11 @@ callbacks/default:
     frame_milliseconds: 300
     last_frame_milliseconds: 3000
   epoch_lines: {_target_: cvae.training.progress.EpochLines}
-  checkpoint: {_target_: cvae.training.checkpoints.Checkpoints, run_dir: '${run_dir}', monitor: selection/bound}
+  checkpoint:
+    _target_: cvae.training.checkpoints.Checkpoints
+    run_dir: '${run_dir}'
+    monitor: selection/bound
+    every_n_steps: 1000
   progress: {_target_: cvae.training.progress.ProgressBar}
 data/cifar10: {source: {_target_: cvae.data.cifar10.CIFAR10, _partial_: true}, image_shape: [3, 32, 32]}
 data/fashion_mnist:
@@ -201,6 +205,7 @@ trainer/auto:
   max_epochs: 10
   log_every_n_steps: 50
   compile: false
+  cuda_graphs: true
   precision: 32-true
   num_sanity_val_steps: 0
   enable_progress_bar: false

@@ -31,7 +31,7 @@ WATCHING = (
 # Keys of the trainer that do not change what a training step is, beside those that choose a device. Others may
 # count minibatches, average or clip gradients: then each minibatch is a step of Lightning's loop.
 HARMLESS = {
-    "_target_", "accelerator", "devices", "strategy", "compile", "max_epochs", "log_every_n_steps",
+    "_target_", "accelerator", "devices", "strategy", "compile", "cuda_graphs", "max_epochs", "log_every_n_steps",
     "num_sanity_val_steps", "enable_progress_bar", "enable_model_summary", "plugins", "use_distributed_sampler",
     "check_val_every_n_epoch", "limit_val_batches", "limit_test_batches", "deterministic", "benchmark",
     "precision",
@@ -90,12 +90,19 @@ class Compiled:
             return self.plain(objective, vae, x, y, step)
 
 
-def take_step(loss: Callable[[], Tensor], optimizer: Optimizer) -> None:
+def take_step(loss: Callable[[], tuple[Tensor, Terms]], optimizer: Optimizer) -> Terms:
     """One optimizer step, as Lightning takes it in full precision and in bfloat16, without its hooks."""
     optimizer.zero_grad()
-    loss().backward()
+    mean, terms = loss()
+    mean.backward()
     optimizer.step()
     torch.clear_autocast_cache()  # which holds the weights from before the step
+    return terms
+
+
+def graphs_of(trainer: L.Trainer, wanted: bool) -> bool:
+    """Whether steps that Lightning does not have to see can be CUDA graphs."""
+    return wanted and trainer.strategy.root_device.type == "cuda"
 
 
 def count_step(trainer: L.Trainer) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import pytorch_lightning as L
 import torch
@@ -13,9 +12,10 @@ from cvae.errors import NotFinite, UserError
 from cvae.noise import fixed_noise, noise_of
 from cvae.objectives import Objective, Terms
 from cvae.training.engine import Compiled, count_step, take_step, training_terms
+from cvae.training.graphs import Graphed
 from cvae.training.loggers import log_curves
 from cvae.training.rewind import positions
-from cvae.training.totals import Totals, of_all_processes
+from cvae.training.totals import Totals, of_all_processes, summed
 from cvae.vae import VAE
 from cvae.version import VERSION
 
@@ -35,6 +35,7 @@ class VAEModule(L.LightningModule):
             is a function of the seed, the process, the epoch and the number of the minibatch in it
         minibatches: how many a batch of Lightning's has. With 1 it optimizes; with more `training_step` does
         compile: whether torch.compile makes one program of the terms of a training step
+        graphs: whether the steps of several minibatches are CUDA graphs
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class VAEModule(L.LightningModule):
         seed: int = 0,
         minibatches: int = 1,
         compile: bool = False,
+        graphs: bool = False,
     ) -> None:
         super().__init__()
         self.training_terms = Compiled(training_terms) if compile else training_terms
-        self.automatic_optimization = minibatches == 1
+        self.automatic_optimization, self.graphs = minibatches == 1, graphs
         self.vae, self.objective, self.seed = vae, objective, seed
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.window, self.epoch, self.evaluation = Totals(), Totals(), Totals()
@@ -71,11 +73,14 @@ class VAEModule(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
         if self.automatic_optimization:
             self.before_step(batch_idx)
-            return self.loss(batch)
-        optimizer, data = self.optimizers(use_pl_optimizer=False), self.trainer.datamodule
-        for number, minibatch in enumerate(data.minibatches_of(batch), batch_idx * data.minibatches):
+            loss, terms = self.loss(*batch, self.global_step)
+            self.window.add(terms)
+            return loss
+        data = self.trainer.datamodule
+        for number, (levels, y) in enumerate(data.minibatches_of(batch), batch_idx * data.minibatches):
             self.before_step(number)
-            take_step(partial(self.loss, minibatch), optimizer)
+            sums = self.step(levels, y, self.global_step)
+            self.window.add_sums(self.names, sums, len(levels))
             count_step(self.trainer)
         return None
 
@@ -86,11 +91,21 @@ class VAEModule(L.LightningModule):
             self.close_window()
         noise_of(self.seed, self.global_rank, self.current_epoch, number, device=self.device)
 
-    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        x, y = self.trainer.datamodule.as_seen(batch)
-        terms = self.training_terms(self.objective, self.vae, x, self.vae.labels(y), self.global_step)
-        self.window.add(terms)
-        return terms.loss.mean()  # the one place where the mean over the batch is taken
+    def optimize(self, levels: Tensor, y: Tensor, step: int | Tensor) -> Tensor:
+        """Take an optimizer step with a minibatch; returns the sums of its figures over the images (figures,).
+
+        What differs from step to step is in the arguments, in the parameters and in the device's random numbers, so
+        that a CUDA graph can repeat it.
+        """
+        terms = take_step(lambda: self.loss(levels, y, step), self.optimizers(use_pl_optimizer=False))
+        self.names, sums = summed(terms)
+        return sums
+
+    def loss(self, levels: Tensor, y: Tensor, step: int | Tensor) -> tuple[Tensor, Terms]:
+        """What is minimized, for levels uint8 (B, C, H, W) and labels y (B,), and the terms that it is the mean of."""
+        x, y = self.trainer.datamodule.as_seen((levels, y))
+        terms = self.training_terms(self.objective, self.vae, x, self.vae.labels(y), step)
+        return terms.loss.mean(), terms  # the one place where the mean over the batch is taken
 
     def close_window(self) -> None:
         """Log the means since the last time, add them to the epoch's, and stop the run if they are not finite."""
@@ -105,7 +120,7 @@ class VAEModule(L.LightningModule):
     def require_finite_window(self) -> None:
         if bad := self.window.not_finite():
             number, figures = bad
-            raise self.not_finite(self.global_step - self.window.batches + number + 1, figures)
+            raise self.not_finite(self.global_step - len(self.window.sums) + number + 1, figures)
 
     def require_finite_weights(self) -> None:
         """Raise NotFinite where the figures or the gradients of the last steps are not finite; waits for the device."""
@@ -163,7 +178,12 @@ class VAEModule(L.LightningModule):
         self.sums = saved["processes"][self.global_rank]
 
     def on_train_start(self) -> None:
-        self.learning_rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        self.learning_rate = optimizer.param_groups[0]["lr"]
+        for group in optimizer.param_groups:
+            if "capturable" in group:  # here, as a checkpoint may come from another device
+                group["capturable"] = self.graphs
+        self.step = Graphed(self.optimize, optimizer, self.device) if self.graphs else self.optimize
         if self.sums:  # not before: the module was not yet on its device
             self.window.load_state_dict(self.sums["window"], self.device)
             self.epoch.load_state_dict(self.sums["epoch"], self.device)

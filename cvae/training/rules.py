@@ -42,6 +42,7 @@ RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config ha
     "conditional": partial(one_of, allowed=(False, True)),
     "trainer.accelerator": available,
     "trainer.compile": partial(one_of, allowed=(False, True)),
+    "trainer.cuda_graphs": partial(one_of, allowed=(False, True)),
     "trainer.max_epochs": positive_int,
     "trainer.log_every_n_steps": positive_int,
     "trainer.limit_train_batches": some_batches,

@@ -13,70 +13,76 @@ SHOWN = ("elbo", "rate", "distortion")  # the figures on a log line and on the p
 
 
 class Totals:
-    """Sums over images and their count, kept on the device: a mean is exact for any batches and processes."""
+    """Sums over the images of each batch, and the count of images, on the device: exact means for any batches.
+
+    The batches are added up when somebody asks. So a step has nothing to add, and the batch that made a figure infinite
+    or NaN is known.
+    """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         self.names: tuple[str, ...] = ()
-        self.sums: Tensor | None = None  # (figures,)
+        self.sums: list[Tensor] = []  # (figures,) a batch
         self.count = 0  # images
-        self.batches = 0
-        # Until the first batch that made a sum infinite or NaN, itself included, on the device: batches, and sums.
-        self.until: int | Tensor = 0
-        self.first: Tensor | None = None
 
     def add(self, terms: Terms) -> None:
         """Count the images of a batch; waits for nothing."""
-        figures = {"elbo": terms.elbo, "rate": terms.rate, "distortion": terms.distortion}
-        figures |= {"loss": terms.loss, "bound": terms.bound, **terms.parts}
-        per_image = torch.stack(list(figures.values())).detach()  # (figures, B)
-        precise = torch.float32 if per_image.device.type == "mps" else torch.float64  # MPS has no float64
-        sums = per_image.sum(1, dtype=precise)
-        self.names, self.count, self.batches = tuple(figures), self.count + per_image.shape[1], self.batches + 1
-        if self.sums is None:
-            self.sums, self.first, self.until = sums, sums, 1
-            return
-        finite = torch.isfinite(self.sums).all()
-        self.sums = self.sums + sums
-        self.first, self.until = torch.where(finite, self.sums, self.first), self.until + finite
+        self.add_sums(*summed(terms), len(terms.loss))
+
+    def add_sums(self, names: tuple[str, ...], sums: Tensor, images: int) -> None:
+        """The same, for sums (figures,) over so many images."""
+        self.names, self.count = names, self.count + images
+        self.sums.append(sums)
+
+    def merge(self, other: "Totals") -> None:
+        if other.sums:
+            self.add_sums(other.names, other.total(), other.count)
+
+    def total(self) -> Tensor:
+        """The sums over all images (figures,)."""
+        return torch.stack(self.sums).sum(0)
 
     def not_finite(self) -> tuple[int, dict[str, float]] | None:
-        """The first batch whose figures are not finite, from 0, with those figures; None if all are. Waits.
+        """The first batch with figures that are not finite, from 0, and those figures; None if all are. Waits.
 
         The batches after it say nothing: their weights are no longer finite.
         """
-        if self.first is None:
-            return None
-        bad = {name: value for name, value in zip(self.names, self.first.tolist(), strict=True) if not isfinite(value)}
-        return (int(self.until) - 1, bad) if bad else None
-
-    def state_dict(self) -> dict:
-        """All that `add` has counted, where it is finite."""
-        return {"names": list(self.names), "sums": self.sums, "count": self.count, "batches": self.batches}
-
-    def load_state_dict(self, state: dict, device: torch.device) -> None:
-        self.names, self.count, self.batches = tuple(state["names"]), state["count"], state["batches"]
-        self.sums = self.first = None if state["sums"] is None else state["sums"].to(device)
-        self.until = self.batches
-
-    def merge(self, other: "Totals") -> None:
-        if other.sums is not None:
-            self.names, self.sums = other.names, other.sums if self.sums is None else self.sums + other.sums
-            self.count, self.batches = self.count + other.count, self.batches + other.batches
+        for number, sums in enumerate(torch.stack(self.sums).tolist() if self.sums else []):
+            if bad := {name: value for name, value in zip(self.names, sums, strict=True) if not isfinite(value)}:
+                return number, bad
+        return None
 
     def means(self) -> dict[str, float]:
         """{"elbo": nats per image, …} of this process; waits for the device."""
-        return dict(zip(self.names, (self.sums / self.count).tolist(), strict=True))
+        return dict(zip(self.names, (self.total() / self.count).tolist(), strict=True))
 
     def means_of_all_processes(self) -> dict[str, float]:
         """The means over the images of all processes; every process must call it."""
         if dist.is_available() and dist.is_initialized():
-            both = torch.cat([self.sums, self.sums.new_tensor([self.count])])
+            sums = self.total()
+            both = torch.cat([sums, sums.new_tensor([self.count])])
             dist.all_reduce(both)
-            self.sums, self.count = both[:-1], int(both[-1].item())
+            self.sums, self.count = [both[:-1]], int(both[-1].item())
         return self.means()
+
+    def state_dict(self) -> dict:
+        """All that was counted."""
+        return {"names": list(self.names), "sums": list(self.sums), "count": self.count}
+
+    def load_state_dict(self, state: dict, device: torch.device) -> None:
+        self.names, self.count = tuple(state["names"]), state["count"]
+        self.sums = [sums.to(device) for sums in state["sums"]]
+
+
+def summed(terms: Terms) -> tuple[tuple[str, ...], Tensor]:
+    """The names of a batch's figures, and their sums over its images in float64 (figures,)."""
+    figures = {"elbo": terms.elbo, "rate": terms.rate, "distortion": terms.distortion}
+    figures |= {"loss": terms.loss, "bound": terms.bound, **terms.parts}
+    per_image = torch.stack(list(figures.values())).detach()  # (figures, B)
+    precise = torch.float32 if per_image.device.type == "mps" else torch.float64  # MPS has no float64
+    return tuple(figures), per_image.sum(1, dtype=precise)
 
 
 def of_all_processes(own: Any) -> list[Any]:

@@ -22,7 +22,7 @@ from cvae.evaluation.report import markdown, report, scalars
 from cvae.noise import fixed_noise
 from cvae.run import LAST, Run, first_process
 from cvae.training.checkpoints import Checkpoints, last_good
-from cvae.training.engine import minibatches_of_a_step
+from cvae.training.engine import graphs_of, minibatches_of_a_step
 from cvae.training.loggers import close, log_curves, log_start, log_table
 from cvae.training.module import SELECTION, VAEModule
 from cvae.training.pictures import Pictures
@@ -156,7 +156,8 @@ def assemble(cfg: DictConfig) -> Parts:
     trainer = make(for_lightning(cfg), "trainer", logger=loggers, callbacks=callbacks, enable_checkpointing=saves)
     data.minibatches = minibatches_of_a_step(trainer, cfg.trainer)
     parts = (make(cfg, name) for name in ("objective", "optimizer", "scheduler"))
-    module = VAEModule(vae, *parts, cfg.seed, data.minibatches, cfg.trainer.get("compile", False))
+    graphs = graphs_of(trainer, cfg.trainer.get("cuda_graphs", False))
+    module = VAEModule(vae, *parts, cfg.seed, data.minibatches, cfg.trainer.get("compile", False), graphs)
     if trainer.is_global_zero:
         Run(cfg.run_dir).save_config(cfg)  # with what was left to the data
     else:  # only rank 0 speaks
@@ -165,10 +166,11 @@ def assemble(cfg: DictConfig) -> Parts:
 
 
 def for_lightning(cfg: DictConfig) -> DictConfig:
-    """The config without trainer.compile, which is ours."""
+    """The config without the trainer's keys that are ours."""
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
-    cfg.trainer.pop("compile", None)
+    for key in ("compile", "cuda_graphs"):
+        cfg.trainer.pop(key, None)
     return cfg
 
 

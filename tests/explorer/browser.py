@@ -116,12 +116,12 @@ def alike(pixels, image, levels=2):
 
 
 def untrained(folder, *words):
-    """A run directory as training leaves it, of an untrained model."""
+    """A run directory as training leaves it, of an untrained model whose images differ from place to place."""
     cfg = config("data=synthetic", *words)
     (folder / "checkpoints").mkdir(parents=True)
     (folder / ".hydra").mkdir()
     OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-    weights = {f"vae.{name}": value for name, value in build_vae(cfg).state_dict().items()}
+    weights = {f"vae.{name}": 2 * value for name, value in build_vae(cfg).state_dict().items()}
     torch.save({"state_dict": weights, "global_step": 0}, folder / "checkpoints" / "last.ckpt")
     return folder
 

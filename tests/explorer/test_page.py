@@ -38,7 +38,7 @@ def run(tmp_path_factory):
     trained(
         folder, *QUIET, "data.image_shape=[3,8,8]", "data.num_classes=4", "conditional=true", "data.binarization=none",
         "likelihood=gaussian", "likelihood.scale=0.1", "likelihood.mean=sigmoid", "model.latent_dim=3",
-        "model.hidden=[32]", "data.source.train_size=400", "data.source.test_size=60", "trainer.max_epochs=10",
+        "model.hidden=[32]", "data.source.train_size=400", "data.source.test_size=60", "trainer.max_epochs=25",
     )  # fmt: skip
     return folder.rename(folder.with_name(HOSTILE))
 
@@ -80,9 +80,9 @@ def test_moving_the_pointer_decodes_where_it_is(page, run):
         wanted = plane.move(others, across, down)
         soon(lambda w=wanted: all(abs(z - w[dim]) < 0.03 for dim, z in where(page).items()), "z at the pointer")
         z = z_of(found, where(page), others)
-        soon(lambda z=z: alike(page.image(".decoded img"), found.decode(z[None], 0)[0], 6), "the image decoded there")
+        soon(lambda z=z: alike(page.image(".decoded img"), found.decode(z[None], 0)[0], 4), "the image decoded there")
         seen.append(page.image(".decoded img").astype(int))
-    assert all(np.abs(a - b).max() > 30 for a, b in pairwise(seen))  # and they differ
+    assert all(np.abs(a - b).max() > 12 for a, b in pairwise(seen))  # and they differ
 
 
 def test_a_click_shows_the_original_and_its_reconstruction(page, run):

@@ -53,7 +53,7 @@ def test_the_weights_that_autocast_keeps_are_forgotten_after_each_step():
 
     def loss():
         results.append(layer(x).detach())
-        return layer(x).square().sum()
+        return layer(x).square().sum(), None
 
     with torch.autocast("cpu", torch.bfloat16):
         engine.take_step(loss, optimizer)
@@ -64,8 +64,8 @@ def test_the_weights_that_autocast_keeps_are_forgotten_after_each_step():
 def test_a_step_begins_without_the_gradients_of_the_one_before():
     weight = torch.ones(1, requires_grad=True)
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    for _ in range(2):
-        engine.take_step(lambda: (2 * weight).sum(), optimizer)
+    for number in range(2):
+        assert engine.take_step(lambda: ((2 * weight).sum(), number), optimizer) == number  # noqa: B023
     assert weight.item() == 1 - 2 - 2
 
 

@@ -26,6 +26,7 @@ CASES = {  # key: values that are taken, values that are not, what is said of th
     "conditional": FLAG,
     "trainer.accelerator": (["auto", "cpu"], [None, "abacus", "tpu"], "a device of this machine: one of auto, cpu"),
     "trainer.compile": FLAG,
+    "trainer.cuda_graphs": FLAG,
     "trainer.max_epochs": WHOLE,
     "trainer.log_every_n_steps": WHOLE,
     "trainer.limit_train_batches": BATCHES,

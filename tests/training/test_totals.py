@@ -1,10 +1,12 @@
 """Sums over images: exact means whatever the batches were."""
 
+import math
+
 import pytest
 import torch
 
 from cvae.objectives import Terms
-from cvae.training.totals import Totals
+from cvae.training.totals import Totals, summed
 
 
 def terms(values, **parts):
@@ -51,9 +53,9 @@ def test_sums_keep_small_differences_of_large_figures():
 def test_nothing_is_kept_after_a_reset_nor_of_the_graph():
     totals, values = Totals(), torch.ones(3, requires_grad=True)
     totals.add(terms(values))
-    assert not totals.sums.requires_grad
+    assert not totals.total().requires_grad
     totals.reset()
-    assert totals.count == 0 and totals.sums is None
+    assert totals.count == 0 and totals.sums == [] and totals.not_finite() is None
     totals.add(terms([2.0]))
     assert totals.means()["rate"] == 4
     empty = Totals()
@@ -69,13 +71,14 @@ def test_processes_are_summed_before_the_mean(monkeypatch):
     other.add(terms([10.0, 20.0, 30.0]))
 
     def all_reduce(both):
-        both += torch.cat([other.sums, other.sums.new_tensor([other.count])])
+        both += torch.cat([other.total(), other.total().new_tensor([other.count])])
 
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
     totals = Totals()
     totals.add(terms([4.0]))
     assert totals.means_of_all_processes()["rate"] == pytest.approx(2 * 16)
+    assert totals.count == 4
 
 
 def test_nothing_to_merge_changes_nothing():
@@ -91,3 +94,36 @@ def test_a_torch_without_several_processes(monkeypatch):
     totals = Totals()
     totals.add(terms([2.0]))
     assert totals.means_of_all_processes()["rate"] == 4
+
+
+def test_sums_are_named_and_in_float64():
+    names, sums = summed(terms([1.0, 2.5], mmd=torch.tensor([5.0, 7.0])))
+    assert names == ("elbo", "rate", "distortion", "loss", "bound", "mmd")
+    assert sums.tolist() == [-17.5, 7, 10.5, 14, 17.5, 12] and sums.dtype == torch.float64
+
+
+def test_the_first_batch_that_is_not_finite_is_named():
+    totals = Totals()
+    for values in ([1.0], [2.0, 3.0]):
+        totals.add(terms(values))
+        assert totals.not_finite() is None
+    totals.add(terms([1.0], mmd=torch.tensor([math.inf])))
+    totals.add(terms([math.nan]))
+    totals.names, totals.sums[2] = totals.names[:5], totals.sums[2][1:]  # the infinite one is the fifth now
+    assert totals.not_finite() == (2, {"bound": math.inf})
+
+
+def test_a_state_has_every_batch():
+    """Not their sum alone: added up later with others it would differ in the last bits."""
+    totals, other = Totals(), Totals()
+    totals.add(terms([1.0, 2.0]))
+    totals.add(terms([4.0]))
+    state = totals.state_dict()
+    totals.add(terms([5.0]))  # the state stays as it was
+    other.load_state_dict(state, torch.device("cpu"))
+    assert other.count == 3 and other.names == totals.names
+    assert [sums.tolist() for sums in other.sums] == [sums.tolist() for sums in totals.sums[:2]]
+    other.add(terms([5.0]))
+    assert other.means() == totals.means() and len(state["sums"]) == 2
+    other.load_state_dict(state, torch.device("meta"))
+    assert other.sums[0].device.type == "meta"
