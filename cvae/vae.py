@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from cvae.checks import number, positive_int
 from cvae.distributions import from_noise, is_discrete, rsample_and_log_prob
 from cvae.errors import ConfigError
 from cvae.likelihoods import Likelihood
+from cvae.networks.layers import full_precision
 from cvae.posteriors import Posterior
 from cvae.priors import Prior
 
@@ -41,6 +42,13 @@ class Trace(NamedTuple):
     latents: tuple[Latent, ...]  # the top group first
     px: Distribution  # p(x|z), batch (K, B), event (C, H, W)
     penalties: Mapping[str, Tensor]  # (B,) each: what a part adds to the loss alone, as a codebook's commitment
+
+
+def drawn(q: Distribution, p: Distribution, shape: tuple[int, ...] = (), score: bool = True) -> Latent:
+    """Draws of q, batch (..., B), with their log-densities under q and p; score: as `rsample_and_log_prob` has it."""
+    z, log_q = rsample_and_log_prob(q, shape, score)
+    z = z.view_as(z)  # a tensor of its own, so that hooks on it do not reach log_q
+    return Latent(z, log_q, p.log_prob(z), q, p)
 
 
 class VAE(nn.Module):
@@ -82,10 +90,8 @@ class VAE(nn.Module):
                 device.
         """
         self._check(y)
-        q, p = self.infer(self._labelled(x, y)), self.p_z()
-        z, log_q = rsample_and_log_prob(q, (samples,), score)  # (K, B, D), (K, B)
-        z = z.view_as(z)  # a tensor of its own, so that hooks on it do not reach log_q
-        return Trace((Latent(z, log_q, p.log_prob(z), q, p),), self._likelihood_of(z, y), self.posterior.penalties(q))
+        latent = drawn(self.infer(self._labelled(x, y)), self.p_z(), (samples,), score)
+        return Trace((latent,), self._likelihood_of(latent.z, y), self.posterior.penalties(latent.q))
 
     def infer(self, inputs: Tensor) -> Distribution:
         """q(z|x) from what the encoder reads, images with the planes of their labels: (B, C [+ num_classes], H, W)."""
@@ -111,13 +117,7 @@ class VAE(nn.Module):
             ValueError: x has another shape or is not in [0, 1], or y is missing, does not fit, or is given to a model
                 without classes.
         """
-        if x.dim() != 4 or x.shape[1:] != self.shapes[1]:
-            raise ValueError(
-                f"x is {tuple(x.shape)}: must be (B, C, H, W) = (B, {', '.join(map(str, self.shapes[1]))})"
-            )
-        self._check(y, len(x))
-        if not ((x >= 0) & (x <= 1)).all():
-            raise ValueError(f"x must be in [0, 1], it goes from {x.min():g} to {x.max():g}: divide grey levels by 255")
+        self._check_images(x, y)
         return self.infer(self._labelled(x, y))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
@@ -142,17 +142,17 @@ class VAE(nn.Module):
             ValueError: `num` or `temperature` is not as above (1 for a prior that is not made of normal distributions),
                 or y is as for `decode`.
         """
-        p, shape = self.p_z(), (positive_int("num", num), *self.shapes[0])
-        if number("temperature", temperature) == 1:
-            return self.decode(p.sample((num,)), y).mean
-        like = next(self.parameters())
-        noise, choice = (torch.randn(shape), torch.rand(num))
-        return self.decode(from_noise(p, temperature * noise.to(like), choice.to(like)), y).mean
+        return self.decode(self._from_prior(num, temperature), y).mean
+
+    def variations(self, num: int, y: Tensor | None = None) -> Tensor:
+        """What each group of latents decides, a row a group, with y (num,): (1, num, C, H, W), as there is one here."""
+        return self.sample(num, y)[None]
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Means of p(x|z) for one draw of z from q(z|x) an image: (B, C, H, W). Raises as `encode` does."""
-        return self.decode(self.encode(x, y).sample(), y).mean
+        self._check_images(x, y)
+        return self(x, y).px.mean[0]
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, y: Tensor | None = None, steps: int = 10) -> Tensor:
@@ -205,12 +205,35 @@ class VAE(nn.Module):
         planes = F.one_hot(y, self.num_classes).to(x.dtype)[:, :, None, None].expand(-1, -1, *x.shape[2:])
         return torch.cat([x, planes], 1)  # (B, C + num_classes, H, W)
 
-    def _likelihood_of(self, z: Tensor, y: Tensor | None) -> Distribution:
-        batch = z.shape[:-1]
+    def _from_prior(self, num: int, temperature: float) -> Tensor:
+        """Draws z (num, D) of p(z), as `sample` makes them."""
+        p, shape = self.p_z(), (positive_int("num", num), *self.shapes[0])
+        if number("temperature", temperature) == 1:
+            return p.sample((num,))
+        like = next(self.parameters())
+        noise, choice = (torch.randn(shape), torch.rand(num))
+        return from_noise(p, temperature * noise.to(like), choice.to(like))
+
+    def _likelihood_of(self, z: Tensor, y: Tensor | None, *how: Any) -> Distribution:
+        """p(x|z) for z (*batch, D); how: what the decoder is told beside z."""
+        params = full_precision(self.decoder(self._rows(z, y), *how))  # (prod(batch), P, H, W)
+        return self.likelihood(params.unflatten(0, z.shape[:-1]))
+
+    def _rows(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """What the decoder reads of z (*batch, D): (prod(batch), D [+ num_classes])."""
         if y is not None:
-            z = torch.cat([z, F.one_hot(y, self.num_classes).to(z.dtype).expand(*batch, -1)], -1)
-        params = full_precision(self.decoder(z.reshape(-1, z.shape[-1])))  # (prod(batch), P, H, W)
-        return self.likelihood(params.unflatten(0, batch))
+            z = torch.cat([z, F.one_hot(y, self.num_classes).to(z.dtype).expand(*z.shape[:-1], -1)], -1)
+        return z.reshape(-1, z.shape[-1])
+
+    def _check_images(self, x: Tensor, y: Tensor | None) -> None:
+        """Raise ValueError unless x and y are as `encode` wants them."""
+        if x.dim() != 4 or x.shape[1:] != self.shapes[1]:
+            raise ValueError(
+                f"x is {tuple(x.shape)}: must be (B, C, H, W) = (B, {', '.join(map(str, self.shapes[1]))})"
+            )
+        self._check(y, len(x))
+        if not ((x >= 0) & (x <= 1)).all():
+            raise ValueError(f"x must be in [0, 1], it goes from {x.min():g} to {x.max():g}: divide grey levels by 255")
 
     def _check(self, y: Tensor | None, num: int | None = None) -> None:
         """num: how many labels there must be; None checks only what needs no wait for the device."""
@@ -223,8 +246,3 @@ class VAE(nn.Module):
         if y.shape != (num,) or y.is_floating_point() or ((y < 0) | (y >= self.num_classes)).any():
             given = f"{tuple(y.shape)}, {y.dtype}, from {y.min():g} to {y.max():g}" if y.numel() else "empty"
             raise ValueError(f"y is {given}: must be ({num},), integers from 0 to {self.num_classes - 1}")
-
-
-def full_precision(t: Tensor) -> Tensor:
-    """What a network computed under trainer.precision=bf16-mixed or 16-mixed as float32: densities need its digits."""
-    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t

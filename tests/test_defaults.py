@@ -83,6 +83,30 @@ experiment/keras_io:
   objective: {kl: closed_form}
   optimizer: {lr: 0.001}
   trainer: {max_epochs: 30}
+experiment/hierarchical_mlp:
+  choices: [data=mnist, model=ladder, posterior=diagonal_gaussian, prior=standard_normal,
+    likelihood=bernoulli, objective=elbo, optimizer=adam, scheduler=cosine]
+  data: {batch_size: 100, binarization: stochastic}
+  model: {latent_dim: 50, groups: [1x1], channels: 100, width: 200, depth: 1}
+  objective: {kl: closed_form}
+  optimizer: {lr: 0.001, eps: 0.0001}
+  trainer: {max_epochs: 100, gradient_clip_val: 200}
+experiment/ladder_cifar10:
+  choices: [data=cifar10, model=ladder, posterior=diagonal_gaussian, prior=standard_normal,
+    likelihood=mixture_of_logistics, objective=elbo, optimizer=adamax, scheduler=cosine]
+  data: {batch_size: 128, binarization: none}
+  model: {latent_dim: 64, groups: [4x3, 8x5, 16x6], channels: 16, width: 128, depth: 1}
+  objective: {kl: closed_form}
+  optimizer: {lr: 0.002}
+  trainer: {max_epochs: 200, gradient_clip_val: 200}
+experiment/ladder_mnist:
+  choices: [data=mnist, model=ladder, posterior=diagonal_gaussian, prior=standard_normal,
+    likelihood=bernoulli, objective=elbo, optimizer=adam, scheduler=cosine]
+  data: {batch_size: 128, binarization: stochastic}
+  model: {latent_dim: 16, groups: [7x2, 14x2], channels: 4, width: 32, depth: 1}
+  objective: {kl: closed_form}
+  optimizer: {lr: 0.001, eps: 1.0e-08}
+  trainer: {max_epochs: 100, gradient_clip_val: 200}
 experiment/mnist_fast:
   choices: [data=mnist, model=conv, posterior=diagonal_gaussian, prior=standard_normal,
     likelihood=bernoulli, objective=elbo, optimizer=adam, scheduler=cosine]
@@ -143,6 +167,13 @@ logger/wandb:
 model/conv: {_target_: cvae.networks.conv, latent_dim: 2, filters: [32, 64], base_channels: 32}
 model/conv_keras_io: {_target_: cvae.networks.conv_keras_io, latent_dim: 2, filters: [32, 64], hidden: 16}
 model/conv_tfp: {_target_: cvae.networks.conv_tfp, latent_dim: 16, filters: [32, 64], bottleneck: 64}
+model/ladder:
+  _target_: cvae.networks.ladder
+  latent_dim: 16
+  groups: [7x2, 14x2]
+  channels: 4
+  width: 32
+  depth: 1
 model/mlp: {_target_: cvae.networks.mlp, latent_dim: 50, hidden: [200, 200], activation: tanh}
 model/resnet: {_target_: cvae.networks.resnet, latent_dim: 32, width: 64, depth: 2, halvings: 2}
 objective/beta/cyclical: {_target_: cvae.schedules.Cyclical, start: 0.0, end: 1.0, period: 10000, rise: 0.5}
@@ -204,6 +235,7 @@ trainer/auto:
   strategy: auto
   max_epochs: 10
   log_every_n_steps: 50
+  gradient_clip_val: null
   compile: false
   cuda_graphs: true
   precision: 32-true

@@ -21,7 +21,7 @@ ROWS = (
     ("commands", "jobs", "resume"),
     ("training", "cli", "explorer"),
     ("build", "comparison"),
-    ("objectives", "evaluation", "data", "pictures", "curves"),
+    ("objectives", "evaluation", "data", "pictures", "ladder", "curves"),
     ("vae",),
     ("networks", "posteriors", "priors", "likelihoods"),
     ("distributions", "kernels", "schedules", "paths", "noise", "run", "devices", "experiments", "names", "checkpoint"),
@@ -31,6 +31,7 @@ ROWS = (
 ROW = {part: number for number, parts in enumerate(ROWS) for part in parts}
 
 MATHS = {
+    "ladder",
     "vae",
     "networks",
     "posteriors",

@@ -19,6 +19,7 @@ SMALL = {
     "model=conv_keras_io": ["model.filters=4"],
     "model=conv_tfp": ["model.filters=4", "model.bottleneck=8"],
     "model=mlp": ["model.hidden=[16]"],
+    "model=ladder": ["model.width=4", "model.channels=2", "model.groups=[1x1,4x2]"],
     "model=resnet": ["model.width=8", "model.depth=1"],
     "prior=vamp": ["prior.components=4"],
     "posterior=iaf": ["posterior.transforms=2", "posterior.hidden=8", "posterior.context=4"],
@@ -45,6 +46,8 @@ def members(group):
 def step(*choices):
     """One training step on synthetic images: every parameter's gradient and every figure is finite."""
     small = [option for choice in choices for option in SMALL.get(choice, [])]
+    if "model=ladder" in choices and "data.image_shape=[3,32,32]" not in choices:
+        small += ["model.groups=[1x1,7x2]"]  # 28 pixels have no map of 4
     cfg = config("data=synthetic", "data.source.train_size=6", "model.latent_dim=3", *choices, *small)
     vae, data, objective = build_vae(cfg), make(cfg, "data"), make(cfg, "objective")
     data.setup()
@@ -142,6 +145,32 @@ def test_likelihood_model_and_image_shape(likelihood, model, shape):
 @pytest.mark.parametrize("prior", ["standard_normal", "vamp"])
 def test_conditioning_on_the_label(model, prior):
     step(f"model={model}", f"prior={prior}", "conditional=true")
+
+
+NOT_FOR_SEVERAL_GROUPS = {  # objective -> options that make a step with one group of latents
+    "beta_tcvae": ("objective=", []),
+    "infovae": ("objective=", []),
+    "iwae": ("objective.gradient=", ["objective.gradient=dreg"]),
+}
+
+
+@pytest.mark.parametrize(
+    "choice", [f"{group}={name}" for group in ("posterior", "prior", "objective") for name in members(group)]
+)
+def test_several_groups_of_latents_go_with_all_that_makes_sense(choice):
+    """What does not is refused by the names of both keys."""
+    group, _, name = choice.partition("=")
+    if name in OF_CODES.get(group, []):  # of the top group
+        return step("model=ladder", choice, PARTNERS[group])
+    if name not in NOT_FOR_SEVERAL_GROUPS or name == "iwae":
+        step("model=ladder", choice)
+        if group == "objective":
+            options = ["objective.gradient=stl"] if name == "iwae" else ["objective.free_bits=0.5"]
+            step("model=ladder", choice, *options)
+    if name in NOT_FOR_SEVERAL_GROUPS:
+        key, options = NOT_FOR_SEVERAL_GROUPS[name]
+        with pytest.raises(UserError, match=f"^{key}.*another model=: this one has 4 groups of latents"):
+            step("model=ladder", choice, *options)
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)

@@ -9,7 +9,8 @@ multiple of the network's total stride; the message names sizes that work.
 """
 
 from cvae.networks.conv import conv, conv_keras_io, conv_tfp
+from cvae.networks.ladder import ladder
 from cvae.networks.mlp import mlp
 from cvae.networks.resnet import resnet
 
-__all__ = ["conv", "conv_keras_io", "conv_tfp", "mlp", "resnet"]
+__all__ = ["conv", "conv_keras_io", "conv_tfp", "ladder", "mlp", "resnet"]

@@ -74,22 +74,25 @@ class ResidualBlock(nn.Module):
     `he_init` sets the second convolution to zero. So a new block is the identity: networks of any depth start alike.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, kernel: int = 3):
         super().__init__()
         self.residual = nn.Sequential(
-            normed_silu(channels),
-            Conv2dSame(channels, channels, 3),
-            normed_silu(channels),
-            Conv2dSame(channels, channels, 3),
+            normed_silu(channels, kernel),
+            Conv2dSame(channels, channels, kernel),
+            normed_silu(channels, kernel),
+            Conv2dSame(channels, channels, kernel),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.residual(x)
 
 
-def normed_silu(channels: int) -> nn.Sequential:
-    """GroupNorm of 8 groups (fewer if 8 does not divide `channels`), then SiLU; no image affects another."""
-    return nn.Sequential(GroupNorm(math.gcd(8, channels), channels), nn.SiLU())
+def normed_silu(channels: int, kernel: int = 3) -> nn.Sequential:
+    """GroupNorm of 8 groups (fewer if 8 does not divide `channels`), then SiLU; no image affects another.
+
+    With 1x1 kernels it is one group: maps are then of one pixel, and a group of few channels has too few numbers.
+    """
+    return nn.Sequential(GroupNorm(math.gcd(8, channels) if kernel > 1 else 1, channels), nn.SiLU())
 
 
 class GroupNorm(nn.GroupNorm):

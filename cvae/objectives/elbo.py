@@ -21,15 +21,17 @@ class ELBO(Objective):
         loss = distortion + beta * sum_j max(free_bits, KL_j)
 
     KL_j is the rate of latent dimension j, averaged over the batch (Kingma et al. 2016, eq. 15, with a group for each
-    dimension). A dimension below `free_bits` costs that constant and its rate has no gradient. The average is over the
-    batch at hand, so the loss (and nothing else) depends on the batch size where free_bits > 0.
+    dimension). In a hierarchy j is a group of latents instead, as each layer is one there. What is below `free_bits`
+    costs that constant and its rate has no gradient. The average is over the batch at hand, so the loss (and nothing
+    else) depends on the batch size where free_bits > 0.
 
     Args:
         samples: K, draws of z per image
         kl: monte_carlo, the mean of log q(z|x) - log p(z) at the K draws; closed_form, torch's `kl_divergence`
         beta: weight of the rate, a number or a schedule (Higgins et al. 2017, eq. 4)
-        free_bits: lambda, nats for each latent dimension; 0 switches it off. Above 0 it needs the rate of each
-            dimension, so a posterior and a prior that are independent over the dimensions.
+        free_bits: lambda, nats for each latent dimension, or for each group where there are several; 0 switches it off.
+            With one group it needs the rate of each dimension, so a posterior and a prior that are independent over the
+            dimensions.
 
     Raises:
         ConfigError: a value is not allowed; at the first call, the posterior and the prior lack what kl or free_bits
@@ -48,14 +50,14 @@ class ELBO(Objective):
     def forward(self, vae: VAE, x: Tensor, y: Tensor | None = None, step: int | Tensor = 0) -> Terms:
         trace = vae(x, y, self.samples)
         distortion = -trace.px.log_prob(x).mean(0)
-        if self.free_bits:
-            of_dimensions = [self._rate_of_dimensions(latent) for latent in trace.latents]  # (B, D) each
-            rates = [rate.sum(-1) for rate in of_dimensions]
-            charged = total([self._charge(rate) for rate in of_dimensions])
+        if self.free_bits and len(trace.latents) == 1:
+            parts = self._rate_of_dimensions(trace.latents[0])  # (B, D)
+            rates = [parts.sum(-1)]
         else:
             rates = [self._rate(latent) for latent in trace.latents]  # (B,) each
-            charged = total(rates)
+            parts = torch.stack(rates, -1)  # (B, L)
         rate = total(rates)
+        charged = self._charge(parts) if self.free_bits else rate
         loss = penalized(distortion + at(self.beta, step) * charged, trace)
         return Terms(loss, -distortion - rate, rate, distortion, rate_of_groups(rates) | dict(trace.penalties))
 
@@ -73,7 +75,7 @@ class ELBO(Objective):
         return (q.log_prob(latent.z) - p.log_prob(latent.z)).mean(0)
 
     def _charge(self, rate: Tensor) -> Tensor:
-        """The rate (B, D), or free_bits where a dimension's mean is below it, summed: (B,).
+        """The rate (B, D) of dimensions or groups, or free_bits where the mean of one is below it, summed: (B,).
 
         The mean over the batch is then the sum of the maxima.
         """

@@ -60,9 +60,8 @@ class IWAE(Objective):
     def _square_weights(self, latents: tuple[Latent, ...], v: Tensor) -> None:
         """Multiply the encoder's gradient by v (K, B): backward meets v_k once in logsumexp, and once more here."""
         if len(latents) > 1:
-            raise ConfigError(
-                "objective.gradient", "dreg", f"plain or stl for a model with {len(latents)} groups of latents"
-            )
+            allowed = f"plain or stl, or another model=: this one has {len(latents)} groups of latents"
+            raise ConfigError("objective.gradient", "dreg", allowed)
         (latent,) = latents
         if latent.z.requires_grad:  # v is known only now, hence hooks
             latent.z.register_hook(lambda gradient: gradient * v.unsqueeze(-1))

@@ -62,9 +62,8 @@ def penalized(loss: Tensor, trace: Trace) -> Tensor:
 def only_group(trace: Trace, objective: str) -> Latent:
     """The one group of latents, or ConfigError where there are several."""
     if len(trace.latents) > 1:
-        raise ConfigError(
-            "objective", objective, f"another one for a model with {len(trace.latents)} groups of latents"
-        )
+        allowed = f"elbo or iwae, or another model=: this one has {len(trace.latents)} groups of latents"
+        raise ConfigError("objective", objective, allowed)
     return trace.latents[0]
 
 

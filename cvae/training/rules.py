@@ -21,6 +21,11 @@ def two_decays(key: str, value: Any) -> None:
         raise ConfigError(key, value, "two numbers, each at least 0 and below 1")
 
 
+def or_null(rule: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    """The rule, for a key that may be null too."""
+    return lambda key, value: None if value is None else rule(key, value)
+
+
 def some_batches(key: str, value: Any) -> None:
     """A limit of Lightning's: a number of batches, or a share of them."""
     if type(value) not in (int, float) or value <= 0 or (type(value) is float and value > 1):
@@ -48,6 +53,7 @@ RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config ha
     "trainer.limit_train_batches": some_batches,
     "trainer.limit_val_batches": some_batches,
     "trainer.limit_test_batches": some_batches,
+    "trainer.gradient_clip_val": or_null(positive_number),
     "optimizer.lr": positive_number,
     "optimizer.eps": positive_number,
     "optimizer.weight_decay": number,

@@ -154,7 +154,7 @@ def assemble(cfg: DictConfig) -> Parts:
     callbacks, loggers = list(make(cfg, "callbacks").values()), list(make(cfg, "logger").values())
     saves = any(isinstance(part, L.callbacks.Checkpoint) for part in callbacks)  # else Lightning adds one of its own
     trainer = make(for_lightning(cfg), "trainer", logger=loggers, callbacks=callbacks, enable_checkpointing=saves)
-    data.minibatches = minibatches_of_a_step(trainer, cfg.trainer)
+    data.minibatches = minibatches_of_a_step(trainer, [key for key, value in cfg.trainer.items() if value is not None])
     parts = (make(cfg, name) for name in ("objective", "optimizer", "scheduler"))
     graphs = graphs_of(trainer, cfg.trainer.get("cuda_graphs", False))
     module = VAEModule(vae, *parts, cfg.seed, data.minibatches, cfg.trainer.get("compile", False), graphs)

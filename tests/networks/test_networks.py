@@ -24,6 +24,7 @@ NETWORKS = {
     "conv": (4, 8, {"filters": [3, 5], "base_channels": 4}),
     "conv_keras_io": (4, 4, {"filters": [3, 5], "hidden": 6}),
     "conv_tfp": (4, 4, {"filters": [3, 5], "bottleneck": 6}),
+    "ladder": (1, 1, {"groups": ["1x1"], "width": 6, "channels": 2}),
     "mlp": (1, 1, {"hidden": [6, 5]}),
     "resnet": (4, 4, {"width": 6, "depth": 1}),
 }
@@ -47,6 +48,11 @@ def small(name, image_shape, **options):
 
 def count(module):
     return sum(p.numel() for p in module.parameters())
+
+
+def reached(encoder, decoder):
+    """The parameters that features and params depend on, by name: not those of a ladder that make q below the top."""
+    return [(key, p) for part in (encoder, decoder) for key, p in part.named_parameters() if ".q." not in key]
 
 
 def test_the_table_has_every_network():
@@ -73,7 +79,7 @@ def test_shapes_and_gradients(name, channels, height, width):
     assert features.shape == (2, 7)
     assert params.shape == (5, 2, height, width)
     (features.square().sum() + params.square().sum()).backward()
-    for key, parameter in [*encoder.named_parameters(), *decoder.named_parameters()]:
+    for key, parameter in reached(encoder, decoder):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
 
 
@@ -89,7 +95,7 @@ def test_every_layer_counts(name):
         together = part(given)
         torch.testing.assert_close(torch.cat([part(row[None]) for row in given]), together)
         together.square().sum().backward()
-        assert all(p.grad is not None and p.grad.any() for p in part.parameters())
+    assert all(p.grad is not None and p.grad.any() for _, p in reached(encoder, decoder))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -233,9 +239,11 @@ def test_other_layers_keep_their_weights():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_layer_starts_as_its_network_says(name):
-    """He's normal weights in the residual network, Glorot's uniform ones in the others; no biases."""
+    """He's normal weights in the residual networks, Glorot's uniform ones in the others; no biases."""
     for part in build(name, (1, 28, 28), num_features=8, num_params=2):
         zero = {block.residual[-1] for block in blocks_of(part)}
+        groups = getattr(part, "groups", [])  # of a ladder
+        zero |= {group.p[-1] for group in groups} | {group.q[-1] for group in groups}
         for layer in part.modules():
             if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
                 continue
@@ -244,9 +252,12 @@ def test_every_layer_starts_as_its_network_says(name):
             first, second = weights.shape[0] * receptive, weights.shape[1] * receptive
             if layer in zero:
                 assert not weights.any()
-            elif name == "resnet":
+            elif name in ("resnet", "ladder"):
+                scale = len(groups) ** -0.5 if layer in {group.put for group in groups} else 1
                 fan_in = first / 4 if isinstance(layer, nn.ConvTranspose2d) else second
-                assert weights.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=5 * weights.numel() ** -0.5)
+                assert weights.std().item() == pytest.approx(
+                    scale * (2 / fan_in) ** 0.5, rel=5 * weights.numel() ** -0.5
+                )
             else:
                 limit = (6 / (first + second)) ** 0.5
                 assert 0.9 * limit < weights.abs().max() <= limit

@@ -82,13 +82,15 @@ def test_elbo(kl, free, groups, penalties):
     for latent in latents:
         sampled, closed = rates_by_hand(latent)
         each.append(sampled.mean(0) if kl == "monte_carlo" else closed.mean(0) if closed.dim() == 3 else closed)
-    free_bits = each[0].mean().item() if free else 0  # between the two dimensions of the top group
+    # Between the rates of the two dimensions, or of the two groups.
+    between = each[0].mean() if groups == 1 else sum(rate.sum(-1).mean() for rate in each) / 2
+    free_bits = between.item() if free else 0
     vae, x, y = Fixed(*latents, penalties=penalties), images(), torch.arange(B)
     terms = ELBO(K, kl, Linear(0, 1, 10), free_bits)(vae, x, y, 4)
     (seen_x, seen_y, seen_samples), options = vae.asked
     assert seen_x is x and seen_y is y and seen_samples == K and not options
     rates, charged = [rate.sum(-1) for rate in each], torch.zeros(B, dtype=F64)
-    for rate in [*each[0].T, *(each[1].T if groups > 1 else ())]:  # (B,) of each dimension
+    for rate in rates if groups > 1 else each[0].T:  # (B,) of each group, or of each dimension of the only one
         charged = charged + (rate if not free or rate.mean() > free_bits else free_bits)
     distortion, parts = distortions(vae, x).mean(0), {f"rate_{n}": rate for n, rate in enumerate(rates, 1)}
     loss = distortion + 0.4 * charged + sum(penalties.values())
@@ -268,9 +270,13 @@ def test_messages_of_what_does_not_go_together():
         "as posterior=diagonal_gaussian with prior=standard_normal is": lambda: ELBO(free_bits=0.5)(Fixed(full), x),
         "objective=beta_tcvae: must be another objective, or posterior=diagonal_gaussian: beta_tcvae needs independent "
         "dimensions of q(z|x)": lambda: tcvae(Fixed(full), x),
-        "objective=beta_tcvae: must be another one for a model with 2 groups of latents": lambda: tcvae(several, x),
-        "objective=infovae: must be another one for a model with 2 groups of latents": lambda: InfoVAE()(several, x),
-        "objective.gradient=dreg: must be plain or stl for a model with 2 groups of latents": (
+        "objective=beta_tcvae: must be elbo or iwae, or another model=: this one has 2 groups of latents": (
+            lambda: tcvae(several, x)
+        ),
+        "objective=infovae: must be elbo or iwae, or another model=: this one has 2 groups of latents": (
+            lambda: InfoVAE()(several, x)
+        ),
+        "objective.gradient=dreg: must be plain or stl, or another model=: this one has 2 groups of latents": (
             lambda: IWAE(2, "dreg")(several, x)
         ),
         "alpha=1.5: must be a number of at most 1": lambda: InfoVAE(1.5),

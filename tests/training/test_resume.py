@@ -27,7 +27,7 @@ CHOICES = {
     "beta_tcvae, a validation split": ["objective=beta_tcvae", "data.validation_size=4", "data.source.train_size=26"],
     "VampPrior, drawn images": ["prior=vamp", "prior.components=3", "data.binarization=stochastic"],
     "conditional, momentum": ["conditional=true", "optimizer=sgd", "optimizer.momentum=0.9"],
-    "clipped, two batches a step": ["+trainer.gradient_clip_val=1", "+trainer.accumulate_grad_batches=2"],
+    "clipped, two batches a step": ["trainer.gradient_clip_val=1", "+trainer.accumulate_grad_batches=2"],
     "evaluated every other epoch": ["+trainer.check_val_every_n_epoch=2", "logger=[tensorboard,csv]"],
 }  # fmt: skip
 FAST = ("elbo", "warm-up, cosine, a flow, drawn images")

@@ -27,6 +27,7 @@ CASES = {  # key: values that are taken, values that are not, what is said of th
     "trainer.accelerator": (["auto", "cpu"], [None, "abacus", "tpu"], "a device of this machine: one of auto, cpu"),
     "trainer.compile": FLAG,
     "trainer.cuda_graphs": FLAG,
+    "trainer.gradient_clip_val": ([None, *ABOVE_0[0]], [v for v in ABOVE_0[1] if v is not None], ABOVE_0[2]),
     "trainer.max_epochs": WHOLE,
     "trainer.log_every_n_steps": WHOLE,
     "trainer.limit_train_batches": BATCHES,
