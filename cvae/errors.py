@@ -25,11 +25,14 @@ class DataError(UserError, RuntimeError):
 
 
 class Stopped(BaseException):
-    """A signal ends the run. Like KeyboardInterrupt no Exception: nothing that handles errors may hold it up."""
+    """A signal ends the run. Like KeyboardInterrupt no Exception: nothing that handles errors may hold it up.
 
-    def __init__(self, signum: int, message: str = "before the training began") -> None:
-        super().__init__(f"Stopped by {signal.Signals(signum).name} {message}")
-        self.signum = signum
+    after_step: whether the training has finished its step and saved before; else everything ends at once
+    """
+
+    def __init__(self, signum: int, message: str = "", after_step: bool = False) -> None:
+        super().__init__(f"Stopped by {signal.Signals(signum).name}{message}")
+        self.signum, self.after_step = signum, after_step
 
 
 class NotFinite(UserError, RuntimeError):

@@ -55,7 +55,7 @@ class Checkpoints(Checkpoint):
         if stop or trainer.global_step // self.every_n_steps > self.step // self.every_n_steps:
             self.save_last(trainer, module)
         if stop:
-            raise Stopped(stop)
+            raise Stopped(stop, after_step=True)
 
     def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
         module.require_finite_weights()
@@ -65,7 +65,7 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.folder / BEST)
         self.save_last(trainer, module)
         if stop := signals.to_stop(trainer, now=True):
-            raise Stopped(stop)
+            raise Stopped(stop, after_step=True)
 
     def save_last(self, trainer: Trainer, module: VAEModule) -> None:
         module.require_finite_weights()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cvae.checkpoint import FORMAT
-from cvae.errors import NotFinite, UserError
+from cvae.errors import NotFinite
 from cvae.noise import fixed_noise, noise_of
 from cvae.objectives import Objective, Terms
 from cvae.training.engine import Compiled, count_step, take_step, training_terms
@@ -162,18 +162,8 @@ class VAEModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Be as the module was when the checkpoint was saved.
-
-        Raises:
-            UserError: it was trained by another number of processes.
-        """
+        """Be as the module was when the checkpoint was saved."""
         saved = checkpoint["cvae"]
-        before, today = len(saved["processes"]), self.trainer.world_size
-        if before != today:
-            raise UserError(
-                f"trainer.devices: this run was trained by {before} processes and cannot go on with {today}, as each "
-                "has its share of the images and its own noise"
-            )
         self.figures, self.points = dict(saved["figures"]), dict(saved["points"])
         self.sums = saved["processes"][self.global_rank]
 

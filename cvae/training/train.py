@@ -75,6 +75,8 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
     data.keep_on(trainer.strategy.root_device)
     announce(parts, run)
     checkpoint = go_back(trainer, run) if resume else None
+    if trainer.is_global_zero:
+        run.save_config(cfg)  # with what was left to the data, or what was changed for a run that goes on
     status = "failed"
     try:
         if not checkpoint:  # else what was logged then is still there
@@ -94,7 +96,8 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
                     log_table(trainer.loggers, markdown(figures, parts.settings.samples), trainer.global_step)
         status = "success"
     except Stopped as stop:
-        publish(trainer, module)
+        if stop.after_step:
+            publish(trainer, module)
         raise Stopped(stop.signum, how_to_go_on(stop, trainer, run)) from stop
     except NotFinite as error:
         raise NotFinite(f"{error} {last_saved(trainer, run)}") from error
@@ -105,12 +108,21 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
 
 
 def go_back(trainer: L.Trainer, run: Run) -> Path | None:
-    """The checkpoint that the run goes on from, or None; its curves are as they were then."""
+    """The checkpoint that the run goes on from, or None; its curves are as they were then.
+
+    Raises:
+        UserError: no checkpoint can be read, or it is of another number of processes.
+    """
     file, content = last_good(run) or (None, {})
+    if file and (before := len(content["cvae"]["processes"])) != trainer.world_size:
+        raise UserError(
+            f"trainer.devices: this run was trained by {before} processes and cannot go on with {trainer.world_size}: "
+            "each has its share of the images and its own noise"
+        )
     if trainer.is_global_zero:
         rewind(trainer.loggers, content["cvae"]["logs"] if file else None)
         if file:
-            log.info("Goes on from %s: epoch %d, step %s", file, content["epoch"] + 1, f"{content['global_step']:,}")
+            log.info("Goes on from %s, after step %s", file, f"{content['global_step']:,}")
         else:
             log.info("No checkpoint was saved: begins anew")
     return file
@@ -125,7 +137,7 @@ def publish(trainer: L.Trainer, module: VAEModule) -> None:
 
 def how_to_go_on(stop: Stopped, trainer: L.Trainer, run: Run) -> str:
     """What is saved, and what to type; under SLURM the job is put into its queue again."""
-    saved = f"after step {trainer.global_step:,}. {last_saved(trainer, run)}"
+    saved = f" after step {trainer.global_step:,}. {last_saved(trainer, run)}"
     if stop.signum == signal.SIGUSR1 and trainer.is_global_zero and requeue():
         return f"{saved}. SLURM starts it again"
     return f"{saved}. Go on with: python train.py resume={shlex.quote(str(run))}"
@@ -140,7 +152,7 @@ def last_saved(trainer: L.Trainer, run: Run) -> str:
 
 
 def assemble(cfg: DictConfig) -> Parts:
-    """All objects of a run, checked as far as that goes without the images. Saves the config with what the data say.
+    """All objects of a run, checked as far as that goes without the images.
 
     Raises:
         UserError: a value or a combination of choices is wrong.
@@ -158,9 +170,7 @@ def assemble(cfg: DictConfig) -> Parts:
     parts = (make(cfg, name) for name in ("objective", "optimizer", "scheduler"))
     graphs = graphs_of(trainer, cfg.trainer.get("cuda_graphs", False))
     module = VAEModule(vae, *parts, cfg.seed, data.minibatches, cfg.trainer.get("compile", False), graphs)
-    if trainer.is_global_zero:
-        Run(cfg.run_dir).save_config(cfg)  # with what was left to the data
-    else:  # only rank 0 speaks
+    if not trainer.is_global_zero:  # only rank 0 speaks
         logging.getLogger("cvae").setLevel(logging.WARNING)
     return Parts(data, module, trainer, settings)
 

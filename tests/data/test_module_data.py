@@ -583,3 +583,31 @@ def test_steps_of_an_epoch(world, steps):
     made = ready(batch_size=300)
     made.trainer = SimpleNamespace(world_size=world, global_rank=0)
     assert made.steps_of_an_epoch() == steps
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_an_epoch_goes_on_with_the_batch_that_was_next(minibatches):
+    """From the state that a loader had when a checkpoint was saved; the next epoch is whole again."""
+
+    def loader(epoch):
+        made = ready(batch_size=300)
+        made.minibatches = minibatches
+        loader = made.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        return loader
+
+    whole, first, second = loader(1), loader(1), loader(1)
+    expected = [y for _, y in whole]
+    batches = iter(first)
+    assert torch.equal(next(batches)[1], expected[0])
+    state = first.state_dict()
+    assert state == {"used": 1} and len(second) == len(expected)
+    second.load_state_dict(state)
+    rest = list(second)
+    assert len(rest) == len(expected) - 1
+    assert all(torch.equal(y, other) for (_, y), other in zip(rest, expected[1:], strict=True))
+    assert second.state_dict() == {"used": len(expected)} and len(second) == len(expected)
+    again = list(second)
+    assert all(torch.equal(y, other) for (_, y), other in zip(again, expected, strict=True))
+    next(iter(second))  # an epoch that is cut short
+    assert len(list(second)) == len(expected)

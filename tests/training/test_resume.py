@@ -132,7 +132,7 @@ def test_a_run_that_was_stopped_twice_ends_as_one_that_never_was(choice, minibat
     killed(tmp_path, *CHOICES[choice], at=5)  # within the first epoch, a batch after a checkpoint
     assert last(tmp_path)["global_step"] == (2 if "two batches" in choice else 4)
     killed(tmp_path, *CHOICES[choice], at=5, resume=True)
-    assert last(tmp_path)["global_step"] > 4
+    assert last(tmp_path)["global_step"] >= 4
     run(tmp_path, *CHOICES[choice], resume=True)
     require_equal(tmp_path, expected)
 
