@@ -59,6 +59,7 @@ class VAEModule(L.LightningModule):
         self.figures: dict[str, float] = {}  # the latest of whole epochs and of evaluations, as metrics.json has them
         self.points: dict[str, int] = {}  # curve -> the optimizer steps made at its last point
         self.sums: dict[str, dict] = {}  # of a checkpoint, for window and epoch
+        self.planned: int | None = None  # epochs, when the checkpoint was saved
 
     def configure_optimizers(self) -> tuple[list, list]:
         """One optimizer; a second parameter group where the objective has parameters of its own (a critic)."""
@@ -158,6 +159,7 @@ class VAEModule(L.LightningModule):
             "processes": of_all_processes(own),
             "figures": self.figures,
             "points": self.points,
+            "max_epochs": self.trainer.max_epochs,
             "logs": positions(self.loggers) if self.trainer.is_global_zero else [],
         }
 
@@ -165,7 +167,7 @@ class VAEModule(L.LightningModule):
         """Be as the module was when the checkpoint was saved."""
         saved = checkpoint["cvae"]
         self.figures, self.points = dict(saved["figures"]), dict(saved["points"])
-        self.sums = saved["processes"][self.global_rank]
+        self.sums, self.planned = saved["processes"][self.global_rank], saved["max_epochs"]
 
     def on_train_start(self) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -177,6 +179,19 @@ class VAEModule(L.LightningModule):
         if self.sums:  # not before: the module was not yet on its device
             self.window.load_state_dict(self.sums["window"], self.device)
             self.epoch.load_state_dict(self.sums["epoch"], self.device)
+        if self.planned not in (None, self.trainer.max_epochs):
+            self.schedule_anew()
+            self.learning_rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]
+
+    def schedule_anew(self) -> None:
+        """The learning rate that this epoch has in a run of so many epochs, where a schedule depends on their number."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"]
+        scheduler = self.make_scheduler(optimizer)
+        for _ in range(self.trainer.current_epoch):
+            scheduler.step()
+        self.trainer.lr_scheduler_configs[0].scheduler = scheduler
 
     def on_train_epoch_start(self) -> None:
         self.epoch.reset()

@@ -10,6 +10,7 @@ from torch import nn
 
 from cvae.build import make
 from cvae.checks import number, one_of, positive_int, positive_number, seed_number
+from cvae.data import ImageData
 from cvae.devices import available
 from cvae.errors import ConfigError, UserError
 
@@ -34,6 +35,11 @@ def some_batches(key: str, value: Any) -> None:
         )
 
 
+def steps_or_no_limit(key: str, value: Any) -> None:
+    if type(value) is not int or (value != -1 and value < 1):
+        raise ConfigError(key, value, "a positive integer, or -1 for no limit")
+
+
 REFUSALS = (
     TypeError,
     ValueError,
@@ -49,6 +55,7 @@ RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config ha
     "trainer.compile": partial(one_of, allowed=(False, True)),
     "trainer.cuda_graphs": partial(one_of, allowed=(False, True)),
     "trainer.max_epochs": positive_int,
+    "trainer.max_steps": steps_or_no_limit,
     "trainer.log_every_n_steps": positive_int,
     "trainer.limit_train_batches": some_batches,
     "trainer.limit_val_batches": some_batches,
@@ -78,6 +85,16 @@ def check(cfg: DictConfig) -> None:
         optimizer.step(), scheduler.step()  # torch looks at some values only here
     except REFUSALS as error:
         raise UserError(f"scheduler: {cfg.scheduler._target_} does not take its values: {error}") from error
+
+
+def require_batches(cfg: DictConfig, data: ImageData) -> None:
+    """Raise ConfigError where a limit of Lightning's, a share of the batches, leaves none."""
+    loaders = {"train": data.train_dataloader, "val": data.val_dataloader, "test": data.test_dataloader}
+    for name, loader in loaders.items():
+        key = f"limit_{name}_batches"
+        share, count = cfg.trainer.get(key), len(loader())
+        if isinstance(share, float) and int(share * count) == 0:
+            raise ConfigError(f"trainer.{key}", share, f"at least {1 / count:.3g}: there are {count} batches")
 
 
 def tried(cfg: DictConfig, group: str, argument: Any) -> Any:

@@ -29,7 +29,7 @@ from cvae.training.pictures import Pictures
 from cvae.training.processes import together
 from cvae.training.progress import EpochLines
 from cvae.training.rewind import rewind
-from cvae.training.rules import check
+from cvae.training.rules import check, require_batches
 from cvae.training.signals import requeue, signals
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
     parts, run = assemble(cfg), Run(cfg.run_dir)
     data, module, trainer, _ = parts
     try_a_step(cfg, module, data)
+    require_batches(cfg, data)
     data.keep_on(trainer.strategy.root_device)
     announce(parts, run)
     checkpoint = go_back(trainer, run) if resume else None
@@ -224,6 +225,8 @@ def results(parts: Parts) -> dict:
     """The figures of the last epoch and of the test set, with what a sweeper maximizes under SELECTION."""
     data, module, trainer, _ = parts
     steps, epochs = trainer.global_step, trainer.current_epoch
+    if not steps:
+        raise UserError("trainer: its limits leave no time for a step, so nothing is trained")
     trainer.test(module, datamodule=data, verbose=False)
     metrics = dict(module.figures)
     metrics.setdefault(SELECTION, metrics["test/bound"])  # where no epoch was evaluated

@@ -17,6 +17,7 @@ from tiny import QUIET, tiny, trained
 
 import cvae
 from cvae.build import build_data, build_vae
+from cvae.errors import UserError
 from cvae.evaluation import Settings
 from cvae.noise import fixed_noise, noise_of
 from cvae.run import Run
@@ -304,6 +305,44 @@ def test_as_many_images_are_evaluated_as_were_tested(tmp_path, monkeypatch, capl
 def test_a_limit_of_the_test_shortens_the_evaluation(tmp_path):
     trained(tmp_path, *QUIET, "+trainer.limit_test_batches=1", "evaluation.samples=1")
     assert [file.name for file in (tmp_path / "evaluation").iterdir()] == ["last_samples=1_images=3_seed=0.json"]
+
+
+@pytest.mark.parametrize("words", ["+trainer.max_time=00:00:00:00", "+trainer.limit_train_batches=0.1"])
+def test_what_trains_nothing_is_refused(tmp_path, words):
+    with pytest.raises(UserError, match="nothing is trained|trainer.limit_train_batches=0.1: must be at least 0.333"):
+        trained(tmp_path, *QUIET, words)
+    assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_quick_trial_evaluates_as_few_batches_as_it_trains(tmp_path, batches):
+    trained(tmp_path, *QUIET, f"+trainer.fast_dev_run={batches}", "evaluation.samples=1")
+    assert json.loads((tmp_path / "metrics.json").read_text())["steps"] == batches
+    assert [file.name for file in (tmp_path / "evaluation").iterdir()] == [
+        f"last_samples=1_images={3 * batches}_seed=0.json"
+    ]
+
+
+@pytest.mark.parametrize(
+    "objective",
+    ["elbo", "iwae", "beta_tcvae", "infovae", "iwae objective.gradient=dreg", "elbo objective.free_bits=0.1"],
+)
+def test_gradients_are_clipped_with_each_objective(tmp_path, objective):
+    """Plain descent by gradients of norm 1e-3 at most: so far and no farther."""
+    words = [
+        f"objective={objective.split()[0]}",
+        *objective.split()[1:],
+        "optimizer=sgd",
+        "optimizer.lr=1",
+        "optimizer.momentum=0",
+    ]
+    if "iwae" in objective:
+        words.append("objective.samples=3")
+    start = training.assemble(tiny(tmp_path / "start", *QUIET, *words)).module.state_dict()
+    trained(tmp_path, *QUIET, *words, "+trainer.gradient_clip_val=1e-3", "trainer.max_epochs=1")
+    end = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    moved = torch.sqrt(sum((end[name] - start[name]).square().sum() for name in start)).item()
+    assert 0 < moved < 3.01e-3  # three steps
 
 
 def test_figures_are_those_of_the_last_evaluation_and_of_the_test(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import tiny
 
+from cvae.errors import NotFinite
 from cvae.run import Run
 from cvae.training import engine
 from cvae.training.module import VAEModule
@@ -162,3 +163,33 @@ def test_stopped_between_steps(place, at, whole, tmp_path, monkeypatch):
     killed(tmp_path, at=at, place=place)
     run(tmp_path, resume=True)
     require_equal(tmp_path, whole("elbo", 2))
+
+
+def test_a_longer_run_has_the_learning_rates_of_its_length(tmp_path):
+    """A cosine over 2 epochs is at 0 when it ends; over 4 epochs it goes on from the half."""
+    words = [PLAIN, "scheduler=cosine", "optimizer.lr=0.04", "logger=csv"]
+    run(tmp_path, *words, "trainer.max_epochs=2")
+    run(tmp_path, *words, "trainer.max_epochs=4", resume=True)
+    rates = [float(row["train/lr"]) for row in table(tmp_path) if row["train/lr"]]
+    assert rates == pytest.approx([0.04, 0.02, 0.02, 0.04 * (1 - 0.5**0.5) / 2])
+    assert last(tmp_path)["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-9)
+    whole = [part["last_epoch"] for part in last(tmp_path)["lr_schedulers"]]
+    assert whole == [4]
+
+
+def test_what_is_not_finite_is_told_with_step_term_rate_and_checkpoint(tmp_path, monkeypatch):
+    """The rate of step 9; the run can be resumed from before."""
+    loss = VAEModule.loss
+
+    def breaks(self, levels, y, step):
+        mean, terms = loss(self, levels, y, step)
+        return mean, terms._replace(rate=terms.rate + float("inf")) if step == 8 else terms
+
+    monkeypatch.setattr(VAEModule, "loss", breaks)
+    monkeypatch.setattr(engine, "MINIBATCHES", 2)
+    with pytest.raises(NotFinite) as error:
+        run(tmp_path, PLAIN, "trainer.log_every_n_steps=50", "callbacks.checkpoint.every_n_steps=4")
+    assert str(error.value) == (
+        "training, epoch 2, step 9, learning rate 0.01: elbo is -inf, rate is inf. Often a smaller optimizer.lr helps. "
+        f"The last checkpoint, {tmp_path}/checkpoints/last.ckpt, is of step 8"
+    )

@@ -7,8 +7,9 @@ import pytest
 from omegaconf import OmegaConf
 from tiny import tiny
 
+from cvae.build import build_data
 from cvae.errors import ConfigError, UserError
-from cvae.training.rules import RULES, check
+from cvae.training.rules import RULES, check, require_batches
 
 NAN, INF = float("nan"), float("inf")
 FLAG = ([True, False], [1, 0, None, "no-way"], "one of False, True")
@@ -29,6 +30,7 @@ CASES = {  # key: values that are taken, values that are not, what is said of th
     "trainer.cuda_graphs": FLAG,
     "trainer.gradient_clip_val": ([None, *ABOVE_0[0]], [v for v in ABOVE_0[1] if v is not None], ABOVE_0[2]),
     "trainer.max_epochs": WHOLE,
+    "trainer.max_steps": ([1, 100, -1], [0, -2, 2.5, True, None, "few"], "a positive integer, or -1 for no limit"),
     "trainer.log_every_n_steps": WHOLE,
     "trainer.limit_train_batches": BATCHES,
     "trainer.limit_val_batches": BATCHES,
@@ -111,3 +113,20 @@ def test_values_that_a_scheduler_looks_at_only_when_it_steps():
         UserError, match="^scheduler: torch.optim.lr_scheduler.CyclicLR does not take its values: .*division"
     ):
         check(cfg)
+
+
+@pytest.mark.parametrize(("name", "count"), [("train", 3), ("val", 2), ("test", 4)])
+def test_a_share_of_the_batches_that_leaves_none_is_refused(name, count, tmp_path):
+    """Before the training, also where it would be felt only at its end."""
+    small = ["data.source.test_size=10", "data.source.train_size=16", "data.validation_size=4"]
+    key = f"trainer.limit_{name}_batches"
+    cfg = tiny(tmp_path, *small, f"+{key}={0.99 / count}")
+    data = build_data(cfg)
+    data.setup()
+    least = f"{1 / count:.3g}"
+    with pytest.raises(ConfigError, match=f"^{key}=.*: must be at least {least}: there are {count} batches$"):
+        require_batches(cfg, data)
+    cfg.trainer[key.partition(".")[2]] = 1 / count + 1e-9
+    require_batches(cfg, data)
+    cfg.trainer[key.partition(".")[2]] = 1
+    require_batches(cfg, data)
