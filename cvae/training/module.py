@@ -184,7 +184,7 @@ class VAEModule(L.LightningModule):
             self.learning_rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]
 
     def schedule_anew(self) -> None:
-        """The learning rate that this epoch has in a run of so many epochs, where a schedule depends on their number."""
+        """The learning rate of this epoch in a run of so many epochs: schedules may depend on their number."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"]
