@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 from torchvision import datasets
 
 from cvae import checks
@@ -86,25 +87,7 @@ class ImageFolder:
         files = train + test
         classes = {name: label for label, name in enumerate(sorted({name for _, name in files}))}
         log.info("Reading %s images of %d classes from %s", f"{len(files):,}", len(classes), self.root)
-        x = torch.empty((len(files), *self.shape), dtype=torch.uint8)
-
-        def read(number: int) -> str | None:
-            try:
-                x[number] = torch.from_numpy(read_image(files[number][0], self.shape))
-            except UnidentifiedImageError:
-                return "not an image of a known format"
-            except Exception as error:  # a damaged file can make a decoder raise almost anything
-                return str(error) or type(error).__name__
-
-        # Pillow warns of a file that unpacks to very many pixels, and raises at twice as many; here both are errors.
-        # The filter holds for all threads, so it is set once, outside them.
-        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:  # Pillow works without holding Python's lock
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            reasons = list(pool.map(read, range(len(files))))
-        faults = [(path, why) for (path, _), why in zip(files, reasons, strict=True) if why]
-        if faults:
-            lines = "\n".join(f"  {path}: {' '.join(why.split())}" for path, why in faults)
-            raise DataError(f"{len(faults)} of {len(files)} images cannot be read. Repair or delete them:\n{lines}")
+        x = read_images([path for path, _ in files], self.shape)
         y = torch.tensor([classes[name] for _, name in files])
         return Images(x[: len(train)], y[: len(train)]), Images(x[len(train) :], y[len(train) :])
 
@@ -151,6 +134,29 @@ def images_below(folder: Path) -> list[tuple[Path, str]]:
 def unreadable(error: OSError) -> None:
     """What os.walk does with a folder that cannot be read, and would leave out."""
     raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def read_images(files: list[Path], shape: tuple[int, int, int]) -> Tensor:
+    """The files as uint8 (N, C, H, W); see `ImageFolder`. Raises DataError, which names each unreadable file."""
+    x = torch.empty((len(files), *shape), dtype=torch.uint8)
+
+    def read(number: int) -> str | None:
+        try:
+            x[number] = torch.from_numpy(read_image(files[number], shape))
+        except UnidentifiedImageError:
+            return "not an image of a known format"
+        except Exception as error:  # a damaged file can make a decoder raise almost anything
+            return str(error) or type(error).__name__
+
+    # Pillow warns of a file that unpacks to very many pixels, and raises at twice as many; here both are errors.
+    # The filter holds for all threads, so it is set once, outside them.
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:  # Pillow works without holding Python's lock
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        reasons = list(pool.map(read, range(len(files))))
+    if faults := [(path, why) for path, why in zip(files, reasons, strict=True) if why]:
+        lines = "\n".join(f"  {path}: {' '.join(why.split())}" for path, why in faults)
+        raise DataError(f"{len(faults)} of {len(files)} images cannot be read. Repair or delete them:\n{lines}")
+    return x
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
