@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution
 
 DRAWS = 100  # whose mean stands for that of a distribution that does not know its own
 
@@ -14,12 +14,6 @@ def centre(q: Distribution) -> Tensor:
         return q.mean
     except NotImplementedError:
         return q.sample((DRAWS,)).mean(0)
-
-
-def is_standard_normal(p: Distribution) -> bool:
-    """Whether p is N(0, I)."""
-    base = p.base_dist if isinstance(p, Independent) else None
-    return isinstance(base, Normal) and not base.loc.any() and bool((base.scale == 1).all())
 
 
 def from_to(a: Tensor, b: Tensor, steps: int, spherical: bool) -> Tensor:

@@ -51,8 +51,19 @@ class Run:
         self.lock_file = self.path / ".lock"
         self.evaluations = self.path / "evaluation"
         self.gif = self.path / "cvae.gif"
+        self.reconstruction = self.path / "reconstruction.png"  # beside the test images
         self.scatter = self.path / "latent_scatter.png"
+        self.map = self.path / "latent_map.png"
+        self.latent_traversal = self.path / "latent_traversal.png"
+        self.latent_interpolation = self.path / "latent_interpolation.png"
+        self.rates = self.path / "latent_rates.png"
+        self.curves = self.path / "learning_curves.png"
         self.samples = self.path / "samples.png"
+        self.reconstructed = self.path / "reconstructed.png"
+        self.latents = self.path / "latents.npz"
+        self.interpolation = self.path / "interpolation.png"
+        self.traversal = self.path / "traversal.png"
+        self.export = self.path / "export"
 
     def __str__(self) -> str:
         return str(self.path)
@@ -75,14 +86,18 @@ class Run:
         """A grid of images, of an epoch or for the whole run."""
         return self.images / (f"{name}.png" if epoch is None else f"{name}_{epoch:04d}.png")
 
-    def frames(self, epochs: int) -> list[tuple[Path, Path]]:
-        """The grids (reconstruction, sample) of each epoch from 0 to `epochs`, without those that are not there."""
-        pairs = ((self.image("reconstruction", epoch), self.image("sample", epoch)) for epoch in range(epochs + 1))
-        return [pair for pair in pairs if all(file.is_file() for file in pair)]
+    def frames(self, epochs: int) -> list[tuple[int, Path, Path]]:
+        """Each epoch from 0 to `epochs` with its grids, reconstruction and sample, where both are there."""
+        grids = [(n, self.image("reconstruction", n), self.image("sample", n)) for n in range(epochs + 1)]
+        return [(n, left, right) for n, left, right in grids if left.is_file() and right.is_file()]
 
     def manifold(self, label: int | None = None) -> Path:
         """The latent manifold, of a class of a conditional model."""
         return self.path / ("latent_manifold.png" if label is None else f"latent_manifold_{label}.png")
+
+    def fitted_prior(self, kind: str, checkpoint: str, step: int) -> Path:
+        """A density fitted to the aggregate posterior of a model, by its checkpoint and number of optimizer steps."""
+        return self.path / "priors" / f"{kind}_{Path(checkpoint).stem}_step={step}.pt"
 
     def began(self) -> bool:
         """Whether a training has left something here: more than the config of a run that was refused."""

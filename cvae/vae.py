@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from cvae import paths
 from cvae.checks import number, positive_int
-from cvae.distributions import from_noise, is_discrete, rsample_and_log_prob
+from cvae.distributions import from_noise, is_discrete, is_standard_normal, rsample_and_log_prob
 from cvae.errors import ConfigError
 from cvae.likelihoods import Likelihood
 from cvae.networks.layers import full_precision
@@ -163,7 +163,7 @@ class VAE(nn.Module):
         """
         self._require_numbers("interpolate")
         start, end = (paths.centre(self.encode(x, y)) for x in (a, b))
-        spherical = paths.is_standard_normal(self.p_z())
+        spherical = is_standard_normal(self.p_z())
         return self.decode(paths.from_to(start, end, positive_int("steps", steps), spherical), y).mean
 
     @torch.no_grad()

@@ -12,6 +12,8 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import _locate
 
 import cvae.cli  # noqa: F401, as train.py does: an experiment's values are put in
+from cvae import pictures
+from cvae.__main__ import main
 from cvae.data.idx_files import MD5, write_idx
 
 torch.set_num_threads(1)  # the tests run side by side, and their tensors are small
@@ -23,6 +25,14 @@ sys.path.append(str(ROOT))  # benchmarks/ is no part of the package; behind it, 
 def seeded():
     """The same random numbers for each test, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_axes(request, monkeypatch):
+    """The runs that tests of training make have no pictures with axes, each of which takes a tenth of a second."""
+    if request.path.parent.name == "training":
+        for name in ("manifold", "latent_map", "traversal", "rates", "curves"):
+            monkeypatch.setattr(pictures, name, lambda *_: np.zeros((2, 2, 3), np.uint8))
 
 
 def get_object(name):
@@ -72,6 +82,25 @@ def small_md5(mnist_root, monkeypatch):
     for name in MD5["MNIST"]:
         content = gzip.decompress((mnist_root / "MNIST" / "raw" / f"{name}.gz").read_bytes())
         monkeypatch.setitem(MD5["MNIST"], name, hashlib.md5(content, usedforsecurity=False).hexdigest())
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, caplog):
+    """python -m cvae in this process: (exit code, what was printed)."""
+    for name in ("HYDRA_FULL_ERROR", "CVAE_READABLE_ERRORS"):  # readable_errors sets them; here they are unset again
+        monkeypatch.setenv(name, "1")
+
+    def call(*args):
+        caplog.clear()
+        try:
+            main([str(arg) for arg in args])
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        return code, out + err + caplog.text
+
+    return call
 
 
 def pytest_collection_modifyitems(items):

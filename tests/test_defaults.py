@@ -15,6 +15,7 @@ callbacks/default:
     seed: '${seed}'
     manifold_steps: 20
     max_classes: 10
+    plane: pca
     frame_milliseconds: 300
     last_frame_milliseconds: 3000
   epoch_lines: {_target_: cvae.training.progress.EpochLines}

@@ -103,3 +103,31 @@ def test_a_link_does_not_lead_what_is_saved_elsewhere(tmp_path):
     save(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_text() == "new" and not (tmp_path / "a").is_symlink()
     assert (tmp_path / "mine").read_text() == "mine" and sorted(p.name for p in tmp_path.iterdir()) == ["a", "mine"]
+
+
+def test_save_writes_a_whole_file_or_none(tmp_path, monkeypatch):
+    save(tmp_path / "deep" / "new" / "a.bin", b"first")
+    save(tmp_path / "new" / "a.bin", b"none yet")
+    save(tmp_path / "new" / "a.bin", b"first")
+    assert (tmp_path / "new" / "a.bin").read_bytes() == b"first"
+
+    def full(source, target):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path / "new" / "a.bin", b"second")
+    assert [path.read_bytes() for path in (tmp_path / "new").iterdir()] == [b"first"]
+
+
+def test_a_disk_that_is_full_keeps_the_file_before(tmp_path, monkeypatch):
+    """The error comes when the file is written: neither the name nor the half is left changed."""
+    save(tmp_path / "a.bin", b"first")
+
+    def full(descriptor):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path / "a.bin", b"second")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.bin", b"first")]

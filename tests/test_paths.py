@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Independent, Laplace, Normal, OneHotCategorical, TransformedDistribution
+from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import AffineTransform, ExpTransform
 
-from cvae.paths import along, centre, from_to, is_standard_normal
-from cvae.priors import MixtureOfGaussians, StandardNormal
+from cvae.paths import along, centre, from_to
 
 F64 = torch.float64
 
@@ -57,15 +56,6 @@ def test_along_single_dimensions():
     assert moved[0, :, 0].tolist() == [[0, 1, 10 + s] for s in range(4)]
     assert moved[1, :, 1].tolist() == [[20 + s, 4, 5] for s in range(4)]
     assert torch.equal(z, torch.arange(6.0).view(2, 3))
-
-
-def test_the_standard_normal_is_known_by_its_values():
-    normal = lambda loc, scale: Independent(Normal(torch.tensor(loc), torch.tensor(scale)), 1)
-    assert is_standard_normal(StandardNormal(3)()) and is_standard_normal(normal([0.0, 0.0], [1.0, 1.0]))
-    assert not is_standard_normal(normal([0.0, 0.1], [1.0, 1.0]))
-    assert not is_standard_normal(normal([0.0, 0.0], [1.0, 1.1]))
-    assert not is_standard_normal(Independent(Laplace(torch.zeros(2), torch.ones(2)), 1))
-    assert not is_standard_normal(MixtureOfGaussians(2)()) and not is_standard_normal(OneHotCategorical(torch.ones(3)))
 
 
 def test_the_centre_is_the_mean_or_that_of_draws():

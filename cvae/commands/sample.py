@@ -2,12 +2,10 @@
 
 import argparse
 import math
-from pathlib import Path
 
-from cvae.checks import positive_int, seed_number
-from cvae.console import console
-from cvae.errors import ConfigError
-from cvae.files import save
+from cvae.checks import number, positive_int, seed_number
+from cvae.commands.fitted import KINDS, fitted
+from cvae.commands.inputs import BATCH, labels_of, model_of, said, save_images, target, watched
 from cvae.run import Run
 
 
@@ -15,49 +13,70 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     sample = commands.add_parser(
         "sample",
         parents=[run],
-        help="draw images from the prior into a PNG",
-        description="Draw images from the prior into a PNG: means of p(x|z). A model that is conditioned on the class "
-        "label draws one row per class.",
-        epilog="example: python -m cvae sample outputs/tf_tutorial/2026-01-31_12-00-00 --num 64",
+        help="draw images from the prior",
+        description="Draw images from the prior: means of p(x|z). A model that is conditioned on the class label draws "
+        "one row per class.",
+        epilog="example: python -m cvae sample outputs/tf_tutorial/2026-01-31_12-00-00 --num 64 --temperature 0.8",
     )
     sample.set_defaults(call=draw)
     sample.add_argument(
         "--num", type=int, default=64, help="images (default: 64); conditional: rounded up to full rows"
     )
     sample.add_argument("--class", dest="label", type=int, metavar="K", help="of this class alone, if conditional")
-    sample.add_argument("--out", metavar="FILE", help="where to, a .png (default: RUN/samples.png)")
+    sample.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        default=1.0,
+        help="a factor for the noise that is drawn: below 1 more typical and less varied images (default: 1)",
+    )
+    sample.add_argument(
+        "--prior",
+        choices=KINDS,
+        help="draw from a density that is fitted to the aggregate posterior of the training images, a mixture of "
+        "Gaussians or a flow, instead of the prior; it is kept in the run (Ghosh et al. 2020)",
+    )
+    sample.add_argument("--data-root", metavar="DIR", help="for --prior: the folder of the data, if it has moved")
+    sample.add_argument(
+        "--out",
+        metavar="PATH",
+        help="where to: a .png, one grid; a .npz with x (N, H, W, C) and, conditional, y; or a folder, for a PNG each "
+        "(default: RUN/samples.png)",
+    )
 
 
 def draw(args: argparse.Namespace) -> None:
-    """Write a PNG with a grid of means of p(x|z), z from the prior; a conditional model draws one row per class.
+    """Write means of p(x|z), z from the prior, as a grid, as arrays, or one by one.
 
     Raises:
-        UserError: an option or the run is wrong.
+        UserError: an option or the run is wrong, or a density is to be fitted and the data are missing.
     """
     num = positive_int("--num", args.num)
     seed_number("--seed", args.seed)
-    out = Path(args.out) if args.out else Run(args.run).samples
-    if out.suffix.lower() != ".png" or out.is_dir():
-        raise ConfigError("--out", out, "the name of a file that ends in .png")
+    number("--temperature", args.temperature)
+    out = target(args, Run(args.run).samples, (".png", ".npz", ""))
     import torch
 
     from cvae import pictures
-    from cvae.build import load
     from cvae.noise import fixed_noise
 
-    vae = load(args.run, args.checkpoint, trust=args.trust)
-    labels, columns = None, round(num**0.5)
-    if args.label is not None:
-        if not 0 <= args.label < vae.num_classes:
-            knows_none = "left out: this model knows no classes"
-            allowed = f"from 0 to {vae.num_classes - 1}" if vae.num_classes else knows_none
-            raise ConfigError("--class", args.label, allowed)
-        labels = torch.full((num,), args.label)
-    elif vae.num_classes:
+    vae, step = model_of(args)
+    columns = round(num**0.5)
+    if vae.num_classes and args.label is None:
         columns = math.ceil(num / vae.num_classes)
         num = columns * vae.num_classes  # full rows, one a class
         labels = torch.arange(num) // columns
+    else:
+        labels = labels_of(args, vae, num)
+    if args.prior:
+        vae.prior = fitted(args.prior, args, vae, step)
+    batches = torch.arange(num).split(BATCH)
     with fixed_noise(args.seed, torch.device("cpu")):
-        images = vae.sample(num, labels)
-    save(out, pictures.png(pictures.grid(images, columns)))
-    console.print(f"{num} samples: {out}", soft_wrap=True, markup=False, highlight=False)
+        parts = [
+            vae.sample(len(rows), None if labels is None else labels[rows], args.temperature)
+            for rows in watched(batches, "sampling", len(batches))
+        ]
+    images = torch.cat(parts)
+    names = [f"{number:0{len(str(num - 1))}d}" for number in range(num)]
+    save_images(out, images, names, lambda: pictures.grid(images, columns), y=labels)
+    said(f"{num} samples: {out}")

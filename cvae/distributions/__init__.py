@@ -3,6 +3,7 @@
 from cvae.distributions.codes import Codes, OneHots, is_discrete
 from cvae.distributions.continuous_bernoulli import ContinuousBernoulli
 from cvae.distributions.discretized import DiscretizedLogistic, MixtureOfLogistics
+from cvae.distributions.factors import factorizes, is_standard_normal
 from cvae.distributions.flow import Flow, near_identity
 from cvae.distributions.from_noise import from_noise
 from cvae.distributions.mixture import Mixture
@@ -18,8 +19,10 @@ __all__ = [
     "MixtureOfLogistics",
     "OneHots",
     "TriangularNormal",
+    "factorizes",
     "from_noise",
     "is_discrete",
+    "is_standard_normal",
     "near_identity",
     "rsample_and_log_prob",
 ]

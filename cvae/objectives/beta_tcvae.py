@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from cvae.checks import one_of, positive_int
+from cvae.distributions import factorizes
 from cvae.errors import ConfigError
-from cvae.objectives.terms import Objective, Terms, factorizes, only_group, penalized
+from cvae.objectives.terms import Objective, Terms, only_group, penalized
 from cvae.schedules import at, number_or_schedule
 from cvae.vae import VAE
 

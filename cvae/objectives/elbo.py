@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from cvae.checks import number, one_of, positive_int
+from cvae.distributions import factorizes
 from cvae.errors import ConfigError
-from cvae.objectives.terms import Objective, Terms, factorizes, penalized, rate_of_groups, total
+from cvae.objectives.terms import Objective, Terms, penalized, rate_of_groups, total
 from cvae.schedules import at, number_or_schedule
 from cvae.vae import VAE, Latent
 

@@ -1,11 +1,10 @@
 """The contract of objectives, and what they share."""
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
 
 from cvae.distributions import is_discrete
 from cvae.errors import ConfigError
@@ -71,8 +70,3 @@ def refuse_codes(latents: Iterable[Latent], key: str, value: str, instead: str) 
     """Raise ConfigError, naming both keys, where latents are codes: their draws are no function of noise."""
     if any(is_discrete(latent.q) for latent in latents):
         raise ConfigError(key, value, f"{instead} for latents that are codes (posterior=categorical, fsq or vq)")
-
-
-def factorizes(distribution: Distribution) -> TypeGuard[Independent]:
-    """Whether it is written as a product over the dimensions of z: Independent, of densities of one number each."""
-    return isinstance(distribution, Independent) and distribution.base_dist.event_shape == ()

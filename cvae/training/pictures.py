@@ -1,7 +1,9 @@
 """Pictures during training and at its end."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
@@ -12,23 +14,30 @@ from torch import Tensor
 from cvae import pictures
 from cvae.checks import positive_int
 from cvae.data import ImageData
+from cvae.evaluation.latents import latents, traverse
+from cvae.evaluation.report import test_batches
 from cvae.files import save
 from cvae.noise import fixed_noise
 from cvae.run import Run
 from cvae.training.loggers import log_picture
 from cvae.training.module import VAEModule
+from cvae.training.totals import SHOWN
 from cvae.vae import VAE
 
 __all__ = ["Pictures"]  # what conf/ and saved configs may name
 
 log = logging.getLogger(__name__)
 
+SPLITS = {"train_epoch": "train", "validation": "validation", "test": "test"}  # in figures, and on curves
+WAYS, STEPS = 5, 10  # interpolations, and images of each
+DIMS, PLACES = 10, 7  # latents that are traversed, and images of each
+
 
 class Pictures(Callback):
     """Reconstructions of fixed test images and samples from fixed noise, before training and after each epoch.
 
-    A model that is conditioned on the class label shows one row per class. At the end: the frames as a GIF and, for two
-    latent dimensions, the manifold (one per class for a conditional model) and the scatter of posterior means.
+    A model that is conditioned on the class label shows one row per class. At the end: the frames as a GIF, the
+    learning curves, and pictures of the latent space, which take longer.
 
     Args:
         run_dir: the run directory
@@ -37,10 +46,11 @@ class Pictures(Callback):
         seed: of the noise, the same at every epoch
         manifold_steps: the manifold has steps x steps images
         max_classes: at most so many classes have a row and a manifold, the first ones
+        plane: how posterior means of more than two dimensions are shown in a plane: pca, tsne or umap
         frame_milliseconds, last_frame_milliseconds: the pace of the GIF
 
     Raises:
-        ConfigError: a number is not a positive integer.
+        ConfigError: a number is not a positive integer, or `plane` is none of these or its package is missing.
     """
 
     def __init__(
@@ -50,15 +60,18 @@ class Pictures(Callback):
         seed: int,
         manifold_steps: int,
         max_classes: int,
+        plane: str,
         frame_milliseconds: int,
         last_frame_milliseconds: int,
     ) -> None:
         self.run, self.seed = Run(run_dir), seed
         self.num, self.manifold_steps = positive_int("num", num), positive_int("manifold_steps", manifold_steps)
         self.max_classes = positive_int("max_classes", max_classes)
+        self.plane = pictures.require_plane("plane", plane)
         self.frame_milliseconds = positive_int("frame_milliseconds", frame_milliseconds)
         self.last_frame_milliseconds = positive_int("last_frame_milliseconds", last_frame_milliseconds)
         self.columns = round(num**0.5)
+        self.history: dict[str, list[tuple[int, float]]] = {}  # the learning curves: (epoch, nats per image)
 
     def on_fit_start(self, trainer: Trainer, module: VAEModule) -> None:
         if not trainer.is_global_zero:
@@ -71,25 +84,43 @@ class Pictures(Callback):
 
     def on_train_start(self, trainer: Trainer, module: VAEModule) -> None:
         if trainer.is_global_zero and not trainer.global_step:  # else the run goes on, and has them
-            self._picture(trainer, self.run.image("original"), pictures.grid(self.x, self.columns), "original", 0)
+            save(self.run.image("original"), pictures.png(pictures.grid(self.x, self.columns)))
             self._epoch(trainer, module, 0)
+
+    def on_train_epoch_start(self, trainer: Trainer, module: VAEModule) -> None:
+        self._remember(module, trainer.current_epoch)  # the figures of the epoch before are complete by now
 
     def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
         self._epoch(trainer, module, trainer.current_epoch + 1)
 
     def publish(self, trainer: Trainer, module: VAEModule) -> None:
         """The pictures of the whole run, to the epoch that is complete."""
-        epoch, frames = trainer.current_epoch, self.run.frames(trainer.current_epoch)
+        epoch = trainer.current_epoch
+        frames = self.run.frames(epoch)
         if not trainer.is_global_zero or not frames:
             return
-        images = [pictures.side_by_side(*map(imageio.imread, grids)) for grids in frames]
-        content, (height, width, _) = (
-            pictures.gif(images, self.frame_milliseconds, self.last_frame_milliseconds),
-            images[0].shape,
-        )
+        shown = [
+            pictures.side_by_side(
+                pictures.headed(imageio.imread(reconstruction), f"reconstructions, epoch {number}"),
+                pictures.headed(imageio.imread(sample), "samples"),
+            )
+            for number, reconstruction, sample in frames
+        ]
+        pace = [self.frame_milliseconds] * (len(shown) - 1) + [self.last_frame_milliseconds]
+        content, (height, width, _) = pictures.gif(shown, pace), shown[0].shape
         save(self.run.gif, content)
         log_picture(trainer.loggers, "training", content, height, width, epoch)
-        self._latent(trainer, module.vae.to(trainer.strategy.root_device).eval(), epoch)
+        self._remember(module, epoch)
+        device = trainer.strategy.root_device
+        with fixed_noise(self.seed, device):
+            for file, pixels in self._at_the_end(module.vae.to(device).eval(), trainer.datamodule, device):
+                self._picture(trainer, file, pixels, file.stem, epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = state_dict["history"]
 
     def _choose(self, vae: VAE, data: ImageData) -> tuple[list[int], Tensor | None]:
         """The test images to reconstruct, by their numbers, and the labels of the samples.
@@ -106,6 +137,15 @@ class Pictures(Callback):
         full = [row.repeat(self.columns)[: self.columns] for row in rows if len(row)]
         return torch.cat(full).tolist(), torch.arange(len(classes)).repeat_interleave(self.columns)
 
+    def _remember(self, module: VAEModule, epoch: int) -> None:
+        """A point of each learning curve: the figures that have changed since the last one."""
+        for name, value in module.figures.items():
+            split, _, figure = name.partition("/")
+            if split in SPLITS and figure in SHOWN:
+                points = self.history.setdefault(f"{SPLITS[split]}/{figure}", [])
+                if not points or points[-1][1] != value:
+                    points.append((epoch, value))
+
     def _epoch(self, trainer: Trainer, module: VAEModule, epoch: int) -> None:
         """Draw both grids; file names and TensorBoard's steps count epochs, 0 is before training."""
         if not trainer.is_global_zero:
@@ -117,35 +157,42 @@ class Pictures(Callback):
             reconstruction = pictures.grid(vae.reconstruct(self.x.to(device), y), self.columns)
             sample = pictures.grid(vae.sample(self.num if labels is None else len(labels), labels), self.columns)
         module.train()
-        for name, pixels in (("reconstruction", reconstruction), ("sample", sample)):
-            self._picture(trainer, self.run.image(name, epoch), pixels, name, epoch)
+        save(self.run.image("reconstruction", epoch), pictures.png(reconstruction))
+        pair = pictures.side_by_side(
+            pictures.headed(pictures.grid(self.x, self.columns), "test images"),
+            pictures.headed(reconstruction, f"reconstructions, epoch {epoch}"),
+        )
+        self._picture(trainer, self.run.reconstruction, pair, "reconstruction", epoch)
+        self._picture(trainer, self.run.image("sample", epoch), sample, "sample", epoch)
 
-    def _latent(self, trainer: Trainer, vae: VAE, epoch: int) -> None:
-        data, device = trainer.datamodule, next(vae.parameters()).device
-        (latent_dim,) = vae.p_z().event_shape
-        if latent_dim != 2:
-            log.info("No latent manifold and scatter: they need model.latent_dim=2, here it is %d", latent_dim)
-            return
-        for label in range(min(vae.num_classes, self.max_classes)) if vae.num_classes else [None]:
-            file = self.run.manifold(label)
-            self._picture(
-                trainer, file, pictures.latent_manifold(vae, self.manifold_steps, device, label), file.stem, epoch
-            )
-        means, labels = posterior_means(vae, data, device)
-        self._picture(trainer, self.run.scatter, pictures.latent_scatter(means, labels), self.run.scatter.stem, epoch)
+    def _at_the_end(self, vae: VAE, data: ImageData, device: torch.device) -> Iterator[tuple[Path, np.ndarray]]:
+        """Files with pictures of the latent space, and the learning curves."""
+        run, (latent_dim,) = self.run, vae.shapes[0]
+        found = latents(vae, test_batches(vae, data, len(data.test), device))
+        means, labels = found.means, data.test.images.y.cpu()
+        if latent_dim == 2:
+            z = pictures.quantiles(vae.p_z(), self.manifold_steps)
+            for label in range(min(vae.num_classes, self.max_classes)) if vae.num_classes else [None]:
+                title = "decoded quantiles of p(z)" + ("" if label is None else f", class {label}")
+                yield run.manifold(label), pictures.manifold(pictures.latent_manifold(vae, z, label), z, title)
+            title = "posterior means of the test images"
+            yield run.scatter, pictures.latent_map(means.numpy(), labels.numpy(), ("z[0]", "z[1]"), title)
+        elif latent_dim > 2:
+            points, names = pictures.plane(means, self.plane, self.seed)
+            title = f"posterior means of the test images, {latent_dim} dimensions"
+            yield run.map, pictures.latent_map(points.numpy(), labels[: len(points)].numpy(), names, title)
+        x, y = self.x.to(device), None if self.y is None else self.y.to(device)
+        moved = traverse(vae, found, x[:1], None if y is None else y[:1], DIMS, PLACES)
+        yield run.latent_traversal, pictures.traversal(*moved, "a test image, one dimension of z moved")
+        apart = 2 if y is None else self.columns  # both ends are of one class
+        a, b = x[::apart][:WAYS], x[1::apart][:WAYS]
+        if apart > 1 and len(b):
+            way = vae.interpolate(a[: len(b)], b, None if y is None else y[::apart][: len(b)], STEPS)
+            yield run.latent_interpolation, pictures.strips(a[: len(b)], way, b)
+        yield run.rates, pictures.rates(found.rate, found.exact)
+        yield run.curves, pictures.curves(self.history)
 
     def _picture(self, trainer: Trainer, file: Path, pixels: np.ndarray, tag: str, step: int) -> None:
         content = pictures.png(pixels)
         save(file, content)
         log_picture(trainer.loggers, tag, content, *pixels.shape[:2], step)
-
-
-@torch.no_grad()
-def posterior_means(vae: VAE, data: ImageData, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """Means of q(z|x) (N, D) of all test images and their labels (N,), in the order of the set."""
-    means, labels = [], []
-    for start in range(0, len(data.test), data.eval_batch_size):
-        x, y = data.batch("test", range(start, min(start + data.eval_batch_size, len(data.test))), device)
-        means.append(vae.encode(x, vae.labels(y)).mean.cpu())
-        labels.append(y.cpu())
-    return torch.cat(means).numpy(), torch.cat(labels).numpy()

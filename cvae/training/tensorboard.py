@@ -20,13 +20,16 @@ from cvae.run import Run
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-PICTURES = ("training", "original", "reconstruction", "sample")  # these first, in this order
+PICTURES = (  # these first, in this order
+    "training", "reconstruction", "sample", "latent_manifold", "latent_scatter", "latent_map", "latent_traversal",
+    "latent_interpolation", "latent_rates", "learning_curves",
+)  # fmt: skip
 
 
 def tag_of_picture(name: str) -> str:
-    """pictures/1 training, …: numbered, as TensorBoard sorts tags."""
+    """pictures/01 training, …: numbered, as TensorBoard sorts tags."""
     number = PICTURES.index(name) if name in PICTURES else len(PICTURES)
-    return f"pictures/{number + 1} {name}"
+    return f"pictures/{number + 1:02d} {name}"
 
 
 class TensorBoard(Logger):

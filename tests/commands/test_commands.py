@@ -13,15 +13,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.distributions import kl_divergence
 
 import cvae
-from cvae.__main__ import main
 from cvae.build import build_vae, make
 from cvae.noise import fixed_noise
 from cvae.run import Run
 
+SMALL = ("data=synthetic", "model.filters=4", "model.base_channels=4")
 
-def make_run(folder, *overrides):
+
+def make_run(folder, *overrides, base=SMALL):
     """A run directory as training leaves it, of an untrained model."""
-    cfg = config("data=synthetic", "model.filters=4", "model.base_channels=4", *overrides)
+    cfg = config(*base, *overrides)
     (folder / ".hydra").mkdir(parents=True)
     (folder / "checkpoints").mkdir()
     OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
@@ -33,25 +34,6 @@ def make_run(folder, *overrides):
 @pytest.fixture
 def run(tmp_path):
     return make_run(tmp_path / "run", "conditional=true")
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, caplog):
-    """python -m cvae in this process: (exit code, what was printed)."""
-    for name in ("HYDRA_FULL_ERROR", "CVAE_READABLE_ERRORS"):  # readable_errors sets them; here they are unset again
-        monkeypatch.setenv(name, "1")
-
-    def call(*args):
-        caplog.clear()
-        try:
-            main([str(arg) for arg in args])
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        return code, out + err + caplog.text
-
-    return call
 
 
 def evaluations(run):

@@ -27,7 +27,7 @@ EVALUATE = {
 }  # fmt: skip
 SAMPLE = {
     "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "num": 64, "label": None, "out": None, "trust": False,
-    "call": sample_module.draw,
+    "temperature": 1.0, "prior": None, "data_root": None, "call": sample_module.draw,
 }  # fmt: skip
 
 
@@ -60,6 +60,8 @@ def test_options_of_evaluate(words, changed):
 @pytest.mark.parametrize(
     ("words", "changed"),
     [
+        (["--temperature", "0.5"], {"temperature": 0.5}), (["--prior", "gmm"], {"prior": "gmm"}),
+        (["--prior", "flow"], {"prior": "flow"}), (["--data-root", "DIR"], {"data_root": "DIR"}),
         (["--num", "7"], {"num": 7}), (["--class", "7"], {"label": 7}), (["--out", "a.png"], {"out": "a.png"}),
         (["--seed", "7"], {"seed": 7}), (["--checkpoint", "best"], {"checkpoint": "best"}),
     ],
@@ -93,7 +95,7 @@ def test_help_says_what_there_is(capsys):
     assert shown.startswith("usage: python -m cvae [-h] COMMAND ...")
     assert "Measure, use and look into a trained model." in shown
     assert "evaluate measure a run on its test set: log p(x), ELBO, bits per dim, active units, the" in shown
-    assert "sample draw images from the prior into a PNG" in shown
+    assert "sample draw images from the prior" in shown
 
 
 def test_help_of_evaluate_names_the_true_defaults(capsys):
@@ -121,12 +123,18 @@ def test_help_of_evaluate_names_the_true_defaults(capsys):
 def test_help_of_sample_names_the_true_defaults(capsys):
     shown = helped("sample", capsys=capsys)
     for text in (
-        "Draw images from the prior into a PNG: means of p(x|z). A model that is conditioned on the class label draws "
+        "Draw images from the prior: means of p(x|z). A model that is conditioned on the class label draws "
         "one row per class.",
         f"--num NUM images (default: {SAMPLE['num']}); conditional: rounded up to full rows",
         "--class K of this class alone, if conditional",
-        "--out FILE where to, a .png (default: RUN/samples.png)",
-        "example: python -m cvae sample outputs/tf_tutorial/2026-01-31_12-00-00 --num 64",
+        "--temperature T a factor for the noise that is drawn: below 1 more typical and less varied images (default: "
+        f"{SAMPLE['temperature']:g})",
+        "--prior {gmm,flow} draw from a density that is fitted to the aggregate posterior of the training images, a "
+        "mixture of Gaussians or a flow, instead of the prior; it is kept in the run (Ghosh et al. 2020)",
+        "--data-root DIR for --prior: the folder of the data, if it has moved",
+        "--out PATH where to: a .png, one grid; a .npz with x (N, H, W, C) and, conditional, y; or a folder, for a PNG "
+        "each (default: RUN/samples.png)",
+        "example: python -m cvae sample outputs/tf_tutorial/2026-01-31_12-00-00 --num 64 --temperature 0.8",
     ):
         assert text in shown, text
 
@@ -259,16 +267,18 @@ def drawn(folder, monkeypatch, classes=0, **options):
     class Model:
         num_classes = classes
 
-        def sample(self, num, labels):
+        def sample(self, num, labels, temperature):
             found["asked"] = (num, None if labels is None else labels.tolist(), torch.rand(()).item())
+            found["temperature"] = temperature
             return torch.zeros(num, 1, 2, 2)
 
-    def load(run, checkpoint, trust):
-        found["loaded"] = (run, checkpoint, trust)
-        return Model()
+    def load(run, checkpoint, device):
+        found["loaded"] = (str(run), checkpoint, run.trust)
+        assert device == "cpu"
+        return Model(), 0
 
     grid = pictures.grid
-    monkeypatch.setattr("cvae.build.load", load)
+    monkeypatch.setattr("cvae.build.load_with_step", load)
     monkeypatch.setattr(
         pictures, "grid", lambda images, columns: found.update(columns=columns) or grid(images, columns)
     )
@@ -306,8 +316,9 @@ def test_samples_into_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
     assert out.exists() and found["loaded"][1:] == ("best", True)
     assert capsys.readouterr().out == f"2 samples: {out}\n"
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "mine").write_text("")
     for name in ("mine.jpg", "mine", "folder.png"):
-        said = f"^--out={tmp_path / name}: must be the name of a file that ends in .png$"
+        said = f"^--out={tmp_path / name}: must be the name of a file that ends in .png or .npz, or a folder$"
         with pytest.raises(ConfigError, match=said):
             drawn(tmp_path, monkeypatch, out=str(tmp_path / name))
 
@@ -319,6 +330,7 @@ def test_samples_into_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
         (3, {"label": -1}, "--class=-1: must be from 0 to 2$"),
         (0, {"label": 0}, "--class=0: must be left out: this model knows no classes$"),
         (0, {"num": 0}, "--num=0: must be a positive integer$"),
+        (0, {"temperature": -0.5}, "--temperature=-0.5: must be a finite number of at least 0$"),
         (0, {"seed": -1}, "--seed=-1: must be an integer from 0"),
     ],
 )
@@ -346,6 +358,6 @@ def test_the_name_of_the_file_is_plain_on_a_terminal(tmp_path, monkeypatch):
     from rich.console import Console
 
     terminal = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    monkeypatch.setattr(sample_module, "console", terminal)
+    monkeypatch.setattr("cvae.commands.inputs.console", terminal)
     drawn(tmp_path, monkeypatch, num=4)
     assert terminal.file.getvalue() == f"4 samples: {tmp_path / 'samples.png'}\n"

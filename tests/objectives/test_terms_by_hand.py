@@ -12,8 +12,8 @@ from toys import F64, TwoGroups
 from cvae.errors import ConfigError
 from cvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE, Objective
 from cvae.objectives.infovae import mmd
-from cvae.objectives.terms import factorizes, penalized, rate_of_groups, total
-from cvae.priors import FlowPrior, MixtureOfGaussians, StandardNormal
+from cvae.objectives.terms import penalized, rate_of_groups, total
+from cvae.priors import FlowPrior, MixtureOfGaussians
 from cvae.schedules import Linear
 from cvae.vae import Latent, Trace
 
@@ -309,13 +309,6 @@ def test_shared_parts():
     trace = Trace((), None, {})
     assert penalized(a, trace) is a
     assert penalized(a, trace._replace(penalties={"c": b, "d": a})).tolist() == [12, 24]
-
-
-def test_which_densities_factorize():
-    assert factorizes(normal(3, 2)) and factorizes(StandardNormal(2)(None))
-    full = MultivariateNormal(torch.zeros(3, 2), torch.eye(2))
-    for distribution in (full, Independent(full, 1), MixtureOfGaussians(2)(None), Normal(0.0, 1.0)):
-        assert not factorizes(distribution)
 
 
 def test_defaults():

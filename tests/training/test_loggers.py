@@ -91,7 +91,7 @@ def test_what_each_kind_of_logger_is_told(tmp_path):
     assert (table.step, table.tensor_proto.string_val) == (13, [b"| a |"])
     text = config_text.tensor_proto.string_val[0].decode()
     assert text.startswith("```\nseed: 7\n") and text.endswith("\n```") and "latent_dim: 2" in text
-    (image,) = found.Images("pictures/4 sample")
+    (image,) = found.Images("pictures/03 sample")
     assert (image.step, image.height, image.width, image.encoded_image_string) == (3, 5, 9, b"GIF")
 
 
@@ -144,8 +144,8 @@ def test_pictures_as_weights_and_biases_shows_them():
     pytest.importorskip("wandb")
     image = ours.wandb_picture(pictures.png(PIXELS))
     assert (np.asarray(image.image)[..., :3] == PIXELS).all()
-    assert type(ours.wandb_picture(pictures.gif(FRAMES, 100, 100))).__name__ == "Video"
-    assert Image.open(io.BytesIO(pictures.gif(FRAMES, 100, 100))).n_frames == 2
+    assert type(ours.wandb_picture(pictures.gif(FRAMES, [100, 100]))).__name__ == "Video"
+    assert Image.open(io.BytesIO(pictures.gif(FRAMES, [100, 100]))).n_frames == 2
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])

@@ -1,5 +1,6 @@
 """The pictures of a run, cell by cell: which images, labels, noise, step and mode make them, and where they go."""
 
+import hashlib
 from types import SimpleNamespace
 
 import imageio.v3 as imageio
@@ -7,15 +8,26 @@ import numpy as np
 import pytest
 import torch
 from tiny import tiny
+from torch import Tensor
 
 from cvae import pictures
 from cvae.build import build_data, build_vae, make
+from cvae.evaluation.latents import latents, traverse
 from cvae.noise import fixed_noise
 from cvae.run import Run
 from cvae.training.module import VAEModule
-from cvae.training.pictures import posterior_means
 
 CPU = torch.device("cpu")
+
+
+def stand_in(name):
+    """A picture with axes takes a tenth of a second; this one differs for each name and each value that it gets."""
+
+    def draw(*values):
+        told = repr((name, [value.tolist() if isinstance(value, (Tensor, np.ndarray)) else value for value in values]))
+        return np.frombuffer(hashlib.sha256(told.encode()).digest()[:12], np.uint8).reshape(2, 2, 3)
+
+    return draw
 
 
 class Stage:
@@ -32,11 +44,14 @@ class Stage:
         self.callback = make(cfg, "callbacks")["pictures"]
         self.logged, self.modes = [], []
         self.vae.decoder.register_forward_hook(lambda *_: self.modes.append(self.vae.training))
+        self.module.figures = {}
         self.trainer = SimpleNamespace(
             is_global_zero=True, datamodule=self.data, loggers=["logger"], current_epoch=0, global_step=0,
             strategy=SimpleNamespace(root_device=CPU),
         )  # fmt: skip
         monkeypatch.setattr("cvae.training.pictures.log_picture", self.log_picture)
+        for name in ("manifold", "latent_map", "traversal", "rates", "curves"):
+            monkeypatch.setattr(pictures, name, stand_in(name))
 
     def log_picture(self, loggers, tag, content, height, width, step):
         assert loggers == ["logger"]
@@ -48,8 +63,9 @@ class Stage:
         self.callback.on_fit_start(self.trainer, self.module)
         self.callback.on_train_start(self.trainer, self.module)
         for epoch in range(count):
-            self.change(epoch)
             self.trainer.current_epoch = epoch
+            self.callback.on_train_epoch_start(self.trainer, self.module)
+            self.change(epoch)
             self.callback.on_train_epoch_end(self.trainer, self.module)
         self.trainer.current_epoch = count
         self.callback.publish(self.trainer, self.module)
@@ -74,6 +90,17 @@ def read(file):
     return imageio.imread(file)
 
 
+def pair(x, reconstructions, columns, epoch):
+    left, right = pictures.grid(x, columns), reconstructions
+    heading = f"reconstructions, epoch {epoch}"
+    return pictures.side_by_side(pictures.headed(left, "test images"), pictures.headed(right, heading))
+
+
+def frame(left, right, epoch):
+    heading = f"reconstructions, epoch {epoch}"
+    return pictures.side_by_side(pictures.headed(left, heading), pictures.headed(right, "samples"))
+
+
 def test_each_epoch_shows_the_first_test_images_and_samples_with_the_same_noise(stage):
     show = stage()
     show.epochs(2)
@@ -87,50 +114,50 @@ def test_each_epoch_shows_the_first_test_images_and_samples_with_the_same_noise(
         left, right = twin.grids(x, None, None, 4, 2)
         assert np.array_equal(read(show.run.image("reconstruction", epoch)), left)
         assert np.array_equal(read(show.run.image("sample", epoch)), right)
-        frames.append(pictures.side_by_side(left, right))
-    assert show.run.gif.read_bytes() == pictures.gif(frames, 300, 3000)
+        frames.append(frame(left, right, epoch))
+    assert np.array_equal(read(show.run.reconstruction), pair(x, left, 2, 2))  # of the last epoch
+    assert show.run.gif.read_bytes() == pictures.gif(frames, [300, 300, 3000])
     assert len({frame.tobytes() for frame in frames}) == 3
     assert show.modes and not any(show.modes)
     side = 2 * 10 * 3 + 6
-    assert show.logged[:3] == [
-        ("original", side, side, 0),
-        ("reconstruction", side, side, 0),
-        ("sample", side, side, 0),
+    both = (side + 28, 2 * side + 24)
+    assert show.logged[:6] == [
+        (name, *size, epoch)
+        for epoch in range(3)
+        for name, size in (("reconstruction", both), ("sample", (side, side)))
     ]
-    assert [logged[0::3] for logged in show.logged[3:]] == [
-        ("reconstruction", 1), ("sample", 1), ("reconstruction", 2), ("sample", 2),
-        ("training", 2), ("latent_manifold", 2), ("latent_scatter", 2),
+    assert show.logged[6] == ("training", *both, 2)
+    assert [logged[0::3] for logged in show.logged[7:]] == [
+        ("latent_manifold", 2), ("latent_scatter", 2), ("latent_traversal", 2), ("latent_interpolation", 2),
+        ("latent_rates", 2), ("learning_curves", 2),
     ]  # fmt: skip
-    assert show.logged[7][1:3] == (side, 2 * side + 24)
 
 
-def test_the_pace_of_the_gif(stage):
+def test_the_gif_is_made_of_the_files(stage):
+    """Also of those of epochs before this process, and its pace is the config's."""
     show = stage("callbacks.pictures.frame_milliseconds=120", "callbacks.pictures.last_frame_milliseconds=700")
     show.epochs(1)
-    frames = [pictures.side_by_side(*map(read, grids)) for grids in show.run.frames(1)]
-    assert show.run.gif.read_bytes() == pictures.gif(frames, 120, 700) and len(frames) == 2
+    show.run.image("sample", 1).unlink()
+    show.trainer.current_epoch = 3
+    grids = [np.full((66, 66, 3), 50 * number, np.uint8) for number in range(4)]
+    for name, number, pixels in (("reconstruction", 3, grids[1]), ("sample", 3, grids[2]), ("sample", 4, grids[3])):
+        show.run.image(name, number).write_bytes(pictures.png(pixels))
+    show.callback.publish(show.trainer, show.module)
+    first = frame(read(show.run.image("reconstruction", 0)), read(show.run.image("sample", 0)), 0)
+    assert show.run.gif.read_bytes() == pictures.gif([first, frame(grids[1], grids[2], 3)], [120, 700])
 
 
 def test_a_run_that_goes_on_has_the_pictures_of_before(stage):
-    """They are not drawn again, and the GIF has those of the epochs that are complete and still there."""
     show = stage()
-    show.epochs(2)
+    show.epochs(1)
     show.logged.clear()
-    whole = show.run.gif.read_bytes()
-    show.run.gif.unlink()
+    show.run.image("original").unlink()
     show.trainer.global_step = 3
     show.callback.on_fit_start(show.trainer, show.module)
     show.callback.on_train_start(show.trainer, show.module)
-    assert show.logged == []
-    show.callback.publish(show.trainer, show.module)
-    assert show.run.gif.read_bytes() == whole
-    show.trainer.current_epoch = 1
-    show.callback.publish(show.trainer, show.module)
-    frames = [pictures.side_by_side(*map(read, grids)) for grids in show.run.frames(2)]
-    assert len(frames) == 3 and show.run.gif.read_bytes() == pictures.gif(frames[:2], 300, 3000)
-    show.run.image("sample", 0).unlink()
-    show.callback.publish(show.trainer, show.module)
-    assert show.run.gif.read_bytes() == pictures.gif(frames[1:2], 300, 3000)
+    assert show.logged == [] and not show.run.image("original").exists()
+    show.callback.on_train_epoch_end(show.trainer, show.module)
+    assert len(show.logged) == 2
 
 
 def test_pictures_of_an_epoch_leave_the_model_in_training(stage):
@@ -148,16 +175,66 @@ def test_more_images_than_the_test_set_has(stage):
     assert np.array_equal(read(show.run.image("sample", 0)), expected[1])
 
 
+def found_latents(show):
+    x, y = show.data.batch("test", range(len(show.data.test)))
+    with fixed_noise(6, CPU):
+        return latents(show.vae, [(x, show.vae.labels(y))]), y
+
+
 def test_manifold_and_scatter_are_of_the_trained_model_and_the_whole_test_set(stage):
     show = stage()
     show.epochs(1)
-    assert np.array_equal(read(show.run.manifold()), pictures.latent_manifold(show.vae, 2, CPU))
-    x, y = show.data.batch("test", range(7))
-    means, labels = posterior_means(show.vae, show.data, CPU)  # in batches of 3
-    with torch.no_grad():
-        assert np.allclose(means, show.vae.encode(x).mean.numpy(), atol=1e-6)
-    assert np.array_equal(labels, y.numpy()) and means.shape == (7, 2)
-    assert np.array_equal(read(show.run.scatter), pictures.latent_scatter(means, labels))
+    z = pictures.quantiles(show.vae.p_z(), 2)
+    manifold = pictures.manifold(pictures.latent_manifold(show.vae, z), z, "decoded quantiles of p(z)")
+    assert np.array_equal(read(show.run.manifold()), manifold)
+    found, y = found_latents(show)
+    title = "posterior means of the test images"
+    expected = pictures.latent_map(found.means.numpy(), y.numpy(), ("z[0]", "z[1]"), title)
+    assert np.array_equal(read(show.run.scatter), expected)
+    assert not show.run.map.exists()
+
+
+@pytest.mark.parametrize("latent_dim", [1, 3, 12])
+def test_a_plane_traversals_and_rates_of_any_number_of_latents(stage, latent_dim):
+    show = stage(f"model.latent_dim={latent_dim}")
+    show.epochs(1)
+    assert not show.run.manifold().exists() and not show.run.scatter.exists()
+    found, y = found_latents(show)
+    if latent_dim == 1:
+        assert not show.run.map.exists()
+    else:
+        points, names = pictures.plane(found.means, "pca", 6)
+        title = f"posterior means of the test images, {latent_dim} dimensions"
+        assert np.array_equal(read(show.run.map), pictures.latent_map(points.numpy(), y.numpy(), names, title))
+    assert np.array_equal(read(show.run.rates), pictures.rates(found.rate, found.exact))
+    x = show.data.batch("test", [0])[0]
+    moved = traverse(show.vae, found, x, None, 10, 7)
+    expected = pictures.traversal(*moved, "a test image, one dimension of z moved")
+    assert np.array_equal(read(show.run.latent_traversal), expected)
+
+
+def test_interpolations_are_between_neighbouring_test_images(stage):
+    show = stage("callbacks.pictures.num=25", "data.source.test_size=25")
+    show.epochs(0)
+    x = show.data.batch("test", range(25))[0]
+    a, b = x[[0, 2, 4, 6, 8]], x[[1, 3, 5, 7, 9]]
+    expected = pictures.strips(a, show.vae.interpolate(a, b, steps=10), b)
+    assert np.array_equal(read(show.run.latent_interpolation), expected)
+
+
+def test_an_odd_number_of_images_has_one_left_over(stage):
+    show = stage("callbacks.pictures.num=3")
+    show.epochs(0)
+    x = show.data.batch("test", range(3))[0]
+    expected = pictures.strips(x[:1], show.vae.interpolate(x[:1], x[1:2], steps=10), x[1:2])
+    assert np.array_equal(read(show.run.latent_interpolation), expected)
+
+
+@pytest.mark.parametrize("words", [[], ["conditional=true"]])
+def test_one_image_has_no_interpolation(stage, words):
+    show = stage("callbacks.pictures.num=1", *words)
+    show.epochs(0)
+    assert not show.run.latent_interpolation.exists() and show.run.latent_traversal.exists()
 
 
 def test_a_conditional_model_has_a_row_a_class(stage, caplog):
@@ -177,30 +254,54 @@ def test_a_conditional_model_has_a_row_a_class(stage, caplog):
     left, right = show.grids(x, y, labels, 9, 3)
     assert np.array_equal(read(show.run.image("reconstruction", 0)), left)
     assert np.array_equal(read(show.run.image("sample", 0)), right)
+    z = pictures.quantiles(show.vae.p_z(), 2)
     for label in range(3):
-        expected = pictures.latent_manifold(show.vae, 2, CPU, label)
+        images = pictures.latent_manifold(show.vae, z, label)
+        expected = pictures.manifold(images, z, f"decoded quantiles of p(z), class {label}")
         assert np.array_equal(read(show.run.manifold(label)), expected)
     assert len(list(show.run.path.glob("latent_manifold*.png"))) == 3
-    x, y = show.data.batch("test", range(14))
-    with torch.no_grad():
-        expected = show.vae.encode(x, y).mean.numpy()
-    assert np.allclose(posterior_means(show.vae, show.data, CPU)[0], expected, atol=1e-6)
+    found, labels = found_latents(show)
+    title = "posterior means of the test images"
+    expected = pictures.latent_map(found.means.numpy(), labels.numpy(), ("z[0]", "z[1]"), title)
+    assert np.array_equal(read(show.run.scatter), expected)
+    moved = traverse(show.vae, found, x[:1], y[:1], 10, 7)
+    expected = pictures.traversal(*moved, "a test image, one dimension of z moved")
+    assert np.array_equal(read(show.run.latent_traversal), expected)
+    a, b = x[[0, 3]], x[[1, 4]]  # the first two of each class
+    expected = pictures.strips(a, show.vae.interpolate(a, b, torch.tensor([0, 1]), 10), b)
+    assert np.array_equal(read(show.run.latent_interpolation), expected)
     assert [record.message for record in caplog.records] == ["Pictures show the first 3 of 12 classes"]
+
+
+def test_learning_curves_of_whole_epochs(stage):
+    """The figures of an epoch are complete when the next one begins; the state of a checkpoint has those before."""
+    show = stage()
+    split = {"train_epoch/elbo": -9.0, "test/elbo": -8.0, "test/rate": 2.0, "test/loss": 3.0, "selection/elbo": 1.0}
+    for epoch, better in ((0, None), (1, 0.0), (2, 1.0)):
+        show.module.figures = {} if better is None else {name: value + better for name, value in split.items()}
+        show.trainer.current_epoch = epoch
+        show.callback.on_train_epoch_start(show.trainer, show.module)
+    expected = {
+        "train/elbo": [(1, -9.0), (2, -8.0)],
+        "test/elbo": [(1, -8.0), (2, -7.0)],
+        "test/rate": [(1, 2.0), (2, 3.0)],
+    }
+    assert show.callback.history == expected
+    resumed = stage()
+    resumed.callback.load_state_dict(show.callback.state_dict())
+    resumed.module.figures = show.module.figures | {"test/rate": 4.0}  # the others are of an epoch before
+    resumed.callback.on_fit_start(resumed.trainer, resumed.module)
+    resumed.callback.on_train_start(resumed.trainer, resumed.module)
+    resumed.trainer.current_epoch = 3
+    resumed.callback.publish(resumed.trainer, resumed.module)
+    expected["test/rate"].append((3, 4.0))
+    assert np.array_equal(read(resumed.run.curves), pictures.curves(expected))
 
 
 def test_all_classes_are_shown_without_a_word(stage, caplog):
     caplog.set_level("INFO")
     stage("conditional=true", "data.num_classes=10").epochs(0)
     assert caplog.records == []
-
-
-def test_more_than_two_latent_dimensions_have_neither_manifold_nor_scatter(stage, caplog):
-    caplog.set_level("INFO")
-    show = stage("model.latent_dim=3")
-    show.epochs(0)
-    assert not show.run.manifold().exists() and not show.run.scatter.exists() and show.run.gif.exists()
-    expected = "No latent manifold and scatter: they need model.latent_dim=2, here it is 3"
-    assert [record.message for record in caplog.records] == [expected]
 
 
 def test_pictures_leave_the_noise_of_training_alone(stage):
@@ -210,6 +311,7 @@ def test_pictures_leave_the_noise_of_training_alone(stage):
     show.callback.on_fit_start(show.trainer, show.module)
     show.callback.on_train_start(show.trainer, show.module)
     show.callback.on_train_epoch_end(show.trainer, show.module)
+    show.callback.publish(show.trainer, show.module)
     assert torch.equal(torch.get_rng_state(), state)
     x = show.data.batch("test", range(4))[0]  # test images were drawn once
     assert np.array_equal(read(show.run.image("original")), pictures.grid(x, 2))
@@ -241,3 +343,8 @@ def test_noise_and_names_are_those_of_the_config(tmp_path):
 def test_numbers_are_checked(tmp_path, name):
     with pytest.raises(ValueError, match=f"callbacks.pictures.{name}=0: must be a positive integer"):
         make(tiny(tmp_path, f"callbacks.pictures.{name}=0"), "callbacks")
+
+
+def test_a_plane_is_checked_before_training(tmp_path):
+    with pytest.raises(ValueError, match="^callbacks.pictures.plane=lda: must be one of pca, tsne, umap$"):
+        make(tiny(tmp_path, "callbacks.pictures.plane=lda"), "callbacks")

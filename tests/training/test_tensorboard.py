@@ -45,11 +45,14 @@ def test_where_a_curve_is(name, place):
 def test_what_one_looks_at_first_comes_first():
     """TensorBoard sorts by the characters of a tag."""
     curves = [f"train/{name}" for name in ("elbo", "distortion", "rate", "loss", "lr")]
-    pictures = ["training", "original", "reconstruction", "sample", "latent_manifold"]
+    pictures = [
+        "training", "reconstruction", "sample", "latent_manifold", "latent_scatter", "latent_map", "latent_traversal",
+        "latent_interpolation", "latent_rates", "learning_curves",
+    ]  # fmt: skip
     tags = [place_of_curve(name)[1] for name in curves] + [tag_of_picture(name) for name in pictures]
     assert tags == sorted(tags)
-    assert tags[5:] == [f"pictures/{number} {name}" for number, name in enumerate(pictures, 1)]
-    assert tag_of_picture("traversal") == "pictures/5 traversal"
+    assert tags[5:] == [f"pictures/{number:02d} {name}" for number, name in enumerate(pictures, 1)]
+    assert tag_of_picture("traversal") == "pictures/11 traversal"
 
 
 def test_curves_of_a_split_have_a_folder(tmp_path):
@@ -81,7 +84,7 @@ def test_pictures_and_text(tmp_path):
     board.log_picture("sample", PNG, 5, 9, 3)
     board.log_text("2 config", "seed: 1", 4)
     board.close("success")
-    (image,) = events(tmp_path).Images("pictures/4 sample")
+    (image,) = events(tmp_path).Images("pictures/03 sample")
     assert (image.step, image.height, image.width, image.encoded_image_string) == (3, 5, 9, PNG)
     (text,) = events(tmp_path).Tensors("2 config/text_summary")
     assert text.step == 4 and text.tensor_proto.string_val == [b"seed: 1"]

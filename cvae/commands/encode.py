@@ -1,0 +1,101 @@
+"""python -m cvae encode RUN FILES… | --split test: the latents of images."""
+
+import argparse
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from cvae.commands.inputs import BATCH, data_of, labels_of, model_of, own_images, said, save_arrays, target, watched
+from cvae.errors import ConfigError
+from cvae.files import save
+from cvae.run import Run
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+    from torch import Tensor
+
+    from cvae.vae import VAE
+
+SPLITS = ("train", "validation", "test")
+
+
+def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
+    encode = commands.add_parser(
+        "encode",
+        parents=[run],
+        help="write the latents of your own images, or of a split of the data",
+        description="Write the posterior means of images, with names and, where they are known, labels. Your own "
+        "images are cropped around the centre and resized to the size of the run's images, made grey or RGB and "
+        "binarized as those were.",
+        epilog="example: python -m cvae encode outputs/tf_tutorial/2026-01-31_12-00-00 --split test --out latents.csv",
+    )
+    encode.set_defaults(call=write_latents)
+    encode.add_argument("files", nargs="*", metavar="FILE", help="an image, of any format that Pillow reads")
+    encode.add_argument("--split", choices=SPLITS, help="all images of a split of the run's data, instead of files")
+    encode.add_argument("--class", dest="label", type=int, metavar="K", help="the class of the files, if conditional")
+    encode.add_argument("--data-root", metavar="DIR", help="the folder of the data, if it has moved")
+    encode.add_argument(
+        "--out",
+        metavar="FILE",
+        help="where to: a .npz with latents (N, D), labels (N,) and names (N,); or a .csv with a row for each image "
+        "(default: RUN/latents.npz)",
+    )
+
+
+def write_latents(args: argparse.Namespace) -> None:
+    """Write means of q(z|x), for a flow the point that it makes of its base's mean.
+
+    Raises:
+        UserError: an option or the run is wrong, a file cannot be read, or the data are missing.
+    """
+    if bool(args.files) == bool(args.split):
+        raise ConfigError("--split", args.split, "given instead of files, or left out with files")
+    out = target(args, Run(args.run).latents, (".npz", ".csv"))
+    import torch
+
+    from cvae.paths import centre
+
+    vae, _ = model_of(args)
+    names, labels, batches = batches_of(args, vae)
+    with torch.no_grad():
+        parts = [centre(vae.encode(x, y)) for x, y in watched(batches, "encoding", math.ceil(len(names) / BATCH))]
+    latents = torch.cat(parts).numpy()
+    if out.suffix.lower() == ".npz":
+        save_arrays(out, latents=latents, labels=labels, names=names)
+    else:
+        save(out, table(latents, labels, names).encode())
+    said(f"{len(latents)} images, {latents.shape[1]} latents: {out}")
+
+
+def batches_of(
+    args: argparse.Namespace, vae: "VAE"
+) -> "tuple[list[str], ndarray | None, Iterator[tuple[Tensor, Tensor | None]]]":
+    """Names, labels where they are known, and batches (x, y) of the images."""
+    import torch
+
+    if args.files:
+        x, y = own_images(args.files, args), labels_of(args, vae, len(args.files))
+        batches = ((x[rows], None if y is None else y[rows]) for rows in torch.arange(len(x)).split(BATCH))
+        return args.files, None if y is None else y.numpy(), batches
+    data = data_of(args)
+    images = getattr(data, args.split)
+    if images is None:
+        raise ConfigError("--split", args.split, "train or test: this run has kept no images for validation")
+    batches = (data.batch(args.split, rows.tolist()) for rows in torch.arange(len(images)).split(BATCH))
+    names = [f"{args.split}_{number}" for number in range(len(images))]
+    return names, images.images.y.cpu().numpy(), ((x, vae.labels(y)) for x, y in batches)
+
+
+def table(latents: "ndarray", labels: "ndarray | None", names: Sequence[str]) -> str:
+    """As comma-separated values: name, label (where known), z0, z1, …; all digits of a float32."""
+
+    def rows() -> Iterator[list]:
+        yield ["name", *(["label"] if labels is not None else []), *(f"z{d}" for d in range(latents.shape[1]))]
+        for number, (name, z) in enumerate(zip(names, latents, strict=True)):
+            yield [name, *([labels[number]] if labels is not None else []), *(f"{value:.9g}" for value in z)]
+
+    content = io.StringIO()
+    csv.writer(content, lineterminator="\n").writerows(rows())
+    return content.getvalue()

@@ -1,0 +1,151 @@
+"""What the commands share: the model and the data of a run, the user's images, and where results go."""
+
+import argparse
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.progress import track
+
+from cvae.console import console
+from cvae.errors import ConfigError, UserError
+from cvae.files import save
+from cvae.run import Run
+
+if TYPE_CHECKING:  # torch takes seconds to import: not for --help, nor for a wrong option
+    from numpy import ndarray
+    from torch import Tensor
+
+    from cvae.data import ImageData
+    from cvae.vae import VAE
+
+T = TypeVar("T")
+BATCH = 500  # images that go through the model at once
+
+
+def model_of(args: argparse.Namespace) -> "tuple[VAE, int]":
+    """The trained model, and how many optimizer steps it has had."""
+    from cvae.build import load_with_step
+
+    return load_with_step(Run(args.run, args.trust), args.checkpoint, "cpu")
+
+
+def data_of(args: argparse.Namespace) -> "ImageData":
+    """The data of the run, ready for use."""
+    from cvae.build import load_data
+
+    return load_data(Run(args.run, args.trust), args.data_root)
+
+
+def own_images(files: Sequence[str], args: argparse.Namespace) -> "Tensor":
+    """The user's image files as the model of the run sees images: x float32 (N, C, H, W) in [0, 1].
+
+    Raises:
+        UserError: a file is missing or cannot be read as an image.
+    """
+    if missing := [file for file in files if not Path(file).is_file()]:
+        raise UserError(f"there is no such file: {', '.join(missing)}")
+    from cvae.build import make, saved_config
+    from cvae.data.folder import read_images
+
+    data = make(saved_config(Run(args.run, args.trust)), "data")  # nothing is read: only what is done to images
+    return data.as_tested(read_images([Path(file) for file in files], data.image_shape))
+
+
+def images_of(
+    words: Sequence[str], args: argparse.Namespace, vae: "VAE", data: "ImageData | None" = None
+) -> "tuple[Tensor, Tensor | None]":
+    """Images (N, C, H, W) and labels (N,): for each word a file, or a test image by its number.
+
+    The labels are those of --class or, of test images, their own. data: of the run, if it is loaded already.
+
+    Raises:
+        UserError: a word is neither, or a model that is conditioned on the class lacks a label.
+    """
+    import torch
+
+    numbers = {word: int(word) for word in words if word.isdecimal() and not Path(word).exists()}
+    x, y = {}, {}
+    if numbers:
+        data = data or data_of(args)
+        for word, number in numbers.items():
+            if number >= len(data.test):
+                raise UserError(f"{word} is neither a file nor a test image, of which there are {len(data.test)}: 0 …")
+            x[word], y[word] = data.batch("test", [number])
+    for word in set(words) - set(numbers):
+        x[word] = own_images([word], args)
+    together = torch.cat([x[word] for word in words])
+    known = torch.cat([y[word] for word in words]) if len(y) == len(x) and args.label is None else None
+    return together, vae.labels(known) if known is not None else labels_of(args, vae, len(words))
+
+
+def labels_of(args: argparse.Namespace, vae: "VAE", num: int) -> "Tensor | None":
+    """--class as labels (num,); None for a model without classes.
+
+    Raises:
+        ConfigError: there is no such class, or it is missing or not wanted.
+    """
+    import torch
+
+    if args.label is None and not vae.num_classes:
+        return None
+    if args.label is None or not 0 <= args.label < vae.num_classes:
+        wanted = f"from 0 to {vae.num_classes - 1}" + (": this model is given the class" if args.label is None else "")
+        raise ConfigError("--class", args.label, wanted if vae.num_classes else "left out: this model knows no classes")
+    return torch.full((num,), args.label)
+
+
+def target(args: argparse.Namespace, default: Path, endings: Sequence[str]) -> Path:
+    """Where the result goes: --out, or the default. "" among the endings is a folder.
+
+    Raises:
+        ConfigError: the name ends otherwise, or something else has it.
+    """
+    out = Path(args.out) if args.out else default
+    wanted = [f"the name of a file that ends in {' or '.join(ending for ending in endings if ending)}"]
+    wanted += ["a folder"] if "" in endings else []
+    ending = out.suffix.lower()
+    if ending not in endings or (out.is_dir() if ending else out.is_file()):
+        raise ConfigError("--out", out, ", or ".join(wanted))
+    return out
+
+
+def save_images(
+    out: Path, images: "Tensor", files: Sequence[str], grid: "Callable[[], ndarray]", **more: object
+) -> None:
+    """Images (N, C, H, W) in [0, 1] as the ending of `out` says.
+
+    .png: what `grid` draws; .npz: x (N, H, W, C) float32, as data=npz reads it, and the arrays in `more`; a folder: a
+    PNG for each, called by its name in `files`.
+    """
+    from cvae import pictures
+
+    if out.suffix.lower() == ".png":
+        save(out, pictures.png(grid()))
+    elif out.suffix.lower() == ".npz":
+        save_arrays(out, x=images.clamp(0, 1).permute(0, 2, 3, 1).numpy(), **more)
+    else:
+        for name, image in zip(files, images, strict=True):
+            save(out / f"{name}.png", pictures.png(pictures.grid(image[None], 1, padding=0, zoom=1)))
+
+
+def save_arrays(out: Path, **arrays: object) -> None:
+    """An .npz file with the arrays that are not None."""
+    import numpy as np
+
+    content = io.BytesIO()
+    np.savez_compressed(content, **{name: np.asarray(array) for name, array in arrays.items() if array is not None})
+    save(out, content.getvalue())
+
+
+def watched(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """The `total` items; on a terminal, if they are several, with a progress bar that goes away at the end."""
+    return track(
+        items, description, total, console=console, transient=True, disable=total < 2 or not console.is_terminal
+    )
+
+
+def said(line: str) -> None:
+    """A line on the terminal, as it is."""
+    console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,24 @@
+"""Pictures as uint8 arrays (H, W, 3), and as encoded files."""
+
+from cvae.pictures.figures import curves, latent_map, manifold, rates, traversal
+from cvae.pictures.grids import gif, grid, headed, image_summary, png, side_by_side, strips
+from cvae.pictures.latent import latent_manifold, plane, quantiles, require_plane
+
+__all__ = [
+    "curves",
+    "gif",
+    "grid",
+    "headed",
+    "image_summary",
+    "latent_manifold",
+    "latent_map",
+    "manifold",
+    "plane",
+    "png",
+    "quantiles",
+    "rates",
+    "require_plane",
+    "side_by_side",
+    "strips",
+    "traversal",
+]

@@ -1,0 +1,144 @@
+"""Figures with axes, by matplotlib."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from cvae.pictures.grids import grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 100
+SPLITS = ("train", "validation", "test")  # in this order on learning curves
+
+
+def new_figure(width: float, height: float, **options: object) -> "Figure":
+    """A figure of this size in inches. Not pyplot's: it keeps a global list of figures, and training goes on."""
+    from matplotlib.figure import Figure  # takes half a second
+
+    return Figure(figsize=(width, height), dpi=DPI, **options)
+
+
+def drawn(figure: "Figure") -> np.ndarray:
+    """The pixels (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def framed(pixels: np.ndarray, cells: tuple[int, int], left: int, right: int, top: int, bottom: int) -> "Axes":
+    """Axes around a picture of (rows, columns) cells, pixel for pixel, with margins in pixels.
+
+    Cell (i, j) reaches from j to j + 1 and, counted from the bottom, from i to i + 1.
+    """
+    height, width = pixels.shape[:2]
+    whole = height + top + bottom, width + left + right
+    figure = new_figure(whole[1] / DPI, whole[0] / DPI)
+    axes = figure.add_axes((left / whole[1], bottom / whole[0], width / whole[1], height / whole[0]))
+    axes.imshow(pixels, extent=(0, cells[1], 0, cells[0]), aspect="auto", interpolation="nearest")
+    return axes
+
+
+def manifold(images: Tensor, z: Tensor, title: str) -> np.ndarray:
+    """The images (steps * steps, C, H, W) of `latent_manifold` over the values z (steps, 2), with axes."""
+    steps = len(z)
+    zoom = max(1, 560 // (steps * images.shape[-1]))
+    axes = framed(grid(images, steps, padding=0, zoom=zoom), (steps, steps), 90, 20, 40, 60)
+    shown = sorted({round(i * (steps - 1) / 5) for i in range(6)})
+    places = [i + 0.5 for i in shown]
+    for dim, axis in enumerate((axes.xaxis, axes.yaxis)):
+        axis.set_ticks(places, [f"{z[i, dim]:.2f}".replace("-", "−") for i in shown])
+    axes.set(xlabel="z[0]", ylabel="z[1]", title=title)
+    return drawn(axes.figure)
+
+
+def latent_map(points: np.ndarray, labels: np.ndarray, axes_names: Sequence[str], title: str) -> np.ndarray:
+    """Points (N, 2) by class, a colour for each; beside them the legend, or for many classes a scale."""
+    figure = new_figure(7.7, 6.6, layout="constrained")
+    axes = figure.add_subplot()
+    classes = len(np.unique(labels))
+    colours = "tab10" if labels.max() < 10 else "tab20" if labels.max() < 20 else "nipy_spectral"
+    places = axes.scatter(
+        points[:, 0], points[:, 1], c=labels, cmap=colours, s=np.clip(20_000 / len(points), 4, 20), linewidths=0
+    )
+    if 1 < classes <= 20:
+        handles, names = places.legend_elements(num=None)
+        axes.legend(handles, names, title="class", loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    elif classes > 20:
+        figure.colorbar(places, label="class")
+    axes.set(xlabel=axes_names[0], ylabel=axes_names[1], title=title)
+    axes.set_aspect("equal", adjustable="datalim")
+    return drawn(figure)
+
+
+def traversal(
+    images: Tensor,
+    dims: Sequence[int],
+    units: Sequence[float],
+    own: Sequence[float],
+    rate: Sequence[float],
+    exact: bool,
+    title: str,
+) -> np.ndarray:
+    """A row for each of the dimensions, a column for each place, and on the right the rate of each dimension.
+
+    A frame marks the place that is nearest to the image's own. See `cvae.evaluation.latents.Traversal`.
+    """
+    from matplotlib.patches import Rectangle
+
+    rows, columns = len(dims), len(units)
+    middles = [rows - row - 0.5 for row in range(rows)]
+    axes = framed(grid(images.flatten(0, 1), columns), (rows, columns), 60, 190, 40, 50)
+    axes.set_yticks(middles, [f"z[{dim}]" for dim in dims])
+    axes.set_xticks([column + 0.5 for column in range(columns)], [f"{unit:.2g}".replace("-", "−") for unit in units])
+    axes.tick_params(length=0)
+    axes.set(xlabel="standard deviations from the mean of all images", title=title)
+    for row, value in enumerate(own):
+        column = int(np.abs(np.asarray(units) - value).argmin())
+        axes.add_patch(Rectangle((column, rows - row - 1), 1, 1, fill=False, edgecolor="tab:orange", linewidth=3))
+    box, width = axes.get_position(), axes.figure.get_size_inches()[0] * DPI
+    bars = axes.figure.add_axes((box.x1 + 20 / width, box.y0, 130 / width, box.height))
+    bars.bar_label(bars.barh(middles, rate, 0.6), [f"{value:.2f}" for value in rate], padding=3)
+    bars.set(ylim=(0, rows), xlim=(0, 1.5 * max(*rate, 0.01)), yticks=[], xticks=[])
+    bars.set_xlabel("rate, nats" if exact else "information, nats")
+    bars.spines[["top", "right", "bottom"]].set_visible(False)
+    return drawn(axes.figure)
+
+
+def rates(rate: Tensor, exact: bool) -> np.ndarray:
+    """The rate (D,) of each dimension in nats, the highest first, as bars."""
+    order = rate.argsort(descending=True).tolist()
+    figure = new_figure(max(6.0, min(16.0, 1.5 + 0.22 * len(order))), 4, layout="constrained")
+    axes = figure.add_subplot()
+    axes.bar(range(len(order)), [rate[dim].item() for dim in order], 0.7)
+    if len(order) <= 64:
+        axes.set_xticks(range(len(order)), [str(dim) for dim in order], fontsize=9 if len(order) <= 32 else 7)
+    what = f"rate of each latent dimension, {rate.sum():.2f} nats in all"
+    estimate = "what each latent dimension tells of the image, estimated by variances"
+    axes.set(xlabel="dimension of z", ylabel="nats per image", title=what if exact else estimate)
+    axes.spines[["top", "right"]].set_visible(False)
+    return drawn(figure)
+
+
+def curves(epochs: Mapping[str, Sequence[tuple[int, float]]]) -> np.ndarray:
+    """Learning curves {"train/elbo": [(epoch, nats per image), …], …}: on the left the ELBO, then rate and distortion.
+
+    There is a line for each split.
+    """
+    figure = new_figure(12, 4, layout="constrained")
+    for axes, name in zip(figure.subplots(1, 3), ("elbo", "rate", "distortion"), strict=True):
+        for split in SPLITS:
+            if points := epochs.get(f"{split}/{name}"):
+                axes.plot(*zip(*points, strict=True), label=split, marker="." if len(points) < 30 else None)
+        axes.set(xlabel="epoch", ylabel="nats per image", title={"elbo": "ELBO"}.get(name, name))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(frameon=False)
+    return drawn(figure)

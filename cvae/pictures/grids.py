@@ -1,0 +1,76 @@
+"""Grids of images, and how pictures are encoded: PNG, GIF, TensorBoard."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import imageio.v3 as imageio
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.utils import make_grid
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+SMALL = 64  # pixels: images up to this size are drawn three times as large
+
+
+def grid(images: Tensor, columns: int, padding: int = 2, zoom: int | None = None) -> np.ndarray:
+    """images (N, C, H, W) in [0, 1] -> (H', W', 3), each pixel drawn as zoom x zoom (default: 3, of large images 1)."""
+    zoom = zoom or (3 if max(images.shape[2:]) <= SMALL else 1)
+    shown = images.detach().float().cpu().clamp(0, 1)
+    tiled = make_grid(shown, columns, padding)  # (3, H', W')
+    if len(shown) == 1:  # which make_grid leaves without padding
+        tiled = F.pad(tiled, [padding] * 4)
+    pixels = (tiled * 255).round().byte().permute(1, 2, 0).numpy()
+    return pixels.repeat(zoom, 0).repeat(zoom, 1)
+
+
+def side_by_side(*parts: np.ndarray) -> np.ndarray:
+    """Pictures with a white gap between them; lower ones end in white."""
+    height = max(len(part) for part in parts)
+    gap = np.full((height, 24, 3), 255, np.uint8)
+    joined = []
+    for part in parts:
+        joined += [gap, np.pad(part, ((0, height - len(part)), (0, 0), (0, 0)), constant_values=255)]
+    return np.concatenate(joined[1:], 1)
+
+
+def strips(a: Tensor, way: Tensor, b: Tensor) -> np.ndarray:
+    """Ways (steps, N, C, H, W) from images a (N, C, H, W) to b as rows, their ends apart from them on both sides."""
+    rows = way.transpose(0, 1).flatten(0, 1)  # (N * steps, C, H, W)
+    return side_by_side(grid(a, 1), grid(rows, len(way)), grid(b, 1))
+
+
+def headed(pixels: np.ndarray, text: str) -> np.ndarray:
+    """A picture with a line of text above it."""
+    line = Image.new("RGB", (pixels.shape[1], 28), "white")
+    ImageDraw.Draw(line).text((4, 3), text, "black", ImageFont.load_default(18))
+    return np.concatenate([np.asarray(line), pixels])
+
+
+def gif(frames: Sequence[np.ndarray], milliseconds: Sequence[int]) -> bytes:
+    """An animated GIF that loops for ever, with the time of each frame."""
+    shown: list[np.ndarray] = []
+    pace: list[int] = []
+    for frame, time in zip(frames, milliseconds, strict=True):
+        if shown and np.array_equal(frame, shown[-1]):
+            pace[-1] += time  # equal neighbours are one longer frame: the encoder fails on them
+        else:
+            shown.append(frame)
+            pace.append(time)
+    duration = pace if len(shown) > 1 else pace[0]
+    return imageio.imwrite("<bytes>", np.stack(shown), extension=".gif", duration=duration, loop=0)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    return imageio.imwrite("<bytes>", pixels, extension=".png")
+
+
+def image_summary(tag: str, content: bytes, height: int, width: int) -> "Summary":
+    """A TensorBoard summary of an encoded picture: PNG, or GIF, which TensorBoard shows animated."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+    return Summary(value=[Summary.Value(tag=tag, image=encoded)])

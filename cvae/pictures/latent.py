@@ -1,0 +1,83 @@
+"""What pictures of the latent space show: the manifold's images, and a plane for more than two dimensions."""
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from cvae.checks import one_of
+from cvae.distributions import factorizes
+from cvae.errors import ConfigError
+from cvae.vae import VAE
+
+PLANES = {"pca": None, "tsne": "sklearn", "umap": "umap"}  # how a plane is found, and the package that it takes
+DRAWS = 10_000  # of a prior, for the quantiles of its marginals
+NEIGHBOURS = 2000  # points that are placed by their neighbours, which takes long
+
+
+def quantiles(p: Distribution, steps: int) -> Tensor:
+    """The quantiles 0.05 … 0.95 of each dimension of p(z), event (D,): (steps, D).
+
+    Exact where p is independent over the dimensions, else those of draws, and so of its marginals.
+    """
+    levels = torch.linspace(0.05, 0.95, steps)
+    if factorizes(p):
+        base = p.base_dist
+        return base.icdf(levels.to(base.mean).unsqueeze(1).expand(-1, *p.event_shape))
+    z = p.sample((DRAWS,))
+    return z.quantile(levels.to(z), 0)
+
+
+@torch.no_grad()
+def latent_manifold(vae: VAE, z: Tensor, label: int | None = None) -> Tensor:
+    """Decoded means over the plane that the values z (steps, 2) of two dimensions span: (steps * steps, C, H, W).
+
+    Row by row: z[0] grows to the right and z[1] upwards, as in the scatter (the tutorial's grows downwards).
+
+    label: the class, for a conditional model.
+    """
+    up, right = torch.meshgrid(z[:, 1].flip(0), z[:, 0], indexing="ij")  # the first row is the highest
+    points = torch.stack([right, up], -1).reshape(-1, 2)
+    labels = None if label is None else torch.full((len(points),), label, device=z.device)
+    return vae.decode(points, labels).mean
+
+
+def require_plane(key: str, how: str) -> str:
+    """Return `how`, or raise ConfigError unless it is one of PLANES and its package is installed."""
+    package = PLANES[one_of(key, how, tuple(PLANES))]
+    if package and not find_spec(package):
+        raise ConfigError(key, how, "pca, or needs more packages: pip install -e '.[maps]'")
+    return how
+
+
+def plane(means: Tensor, how: str, seed: int) -> tuple[Tensor, list[str]]:
+    """Points (N', 2) of a plane for means (N, D), and what its axes are called.
+
+    pca: the two directions in which the means vary most. tsne, umap: the first 2,000 points, placed so that neighbours
+    stay neighbours; distances between groups mean little.
+    """
+    if how == "pca":
+        return principal_components(means)
+    few = means[:NEIGHBOURS].numpy()
+    if how == "tsne":
+        from sklearn.manifold import TSNE
+
+        found = TSNE(2, random_state=seed, perplexity=min(30, (len(few) - 1) / 3)).fit_transform(few)
+    else:
+        from umap import UMAP
+
+        found = UMAP(n_neighbors=min(15, len(few) - 1), random_state=seed, n_jobs=1).fit_transform(few)
+    name = {"tsne": "t-SNE", "umap": "UMAP"}[how]
+    return torch.as_tensor(found), [f"{name} 1", f"{name} 2"]
+
+
+def principal_components(means: Tensor) -> tuple[Tensor, list[str]]:
+    """Means (N, D) along the two directions of largest variance (N, 2); each direction's largest entry is positive."""
+    centred = (means - means.mean(0)).double()
+    variance, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
+    first = directions.flip(1)[:, :2]
+    largest = first.gather(0, first.abs().argmax(0, keepdim=True))
+    share = variance.flip(0)[:2] / variance.sum().clamp(min=1e-12)
+    names = [f"principal component {number}: {part:.0%} of the variance" for number, part in enumerate(share, 1)]
+    return (centred @ (first * largest.sign())).float(), names
