@@ -14,7 +14,8 @@ from torch import Tensor
 from cvae import pictures
 from cvae.checks import positive_int
 from cvae.data import ImageData
-from cvae.evaluation.latents import latents, traverse
+from cvae.distributions import is_discrete
+from cvae.evaluation.latents import Latents, latents, traverse
 from cvae.evaluation.report import test_batches
 from cvae.files import save
 from cvae.noise import fixed_noise
@@ -167,30 +168,35 @@ class Pictures(Callback):
 
     def _at_the_end(self, vae: VAE, data: ImageData, device: torch.device) -> Iterator[tuple[Path, np.ndarray]]:
         """Files with pictures of the latent space, and the learning curves."""
-        run, (latent_dim,) = self.run, vae.shapes[0]
-        found = latents(vae, test_batches(vae, data, len(data.test), device))
-        means, labels = found.means, data.test.images.y.cpu()
-        if latent_dim == 2:
+        (latent_dim,), codes = vae.shapes[0], is_discrete(vae.p_z())
+        found, labels = latents(vae, test_batches(vae, data, len(data.test), device)), data.test.images.y.cpu()
+        if latent_dim == 2 and not codes:
             z = pictures.quantiles(vae.p_z(), self.manifold_steps)
             for label in range(min(vae.num_classes, self.max_classes)) if vae.num_classes else [None]:
                 title = "decoded quantiles of p(z)" + ("" if label is None else f", class {label}")
-                yield run.manifold(label), pictures.manifold(pictures.latent_manifold(vae, z, label), z, title)
+                yield self.run.manifold(label), pictures.manifold(pictures.latent_manifold(vae, z, label), z, title)
             title = "posterior means of the test images"
-            yield run.scatter, pictures.latent_map(means.numpy(), labels.numpy(), ("z[0]", "z[1]"), title)
+            shown = pictures.latent_map(found.means.numpy(), labels.numpy(), ("z[0]", "z[1]"), title)
+            yield self.run.scatter, shown
         elif latent_dim > 2:
-            points, names = pictures.plane(means, self.plane, self.seed)
+            points, names = pictures.plane(found.means, self.plane, self.seed)
             title = f"posterior means of the test images, {latent_dim} dimensions"
-            yield run.map, pictures.latent_map(points.numpy(), labels[: len(points)].numpy(), names, title)
-        x, y = self.x.to(device), None if self.y is None else self.y.to(device)
+            yield self.run.map, pictures.latent_map(points.numpy(), labels[: len(points)].numpy(), names, title)
+        if not codes:  # between which nothing lies
+            yield from self._moved(vae, found, self.x.to(device), None if self.y is None else self.y.to(device))
+        yield self.run.curves, pictures.curves(self.history)
+
+    def _moved(self, vae: VAE, found: Latents, x: Tensor, y: Tensor | None) -> Iterator[tuple[Path, np.ndarray]]:
+        """Latents of test images moved along single dimensions, and to those of others."""
         moved = traverse(vae, found, x[:1], None if y is None else y[:1], DIMS, PLACES)
-        yield run.latent_traversal, pictures.traversal(*moved, "a test image, one dimension of z moved")
+        yield self.run.latent_traversal, pictures.traversal(*moved, "a test image, one dimension of z moved")
         apart = 2 if y is None else self.columns  # both ends are of one class
-        a, b = x[::apart][:WAYS], x[1::apart][:WAYS]
+        b = x[1::apart][:WAYS]
         if apart > 1 and len(b):
-            way = vae.interpolate(a[: len(b)], b, None if y is None else y[::apart][: len(b)], STEPS)
-            yield run.latent_interpolation, pictures.strips(a[: len(b)], way, b)
-        yield run.rates, pictures.rates(found.rate, found.exact)
-        yield run.curves, pictures.curves(self.history)
+            a = x[::apart][: len(b)]
+            way = vae.interpolate(a, b, None if y is None else y[::apart][: len(b)], STEPS)
+            yield self.run.latent_interpolation, pictures.strips(a, way, b)
+        yield self.run.rates, pictures.rates(found.rate, found.exact)
 
     def _picture(self, trainer: Trainer, file: Path, pixels: np.ndarray, tag: str, step: int) -> None:
         content = pictures.png(pixels)

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from test_commands import call, make_run  # noqa: F401, a fixture
+from test_commands import make_run
 
 import cvae
 from cvae import __main__ as entry
@@ -44,7 +44,7 @@ def test_defaults():
     }  # fmt: skip
 
 
-def test_what_is_served(run, served, call):  # noqa: F811
+def test_what_is_served(run, served, call):
     port = free_port()
     assert call("explore", run, "--port", port)[0] == 0
     ((space, title, shown_at, browser),) = served
@@ -57,7 +57,7 @@ def test_what_is_served(run, served, call):  # noqa: F811
     assert served[1][3] is False and len(served[1][0].means) == 4
 
 
-def test_the_checkpoint_that_is_asked_for(run, served, call):  # noqa: F811
+def test_the_checkpoint_that_is_asked_for(run, served, call):
     last = run / "checkpoints" / "last.ckpt"
     weights = torch.load(last, weights_only=True)
     for value in weights["state_dict"].values():
@@ -69,7 +69,7 @@ def test_the_checkpoint_that_is_asked_for(run, served, call):  # noqa: F811
     assert not torch.allclose(*means) and served[1][1] == f"{run}, best.ckpt"
 
 
-def test_the_seed(tmp_path, served, call):  # noqa: F811
+def test_the_seed(tmp_path, served, call):
     run = make_run(tmp_path / "run", "data.source.test_size=9", "model.latent_dim=2", "prior=mixture")
     for seed in (0, 0, 1):
         call("explore", run, "--port", free_port(), "--seed", seed)
@@ -77,13 +77,13 @@ def test_the_seed(tmp_path, served, call):  # noqa: F811
     assert torch.equal(low[0], low[1]) and not torch.equal(low[0], low[2])
 
 
-def test_the_data_may_lie_elsewhere(tmp_path, mnist_root, small_md5, served, call):  # noqa: F811
+def test_the_data_may_lie_elsewhere(tmp_path, mnist_root, small_md5, served, call):
     run = make_run(tmp_path / "run", "data=mnist", f"data.root={tmp_path}/gone")
     assert call("explore", run, "--port", free_port(), "--data-root", mnist_root)[0] == 0
     assert len(served[0][0].means) == 40
 
 
-def test_a_page_as_a_file(run, served, call, tmp_path):  # noqa: F811
+def test_a_page_as_a_file(run, served, call, tmp_path):
     file = tmp_path / "new" / "page.html"
     code, printed = call("explore", run, "--html", file, "--port", 1)  # no port is needed
     assert code == 0 and str(file) in printed and served == []
@@ -101,12 +101,12 @@ def test_a_page_as_a_file(run, served, call, tmp_path):  # noqa: F811
         (["--port", 70000], "--port=70000: must be a port that no other program uses"),
     ],
 )
-def test_wrong_options(run, served, call, words, said):  # noqa: F811
+def test_wrong_options(run, served, call, words, said):
     code, printed = call("explore", run, *words)
     assert code == 1 and said in printed and served == []
 
 
-def test_a_port_in_use(run, served, call, monkeypatch):  # noqa: F811
+def test_a_port_in_use(run, served, call, monkeypatch):
     """Said before the model is loaded."""
     monkeypatch.setattr("cvae.build.load_with_step", lambda *_: pytest.fail("loaded"))
     with socket.socket() as other:
@@ -117,7 +117,7 @@ def test_a_port_in_use(run, served, call, monkeypatch):  # noqa: F811
     assert code == 1 and f"--port={port}: must be a port that no other program uses (" in printed and served == []
 
 
-def test_without_nicegui(run, call, monkeypatch):  # noqa: F811
+def test_without_nicegui(run, call, monkeypatch):
     monkeypatch.setitem(sys.modules, "nicegui", None)
     monkeypatch.delitem(sys.modules, "cvae.explorer.page", raising=False)
     code, printed = call("explore", run, "--port", free_port())
@@ -126,14 +126,14 @@ def test_without_nicegui(run, call, monkeypatch):  # noqa: F811
 
 
 @pytest.mark.parametrize("dims", [1, 3])
-def test_a_table_needs_two_dimensions(tmp_path, call, dims, monkeypatch):  # noqa: F811
+def test_a_table_needs_two_dimensions(tmp_path, call, dims, monkeypatch):
     run = make_run(tmp_path / "run", f"model.latent_dim={dims}")
     monkeypatch.setattr("cvae.build.load_data", lambda *_: pytest.fail("read"))
     code, printed = call("explore", run, "--html", tmp_path / "page.html")
     assert code == 1 and f"this one has {dims}" in printed and not (tmp_path / "page.html").exists()
 
 
-def test_a_run_that_names_foreign_code(run, served, call):  # noqa: F811
+def test_a_run_that_names_foreign_code(run, served, call):
     config = run / ".hydra" / "config.yaml"
     config.write_text(config.read_text().replace("cvae.networks.conv", "test_commands.my_network"))
     code, printed = call("explore", run, "--port", free_port())

@@ -213,6 +213,14 @@ def test_a_plane_traversals_and_rates_of_any_number_of_latents(stage, latent_dim
     assert np.array_equal(read(show.run.latent_traversal), expected)
 
 
+def test_codes_are_not_moved(stage):
+    """Between two of them there is nothing; the plane shows the probabilities of each."""
+    show = stage("posterior=categorical", "prior=uniform", "model.latent_dim=4")
+    show.epochs(1)
+    names = {path.name for path in show.run.path.glob("*.png")}
+    assert names == {"reconstruction.png", "latent_map.png", "learning_curves.png"}
+
+
 def test_interpolations_are_between_neighbouring_test_images(stage):
     show = stage("callbacks.pictures.num=25", "data.source.test_size=25")
     show.epochs(0)
