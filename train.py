@@ -7,7 +7,8 @@ import hydra
 from omegaconf import DictConfig
 
 from cvae.cli import find_own_parts, readable_errors
-from cvae.resume import resume, run_to_resume
+from cvae.resume import resume, run_to_resume, words_of_sweep
+from cvae.run import Run
 
 CONF = Path(__file__).parent / "conf"
 
@@ -15,13 +16,17 @@ CONF = Path(__file__).parent / "conf"
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
     find_own_parts()
+    run = Run(cfg.run_dir)
+    if (result := run.result()) is not None:  # a member of a sweep that goes on
+        return result
     from cvae.training.train import train  # torch takes seconds to import: not for --help or a misspelt key
 
-    return train(cfg)
+    return train(cfg, resume=run.began())
 
 
 if __name__ == "__main__":
     with readable_errors():
+        sys.argv[1:] = words_of_sweep(sys.argv[1:])
         if stopped := run_to_resume(sys.argv[1:]):
             resume(*stopped, CONF)
         else:

@@ -109,7 +109,7 @@ def read(runs: Iterable[Run]) -> list[Entry]:
 
 
 def load_yaml(text: str) -> Any:
-    return yaml.load(text, Loader)
+    return Loader(text).get_single_data()
 
 
 def parsed(file: Path, parse: Any) -> Any:
@@ -127,8 +127,16 @@ def setting(run: Run, config: dict, pairs: dict[str, str], key: str) -> Any:
     if isinstance(value, str) and (reference := re.fullmatch(r"\$\{([\w.]+)\}", value)):
         return setting(run, config, {}, reference[1])
     if isinstance(value, dict) or "/" in key:
-        return pairs.get(key) or run.choices().get(key)
+        return pairs.get(key) or choices(run).get(key)
     return value
+
+
+def choices(run: Run) -> dict[str, str]:
+    """What was chosen of each group, typed or not: {"prior": "vamp", …}."""
+    found = parsed(run.hydra_file, load_yaml)
+    for key in ("hydra", "runtime", "choices"):
+        found = found.get(key) or {}
+    return found
 
 
 def differing(entries: list[Entry]) -> list[str]:

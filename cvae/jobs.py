@@ -22,20 +22,33 @@ class NewRunDirectory(Callback):
 
     A folder that is named after the time gets another name if it is taken: two runs may start in the same second. A
     folder that the user has named is refused if it cannot be written, or if it holds a run.
+
+    resume: a sweep goes on in its folder (see cvae.resume.words_of_sweep)
     """
+
+    def __init__(self, resume: bool = False) -> None:
+        self.resume = resume
 
     def on_run_start(self, config: DictConfig, **_: object) -> None:
         if first_process():  # the others use its folder
             claim(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
-        claim(config, "sweep")
+        claim(config, "sweep", self.resume)
         folder = config.hydra.sweep.dir.replace("'", "\\'")
         with read_write(config.hydra):  # each member composes its config anew, with these words
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+            if "direction" in config.hydra.sweeper:  # Optuna's: a run returns a bound, which is better when higher
+                config.hydra.sweeper.direction = "maximize"
+
+    def on_job_start(self, config: DictConfig, **_: object) -> None:
+        """Of a sweep that goes on Hydra writes no configs: those of the runs that have begun would be replaced."""
+        run = Run(config.hydra.runtime.output_dir)
+        if self.resume and not run.overrides_file.exists():
+            run.save_overrides(config.hydra.overrides.task)
 
 
-def claim(config: DictConfig, kind: str) -> None:
+def claim(config: DictConfig, kind: str, resume: bool = False) -> None:
     """Claim hydra.KIND.dir, and put the name of the claimed folder there.
 
     Ends the process if that cannot be: Hydra turns an Exception of a callback into a warning and goes on.
@@ -48,7 +61,8 @@ def claim(config: DictConfig, kind: str) -> None:
     try:
         if "${now:" in written["hydra"][kind]["dir"]:
             folder = new_folder(folder)
-        require_no_run(folder)
+        if not resume:
+            require_no_run(folder)
         Run(folder).claim()
     except UserError as error:
         raise SystemExit(f"Error: {key}={folder}: must be a new folder; {error}") from error

@@ -44,6 +44,24 @@ def run_to_resume(words: list[str]) -> tuple[Run, list[str]] | None:
     return None
 
 
+def words_of_sweep(words: list[str]) -> list[str]:
+    """What Hydra is told to go on with the sweep that resume= names, given the words that began it; else the words.
+
+    Its finished runs are kept, those that were stopped go on, those that are missing begin.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    folders = [word.removeprefix(WORD) for word in words if word.startswith(WORD)]
+    if not folders or not {"-m", "--multirun"} & set(words):
+        return words
+    if not Path(folders[-1]).is_dir():
+        raise UserError(f"{folders[-1]} is no sweep to resume: there is no such folder")
+    folder = folders[-1].replace("'", "\\'")
+    own = [f"hydra.sweep.dir='{folder}'", "hydra.output_subdir=null", "+hydra.callbacks.new_run_directory.resume=true"]
+    return [word for word in words if not word.startswith(WORD)] + own
+
+
 def run_of_job(job: str, words: list[str]) -> Run | None:
     """The run that a SLURM job has begun: in hydra.run.dir, or below outputs/."""
     folders = [Path(word.partition("=")[2]) for word in words if word.startswith("hydra.run.dir=")]

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +43,7 @@ class Run:
         self.path, self.trust = Path(path), trust
         self.config_file = self.path / ".hydra" / "config.yaml"
         self.overrides_file = self.path / ".hydra" / "overrides.yaml"
+        self.hydra_file = self.path / ".hydra" / "hydra.yaml"
         self.checkpoints = self.path / "checkpoints"
         self.images = self.path / "images"
         self.metrics = self.path / "metrics.json"
@@ -210,16 +211,19 @@ class Run:
         except (OSError, YAMLError, UserError, TypeError, ValueError, RecursionError):
             return []
 
-    def choices(self) -> dict[str, str]:
-        """What was chosen of each group, typed or not: {"prior": "vamp", …}; nothing where it is not known."""
-        try:
-            return dict(OmegaConf.load(self.path / ".hydra" / "hydra.yaml").hydra.runtime.choices)
-        except (OSError, YAMLError, OmegaConfBaseException):
-            return {}
-
     def save_config(self, cfg: DictConfig) -> None:
         """Write the config again, where a run has found out what was left to the data (as the number of classes)."""
         save(self.config_file, OmegaConf.to_yaml(cfg).encode())
+
+    def save_overrides(self, words: Iterable[str]) -> None:
+        save(self.overrides_file, OmegaConf.to_yaml(list(words)).encode())
+
+    def result(self) -> float | None:
+        """What a finished run returned to its sweeper, the bound that is maximized; None unless it is finished."""
+        if self.state() != "finished" or not self.metrics.exists():
+            return None
+        metrics = json.loads(self.metrics.read_text())
+        return metrics.get("validation/bound", metrics["test/bound"])
 
     def save_metrics(self, metrics: dict) -> None:
         save(self.metrics, json.dumps(metrics, indent=2).encode())

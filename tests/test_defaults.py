@@ -255,7 +255,7 @@ WRITTEN = OmegaConf.to_container(OmegaConf.create(VALUES))
 FILES = {
     path.relative_to(CONF).with_suffix("").as_posix(): path
     for path in CONF.rglob("*.yaml")
-    if "hydra" not in path.parts and path.name != "config.yaml"
+    if not {"hydra", "search"} & set(path.parts) and path.name != "config.yaml"
 }
 
 
@@ -286,7 +286,8 @@ def test_the_choices_and_values_of_the_root():
         "_self_", {"data": "mnist"}, {"model": "conv"}, {"posterior": "diagonal_gaussian"},
         {"prior": "standard_normal"}, {"likelihood": "bernoulli"}, {"objective": "elbo"}, {"optimizer": "adam"},
         {"scheduler": "constant"}, {"trainer": "auto"}, {"evaluation": "default"}, {"callbacks": "default"},
-        {"logger": "tensorboard"}, {"experiment": "tf_tutorial"}, {"override hydra/job_logging": "cvae"},
+        {"logger": "tensorboard"}, {"experiment": "tf_tutorial"}, {"search": None},
+        {"override hydra/job_logging": "cvae"},
         {"override hydra/hydra_logging": "cvae"},
         {"override hydra/help": "cvae"},
     ]  # fmt: skip

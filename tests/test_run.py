@@ -21,6 +21,7 @@ def test_names(tmp_path):
     run = Run(tmp_path)
     names = {
         run.config_file: ".hydra/config.yaml", run.overrides_file: ".hydra/overrides.yaml",
+        run.hydra_file: ".hydra/hydra.yaml",
         run.checkpoints: "checkpoints", run.events("test"): "test",
         run.metrics: "metrics.json", run.gif: "cvae.gif", run.scatter: "latent_scatter.png", run.samples: "samples.png",
         run.image("original"): "images/original.png", run.image("sample", 3): "images/sample_0003.png",

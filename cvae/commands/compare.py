@@ -1,7 +1,6 @@
 """python -m cvae compare PATHS…: one table and one figure of many runs."""
 
 import argparse
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,14 +161,14 @@ def rate_distortion(axes: "Axes", table: list[Row], palette: list) -> None:
 
 def against_number(axes: "Axes", table: list[Row], number: str, palette: list) -> None:
     """The test ELBO against a setting, with the standard deviation over seeds."""
-    for row, colour in zip(table, palette, strict=True):
-        if not math.isnan(row.mean("ELBO")):
-            axes.errorbar(
-                row.settings[number], row.mean("ELBO"), row.deviation("ELBO"), fmt="o", capsize=3, color=colour
-            )
-    values = [row.settings[number] for row in table]
-    if min(values) > 0 and max(values) >= 8 * min(values):
+    shown = [(row, colour) for row, colour in zip(table, palette, strict=True) if row.values("ELBO")]
+    for row, colour in shown:
+        spread = row.deviation("ELBO")
+        axes.errorbar(row.settings[number], row.mean("ELBO"), spread, fmt="o", capsize=3, color=colour)
+    values = sorted({row.settings[number] for row, _ in shown})
+    if values and values[0] > 0 and values[-1] >= 8 * values[0]:
         axes.set_xscale("log")
-        axes.set_xticks(sorted(set(values)), [f"{value:g}" for value in sorted(set(values))])
-        axes.minorticks_off()
+        if all(isinstance(value, int) for value in values):
+            axes.set_xticks(values, map(str, values))
+            axes.minorticks_off()
     axes.set(title=f"ELBO against {number}", xlabel=number, ylabel="test ELBO, nats per image")

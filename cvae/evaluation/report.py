@@ -108,7 +108,7 @@ def table(figures: dict[str, Figure], settings: dict) -> Table:
 
 def markdown(figures: dict[str, Figure], samples: int) -> str:
     """The figures as a table in Markdown, as TensorBoard shows it; samples: importance samples per image."""
-    lines = [" | ".join(row) for row in rows(figures)]
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows(figures)]
     head = [f"test images, {samples:,} importance samples | | ± std. error | ", "--- | ---: | ---: | ---"]
     return "\n".join(f"| {line} |" for line in [*head, *lines])
 

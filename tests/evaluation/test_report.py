@@ -194,3 +194,19 @@ def test_names_for_loggers():
         "evaluation/few_effective": 0.05,
         "evaluation/active_units": 2,
     }
+
+
+def test_the_table_in_markdown():
+    """As TensorBoard shows it: a bar within a cell would end it."""
+    figures = {
+        "rate": Figure(1.25, 0.5, "nats", "rate, KL(q(z|x) || p(z))"),
+        "bits_per_dim": Figure(None, None, "bits", "bits per dim"),
+        "active_units": Figure(2, None, "of 3 latents", "active units"),
+    }
+    assert module.markdown(figures, 5000).splitlines() == [
+        "| test images, 5,000 importance samples | | ± std. error |  |",
+        "| --- | ---: | ---: | --- |",
+        r"| rate, KL(q(z\|x) \|\| p(z)) | 1.250 | 0.500 | nats per image |",
+        "| bits per dim | - | - | bits |",
+        "| active units | 2 | - | of 3 latents |",
+    ]

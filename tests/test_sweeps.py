@@ -1,0 +1,133 @@
+"""Sweeps: several runs at a time, a search by Optuna, and a sweep that goes on after it was stopped."""
+
+import json
+
+import pytest
+import yaml
+from conftest import ROOT, config
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from test_cli import command, train_py
+from tiny import TINY
+
+from cvae.errors import UserError
+from cvae.jobs import NewRunDirectory
+from cvae.resume import words_of_sweep
+from cvae.run import Run
+
+WORDS = [word for word in TINY if not word.startswith(("optimizer.lr", "model.latent_dim"))]
+WORDS += ["trainer.max_epochs=1", "~callbacks.pictures", "~callbacks.progress"]
+
+
+def test_the_words_that_go_on_with_a_sweep(tmp_path):
+    words = ["-m", "seed=1,2", f"resume={tmp_path}", "trainer=cpu"]
+    own = [f"hydra.sweep.dir='{tmp_path}'", "hydra.output_subdir=null"]
+    assert words_of_sweep(words) == [
+        "-m", "seed=1,2", "trainer=cpu", *own, "+hydra.callbacks.new_run_directory.resume=true",
+    ]  # fmt: skip
+    for others in (["-m", "seed=1,2"], [f"resume={tmp_path}"], []):
+        assert words_of_sweep(others) == others
+    assert words_of_sweep(["--multirun", f"resume={tmp_path}"])[1] == own[0]
+    with pytest.raises(UserError, match="nowhere is no sweep to resume"):
+        words_of_sweep(["-m", "resume=nowhere"])
+
+
+def multirun(*words):
+    """The config of a sweep, as a callback gets it."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", list(words), return_hydra_config=True)
+    OmegaConf.set_readonly(cfg.hydra, True)
+    return cfg
+
+
+def test_only_a_sweep_that_goes_on_takes_a_folder_with_runs(tmp_path):
+    (tmp_path / "0" / "checkpoints").mkdir(parents=True)
+    words = [f"hydra.sweep.dir={tmp_path}"]
+    NewRunDirectory(resume=True).on_multirun_start(multirun(*words))
+    with pytest.raises(SystemExit, match="holds an earlier run"):
+        NewRunDirectory().on_multirun_start(multirun(*words))
+
+
+def test_a_run_that_begins_in_a_sweep_that_goes_on_leaves_its_words(tmp_path):
+    cfg = multirun("seed=3")
+    OmegaConf.set_readonly(cfg.hydra, False)
+    for folder, resume in (("new", True), ("old", True), ("first", False)):
+        cfg.hydra.runtime.output_dir = str(tmp_path / folder)
+        if folder == "old":
+            Run(tmp_path / folder).save_overrides(["seed=9"])
+        NewRunDirectory(resume).on_job_start(cfg)
+    assert [Run(tmp_path / folder).overrides() for folder in ("new", "old")] == [["seed=3"], ["seed=9"]]
+    assert not (tmp_path / "first").exists()
+
+
+def test_what_a_finished_run_returned(tmp_path):
+    run = Run(tmp_path)
+    assert run.result() is None
+    run.save_metrics({"test/bound": -3.0})
+    run.save_status("finished")
+    assert run.result() == -3.0
+    run.save_metrics({"test/bound": -3.0, "validation/bound": -2.0})
+    assert run.result() == -2.0
+    run.save_status("failed")
+    assert run.result() is None
+
+
+def test_the_search_space_of_conf():
+    pytest.importorskip("optuna")
+    found = multirun("search=lr_latent_dim").hydra.sweeper
+    assert found.params == {
+        "optimizer.lr": "tag(log, interval(1e-4, 1e-2))", "model.latent_dim": "choice(2, 4, 8, 16, 32)",
+    }  # fmt: skip
+    assert (found.n_trials, found.n_jobs, found.max_failure_rate, found.sampler.seed) == (20, 1, 1.0, 0)
+    assert "search" not in config()
+
+
+def test_a_bound_is_maximized(tmp_path):
+    pytest.importorskip("optuna")
+    cfg = multirun("hydra/sweeper=optuna", f"hydra.sweep.dir={tmp_path}")
+    NewRunDirectory().on_multirun_start(cfg)
+    assert cfg.hydra.sweeper.direction == "maximize"
+
+
+@pytest.mark.slow
+def test_six_runs_two_at_a_time_of_which_one_fails_then_compared_and_resumed(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["-m", *WORDS, "model.latent_dim=2,3,4,5,6,0", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = train_py(*words, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert done.returncode == 1 and "1 of the 6 runs in sweep did not finish" in done.stderr + done.stdout
+    compared = command("-m", "cvae", "compare", "sweep", "--csv", cwd=tmp_path, PYTHONPATH=str(ROOT))
+    lines = [line.split(",") for line in compared.stdout.splitlines()[1:]]
+    assert [line[1] for line in lines] == ["2", "3", "4", "5", "6", "0"]
+    assert [line[-2] for line in lines] == ["finished"] * 5 + ["failed"]
+    assert all(float(line[2]) < 0 for line in lines[:5])
+
+    runs = [Run(tmp_path / "sweep" / f"{number}_latent_dim={dim}") for number, dim in enumerate((2, 3, 4, 5, 6))]
+    before = [(run.checkpoints / "last.ckpt").stat().st_mtime_ns for run in runs]
+    config_before = runs[0].config_file.read_bytes()
+    runs[1].metrics.unlink(), runs[1].save_status("interrupted")
+    done = train_py(*words, "resume=sweep", cwd=tmp_path)
+    assert done.returncode == 1 and "1 of the 6 runs in sweep did not finish" in done.stderr + done.stdout
+    assert [run.state() for run in runs] == ["finished"] * 5 and runs[1].metrics.exists()
+    after = [(run.checkpoints / "last.ckpt").stat().st_mtime_ns for run in runs]
+    assert [one == two for one, two in zip(before, after, strict=True)] == [True, False, True, True, True]
+    assert runs[0].config_file.read_bytes() == config_before
+
+
+@pytest.mark.slow
+def test_a_search_by_optuna_with_a_database(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    study = ["hydra.sweeper.storage=sqlite:///study.db", "hydra.sweeper.study_name=a", "hydra.sweeper.n_trials=3"]
+    done = train_py("-m", *WORDS, "search=lr_latent_dim", *study, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    best = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
+    metrics = [json.loads(file.read_text()) for file in tmp_path.glob("sweep/*/metrics.json")]
+    assert len(metrics) == 3 and best["best_value"] == max(figures["test/bound"] for figures in metrics)
+    assert set(best["best_params"]) == {"optimizer.lr", "model.latent_dim"} and (tmp_path / "study.db").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_through_submitit_on_this_machine(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    done = train_py("-m", *WORDS, "seed=1", "hydra/launcher=submitit_local", "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Run(tmp_path / "sweep" / "0").state() == "finished"
