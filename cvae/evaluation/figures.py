@@ -14,12 +14,13 @@ from torch import Tensor
 from cvae.errors import NotFinite
 from cvae.evaluation.aggregate import log_aggregate
 from cvae.evaluation.blocks import Batch, images_of_a_block, in_blocks
-from cvae.evaluation.importance import Measured, measure
+from cvae.evaluation.importance import Means, Measured, measure
 from cvae.evaluation.settings import Settings
 from cvae.noise import fixed_noise
 from cvae.vae import VAE
 
 ACTIVE = 0.01  # variance of the posterior mean over images, above which a latent counts as active
+USED = 0.1  # nats an image of a group's rate, above which it counts as active
 FEW = 10  # effective samples, below which an image's log p(x) rests on a few weights
 
 
@@ -52,6 +53,8 @@ def evaluate(
     few_effective the share of images where it is below 10. Where a few heavy weights carry the estimate, it is a loose
     bound, and its standard error over images does not show that.
 
+    Where there are several groups of latents, rate_1, rate_2, … are those of each from the top down. They sum to rate.
+
     mutual_information is I_q(x; z), aggregate_kl is KL(q(z) || p(z)), and aggregate_rate is exactly their sum (Hoffman
     and Johnson 2016). The three are of the top group of latents and over the first `aggregate_images` images, with a
     draw each: see `log_aggregate`. The first two are None if a posterior's density of foreign z is NaN, as that of an
@@ -74,39 +77,45 @@ def evaluate(
     """
     batches = iter(batches)
     first = next(batches)
-    measured, kept = [], []  # kept: the blocks for the aggregate posterior
+    measured, spread, kept = [], Spread(), []  # kept: the blocks for the aggregate posterior
     limit = settings.aggregate_images
     with fixed_noise(settings.seed, first[0].device):  # the caller's random state stays as it is
         images = images_of_a_block(vae, *first, settings.memory)
         for number, (x, y) in enumerate(in_blocks(itertools.chain([first], batches), images)):
             seeds = settings.seed, number
-            measured.append(measure(vae, x, y, settings.samples, images, seeds, advance, settings.until))
+            block, means = measure(vae, x, y, settings.samples, images, seeds, advance, settings.until)
+            measured.append(block)
+            spread.add(means)
             if number * images < limit:
                 wanted = limit - number * images
                 kept.append((x[:wanted], None if y is None else y[:wanted]))
         every = Measured(*(torch.cat(parts) for parts in zip(*measured, strict=True)))
         log_qz = log_aggregate(vae, kept, every.z[:limit], every.log_q[:limit], advance)
-    figures = figures_of(vae, every, log_qz, dims=x[0].numel())
+    figures = figures_of(vae, every, spread.variance(), log_qz, dims=x[0].numel())
     if bad := [f"{name} is {figure.value}" for name, figure in figures.items() if not finite(figure)]:
         raise NotFinite(f"evaluation of {len(every.log_px)} images: {', '.join(bad)}")
     return figures
 
 
-def figures_of(vae: VAE, every: Measured, log_qz: Tensor, dims: int) -> dict[str, Figure]:
-    """The figures from what was measured of each image, and log q(z) (N,) of the first draws of the first N."""
-    count = len(log_qz)
+def figures_of(vae: VAE, every: Measured, variance: Tensor, log_qz: Tensor, dims: int) -> dict[str, Figure]:
+    """The figures from what was measured of each image, and log q(z) (N,) of the first draws of the first N.
+
+    variance: of the posterior means over the images, (D,).
+    """
+    count, rate = len(log_qz), every.rates.sum(-1)
     log_q, log_p = every.log_q[:count], every.log_p[:count]
     undefined = not log_qz.isfinite().all()
     nll = over_images(-every.log_px, "-log p(x)")
     return {
         "nll": nll,
-        "elbo": over_images(-every.rate - every.distortion, "ELBO"),
-        "rate": over_images(every.rate, "rate, KL(q(z|x) || p(z))"),
+        "elbo": over_images(-rate - every.distortion, "ELBO"),
+        "rate": over_images(rate, "rate, KL(q(z|x) || p(z))"),
         "distortion": over_images(every.distortion, "distortion, -E log p(x|z)"),
         "bits_per_dim": bits_per_dim(vae, nll, dims),
         "effective_samples": effective_samples(every.effective, every.samples),
         "few_effective": Figure((every.effective < FEW).double().mean().item(), None, "of the images", "with below 10"),
-        "active_units": active_units(every.mean, every.mean_error),
+        "active_units": active_units(variance),
+        **of_groups(every.rates),
         "mutual_information": over_images(log_q - log_qz, "mutual information I(x; z)", undefined),
         "aggregate_kl": over_images(log_qz - log_p, "KL(q(z) || p(z))", undefined),
         "aggregate_rate": over_images(log_q - log_p, "sum of the two"),
@@ -121,16 +130,40 @@ def effective_samples(effective: Tensor, samples: Tensor) -> Figure:
     )
 
 
-def active_units(mean: Tensor, mean_error: Tensor) -> Figure:
-    """How many latents have a posterior mean (N, D) that varies over the images (Burda et al. 2016, section 5.2).
+class Spread:
+    """How posterior means vary over the images. Only sums are kept: a hierarchy has too many latents for all images."""
 
-    "Varies" means a variance above 0.01. If the means are estimates, their own variance (N, D) is subtracted; if it is
-    unknown, so is the number.
+    def __init__(self) -> None:
+        self.count, self.sums = 0, torch.zeros((), dtype=torch.float64)
+
+    def add(self, means: Means) -> None:
+        """The means (B, D) of more images."""
+        self.count += len(means.mean)
+        self.sums = self.sums + torch.stack([part.sum(0) for part in (means.mean, means.mean**2, means.error)])
+
+    def variance(self) -> Tensor:
+        """(D,) If the means are estimates, their own variance is subtracted; NaN if that is unknown."""
+        mean, square, error = self.sums / self.count
+        return square - mean**2 - error
+
+
+def active_units(variance: Tensor) -> Figure:
+    """How many latents have a posterior mean that varies over the images (Burda et al. 2016, section 5.2).
+
+    "Varies" means a variance (D,) above 0.01; if one is unknown, so is the number.
     """
-    variance = mean.var(0, correction=0) - mean_error.mean(0)
-    known = not variance.isnan().any()
-    count = int((variance > ACTIVE).sum()) if known else None
-    return Figure(count, None, f"of {mean.shape[1]} latents", "active units")
+    count = None if variance.isnan().any() else int((variance > ACTIVE).sum())
+    return Figure(count, None, f"of {len(variance)} latents", "active units")
+
+
+def of_groups(rates: Tensor) -> dict[str, Figure]:
+    """Of several groups of latents the rates (N, L), and how many groups have one above 0.1 nats; else nothing."""
+    groups = rates.shape[1]
+    if groups == 1:
+        return {}
+    each = {f"rate_{n}": over_images(rate, f"rate of group {n}") for n, rate in enumerate(rates.T, 1)}
+    active = int((rates.mean(0) > USED).sum())
+    return {"active_groups": Figure(active, None, f"of {groups} groups", "active groups"), **each}
 
 
 def bits_per_dim(vae: VAE, nll: Figure, dims: int) -> Figure:

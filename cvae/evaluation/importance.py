@@ -14,21 +14,23 @@ from cvae.vae import VAE, Latent
 
 
 class Measured(NamedTuple):
-    """What the draws say of each image, in nats, float64. D: latents of all groups, the top one first.
-
-    All of it is on the CPU, but for z.
-    """
+    """What the draws say of each image, in nats, float64 on the CPU. L: groups of latents, the top one first."""
 
     log_px: Tensor  # (B,) the importance-sampled log p(x)
-    rate: Tensor  # (B,) mean over samples of log q(z|x) - log p(z)
+    rates: Tensor  # (B, L) mean over samples of log q(z|x) - log p(z) of each group
     distortion: Tensor  # (B,) mean over samples of -log p(x|z)
-    mean: Tensor  # (B, D) of q(z|x), or of the draws where q does not know its mean
-    mean_error: Tensor  # (B, D) the variance of `mean` as an estimate: 0 where it is exact
     samples: Tensor  # (B,) how many draws there were
     effective: Tensor  # (B,) how many equal weights would be as good: (sum w)^2 / sum w^2, from 1 to samples
     z: Tensor  # (B, D') the first draw of the top group, in the model's type and on its device
     log_q: Tensor  # (B,) of that draw
     log_p: Tensor  # (B,) of that draw
+
+
+class Means(NamedTuple):
+    """Posterior means of images, float64 on the CPU. D: latents of all groups, the top one first."""
+
+    mean: Tensor  # (B, D) of q(z|x), or of the draws where q does not know its mean
+    error: Tensor  # (B, D) the variance of `mean` as an estimate: 0 where it is exact
 
 
 def measure(
@@ -40,7 +42,7 @@ def measure(
     seeds: tuple[int, int],
     advance: Callable[[str, int], None],
     until: float | None = None,
-) -> Measured:
+) -> tuple[Measured, Means]:
     """Importance sampling for a block: images x (B, C, H, W), labels y (B,), B at most `images`, the full block's size.
 
     log p(x) is estimated by log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x) (Burda et al. 2016, eq. 8), a running logsumexp.
@@ -55,41 +57,37 @@ def measure(
         samples = math.ceil(samples / SAMPLES) * SAMPLES
     x, y = filled(x, images), None if y is None else filled(y, images)
     log_sums = precise(x.new_full((2, count), -torch.inf))  # of the weights, and of their squares
-    before = math.inf  # the block's mean log p(x) from half as many samples
-    sums: list[list[Tensor]] = []  # over the samples of a block, of: rate, distortion (B,), z, z^2 (B, D)
+    last = math.inf  # the block's mean log p(x) from half as many samples
+    sums: list[Tensor] = []  # over the samples, of: rates (B, L), distortion (B,), z, z^2 (B, D)
     start = 0
     while start < samples:
         with fixed_noise(noise_seed(*seeds, start // SAMPLES), x.device):
             trace = vae(x, y, SAMPLES)
         kept = slice(0, min(SAMPLES, samples - start)), slice(0, count)
-        log_q, log_p = (exact([getattr(latent, name)[kept] for latent in trace.latents]) for name in ("log_q", "log_p"))
-        log_px_z = exact([trace.px.log_prob(x)[kept]])
-        log_w = log_px_z + log_p - log_q
+        rates = torch.stack([precise(latent.log_q[kept]) - precise(latent.log_p[kept]) for latent in trace.latents], -1)
+        log_px_z = precise(trace.px.log_prob(x)[kept])
+        log_w = log_px_z - rates.sum(-1)
         log_sums = torch.logaddexp(log_sums, torch.stack([log_w, 2 * log_w]).logsumexp(1))
         z = torch.cat([precise(latent.z[kept]) for latent in trace.latents], -1)
-        sums.append([part.sum(0) for part in (log_q - log_p, -log_px_z, z, z**2)])
+        more = [part.sum(0) for part in (rates, -log_px_z, z, z**2)]
+        sums = [before + part for before, part in zip(sums, more, strict=True)] if sums else more
         if start == 0:
             top = trace.latents[0]
-            first = top.z[0, :count].clone(), exact([top.log_q[0, :count]]), exact([top.log_p[0, :count]])
+            first = top.z[0, :count].clone(), precise(top.log_q[0, :count]), precise(top.log_p[0, :count])
             known = torch.cat([known_mean(latent, images)[:count] for latent in trace.latents], -1)
         advance("rows", log_px_z.numel())
         start += SAMPLES
         if until is not None and start == samples:
             now = log_sums[0].mean().item() - math.log(samples)
-            samples *= 2 if abs(now - before) >= until else 1
-            before = now
-    rate, distortion, mean, square = (sum(parts) / samples for parts in zip(*sums, strict=True))
+            samples *= 2 if abs(now - last) >= until else 1
+            last = now
+    mean_rates, distortion, mean, square = (part / samples for part in sums)
     error = (square - mean**2) / (samples - 1) if samples > 1 else torch.full_like(mean, torch.nan)
     mean, error = torch.where(known.isnan(), mean, known), torch.where(known.isnan(), error, 0.0)
     log_px, effective = log_sums[0] - math.log(samples), (2 * log_sums[0] - log_sums[1]).exp()
     drawn = torch.full((count,), samples)
-    measured = Measured(log_px, rate, distortion, mean, error, drawn, effective, *first)
-    return Measured(*(part.cpu() for part in measured))._replace(z=measured.z)
-
-
-def exact(parts: list[Tensor]) -> Tensor:
-    """The sum of the parts, one a group, in float64."""
-    return torch.stack([precise(part) for part in parts]).sum(0)
+    measured = Measured(log_px, mean_rates, distortion, drawn, effective, *first)
+    return Measured(*(part.cpu() for part in measured))._replace(z=measured.z), Means(mean.cpu(), error.cpu())
 
 
 def precise(t: Tensor) -> Tensor:

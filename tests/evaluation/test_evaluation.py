@@ -218,7 +218,7 @@ def test_aggregate_posterior_by_hand():
     y = torch.zeros(30, dtype=torch.long)
     vae = encoding(means_of(0.7), 3)
     figures = evaluate(vae, [(x, y)], samples=1)
-    z = measure(vae, x, None, 1, IMAGES, (0, 0), lambda *done: None).z
+    z = measure(vae, x, None, 1, IMAGES, (0, 0), lambda *done: None)[0].z
     pairs = Normal(x.flatten(1), 0.7).log_prob(z[:, None]).sum(-1)  # (draw, image)
     log_qz, log_q = pairs.exp().mean(1).log(), pairs.diagonal()
     log_pz = Normal(0, 1).log_prob(z).sum(-1)

@@ -11,8 +11,8 @@ from toys import F64, TwoGroups
 
 from cvae.evaluation import Settings, aggregate, evaluate
 from cvae.evaluation.blocks import SAMPLES, bytes_of_a_row, filled, images_of_a_block, in_blocks, joined, noise_seed
-from cvae.evaluation.figures import Figure, active_units, bits_per_dim, figures_of, over_images
-from cvae.evaluation.importance import Measured, known_mean, measure
+from cvae.evaluation.figures import Figure, Spread, active_units, bits_per_dim, figures_of, over_images
+from cvae.evaluation.importance import Means, Measured, known_mean, measure
 from cvae.likelihoods import Bernoulli, DiscretizedLogistic
 from cvae.noise import fixed_noise
 from cvae.posteriors import DiagonalGaussian
@@ -141,21 +141,22 @@ def test_what_is_measured_of_a_block(samples, classes):
     vae, x = plain_vae(classes), binary(4)
     y = torch.tensor([2, 0, 1, 1]) if classes else None
     rows = []
-    ours = measure(vae, x, y, samples, 6, (3, 5), lambda *done: rows.append(done))
+    ours, means = measure(vae, x, y, samples, 6, (3, 5), lambda *done: rows.append(done))
     log_px_z, (log_q,), (log_p,), (z,), first = by_hand(vae, x, y, samples, 6, 3, 5)
     assert rows == [("rows", 4 * min(SAMPLES, samples - start)) for start in range(0, samples, SAMPLES)]
     weights = log_px_z + log_p - log_q
     torch.testing.assert_close(ours.log_px, weights.exp().mean(0).log())
     torch.testing.assert_close(ours.effective, weights.exp().sum(0) ** 2 / (weights.exp() ** 2).sum(0))
     assert ours.samples.tolist() == [samples] * 4
-    torch.testing.assert_close(ours.rate, (log_q - log_p).mean(0))
+    torch.testing.assert_close(ours.rates, (log_q - log_p).mean(0)[:, None])
     torch.testing.assert_close(ours.distortion, -log_px_z.mean(0))
-    torch.testing.assert_close(ours.mean, first[0].q.mean[:4].double())  # exact, whatever the draws are
-    assert torch.equal(ours.mean_error, torch.zeros(4, 2, dtype=F64))
+    torch.testing.assert_close(means.mean, first[0].q.mean[:4].double())  # exact, whatever the draws are
+    assert torch.equal(means.error, torch.zeros(4, 2, dtype=F64))
     assert ours.z.dtype == torch.float32 and torch.equal(ours.z.double(), z[0])  # the first draw of all
     assert torch.equal(ours.log_q, log_q[0]) and torch.equal(ours.log_p, log_p[0])
-    for name in ("log_px", "rate", "distortion", "mean", "mean_error", "effective", "log_q", "log_p"):
+    for name in ("log_px", "rates", "distortion", "effective", "log_q", "log_p"):
         assert getattr(ours, name).dtype == F64, name
+    assert means.mean.dtype == means.error.dtype == F64
 
 
 @torch.no_grad()
@@ -163,42 +164,41 @@ def test_samples_double_until_the_block_changes_by_less():
     """Its mean over the images counts, and samples come in whole blocks; the draws are those of that many samples."""
     vae, x, rows = plain_vae(dtype=F64), binary(4, F64), []
     counts = [20, 40, 80, 160, 320, 640]
-    means = [measure(vae, x, None, count, 6, (3, 5), ignore).log_px.mean().item() for count in counts]
+    means = [measure(vae, x, None, count, 6, (3, 5), ignore)[0].log_px.mean().item() for count in counts]
     changes = [abs(after - before) for before, after in itertools.pairwise(means)]
     for until in (*(change * 1.001 for change in changes[:4]), changes[0] * 0.999, 1000.0):
         expected = next(count for count, change in zip(counts[1:], changes, strict=True) if change < until)
         rows.clear()
-        ours = measure(vae, x, None, 13, 6, (3, 5), lambda *done: rows.append(done), until)
-        plain = measure(vae, x, None, expected, 6, (3, 5), ignore)
+        ours, mean = measure(vae, x, None, 13, 6, (3, 5), lambda *done: rows.append(done), until)
+        plain, plain_mean = measure(vae, x, None, expected, 6, (3, 5), ignore)
         assert ours.samples.tolist() == [expected] * 4 and rows == [("rows", 4 * SAMPLES)] * (expected // SAMPLES)
-        for name in ("log_px", "rate", "distortion", "mean", "effective", "z", "log_q"):
+        for name in ("log_px", "rates", "distortion", "effective", "z", "log_q"):
             assert torch.equal(getattr(ours, name), getattr(plain, name)), name
+        assert torch.equal(mean.mean, plain_mean.mean)
 
 
 @torch.no_grad()
 def test_what_is_measured_of_two_groups():
     """Densities are sums over the groups; the latents stand side by side; only the top group's mean is known."""
     vae, x = TwoGroups(widen=1.3), torch.randn(5, 1, 2, 3, dtype=F64)
-    ours = measure(vae, x, None, SAMPLES + 2, 5, (0, 1), ignore)
+    ours, means = measure(vae, x, None, SAMPLES + 2, 5, (0, 1), ignore)
     log_px_z, log_q, log_p, z, first = by_hand(vae, x, None, SAMPLES + 2, 5, 0, 1)
     torch.testing.assert_close(ours.log_px, (log_px_z + sum(log_p) - sum(log_q)).exp().mean(0).log())
-    torch.testing.assert_close(ours.rate, (sum(log_q) - sum(log_p)).mean(0))
+    torch.testing.assert_close(ours.rates, torch.stack([(log_q[n] - log_p[n]).mean(0) for n in (0, 1)], 1))
     torch.testing.assert_close(ours.distortion, -log_px_z.mean(0))
-    torch.testing.assert_close(ours.mean, torch.cat([first[0].q.mean, z[1].mean(0)], -1))
-    torch.testing.assert_close(
-        ours.mean_error, torch.cat([torch.zeros(5, 2, dtype=F64), z[1].var(0) / (SAMPLES + 2)], -1)
-    )
+    torch.testing.assert_close(means.mean, torch.cat([first[0].q.mean, z[1].mean(0)], -1))
+    torch.testing.assert_close(means.error, torch.cat([torch.zeros(5, 2, dtype=F64), z[1].var(0) / (SAMPLES + 2)], -1))
     assert torch.equal(ours.z, z[0][0])
     assert torch.equal(ours.log_q, log_q[0][0]) and torch.equal(ours.log_p, log_p[0][0])
-    one = measure(vae, x, None, 1, 5, (0, 1), ignore)
-    assert one.mean_error[:, :2].eq(0).all() and one.mean_error[:, 2:].isnan().all()  # one draw has no variance
+    _, one = measure(vae, x, None, 1, 5, (0, 1), ignore)
+    assert one.error[:, :2].eq(0).all() and one.error[:, 2:].isnan().all()  # one draw has no variance
 
 
 def test_the_first_draw_is_not_changed_by_what_comes_later():
     """A copy: the draws of a block need not be kept for the sake of one."""
     vae, x = plain_vae(), binary(3)
     with torch.no_grad():
-        z = measure(vae, x, None, 1, 4, (0, 0), ignore).z
+        z = measure(vae, x, None, 1, 4, (0, 0), ignore)[0].z
     assert z.untyped_storage().nbytes() == 3 * 2 * 4
 
 
@@ -250,13 +250,16 @@ def test_the_density_of_an_own_draw_is_taken_as_it_is():
 # The figures
 
 
-def measured(count):
+def measured(count, groups=1):
     """Numbers of any kind, all different."""
     values = [torch.randn(count, dtype=F64) * (scale + 1) + scale for scale in range(3)]
-    mean, error = torch.randn(count, 3, dtype=F64) * torch.tensor([1.0, 0.2, 0.05]), torch.full((count, 3), 0.001)
+    values[1] = values[1][:, None] * torch.tensor([1.0, 0.02, 0.06], dtype=F64)[:groups]
     own = [torch.randn(count, dtype=F64) * (scale + 1) - scale for scale in range(2)]
     samples, effective = torch.arange(count) * 1000 + 990, torch.arange(count, dtype=F64) * 3 + 1
-    return Measured(*values, mean, error.double(), samples, effective, torch.zeros(count, 2), *own)
+    return Measured(*values, samples, effective, torch.zeros(count, 2), *own)
+
+
+VARIANCE = torch.tensor([1.0, 0.02, 0.002], dtype=F64)  # of posterior means over images
 
 
 def mean_and_error(values):
@@ -272,12 +275,12 @@ def assert_figure(figure, values, unit, meaning):
 def test_every_figure_by_hand():
     """Its value, its standard error over images, its unit and its name in the table."""
     vae, every, log_qz = plain_vae(), measured(9), torch.randn(5, dtype=F64)
-    figures = figures_of(vae, every, log_qz, 6)
-    log_q, log_p = every.log_q[:5], every.log_p[:5]
+    figures = figures_of(vae, every, VARIANCE, log_qz, 6)
+    log_q, log_p, rate = every.log_q[:5], every.log_p[:5], every.rates[:, 0]
     expected = {
         "nll": (-every.log_px, "nats", "-log p(x)"),
-        "elbo": (-every.rate - every.distortion, "nats", "ELBO"),
-        "rate": (every.rate, "nats", "rate, KL(q(z|x) || p(z))"),
+        "elbo": (-rate - every.distortion, "nats", "ELBO"),
+        "rate": (rate, "nats", "rate, KL(q(z|x) || p(z))"),
         "distortion": (every.distortion, "nats", "distortion, -E log p(x|z)"),
         "mutual_information": (log_q - log_qz, "nats", "mutual information I(x; z)"),
         "aggregate_kl": (log_qz - log_p, "nats", "KL(q(z) || p(z))"),
@@ -293,14 +296,28 @@ def test_every_figure_by_hand():
     order = ["nll", "elbo", "rate", "distortion", "bits_per_dim", "effective_samples", "few_effective", "active_units"]
     assert list(figures) == [*order, "mutual_information", "aggregate_kl", "aggregate_rate"]
     every = every._replace(samples=torch.full((9,), 5000))
-    assert figures_of(vae, every, log_qz, 6)["effective_samples"].unit == "of 5,000"
+    assert figures_of(vae, every, VARIANCE, log_qz, 6)["effective_samples"].unit == "of 5,000"
+
+
+def test_figures_of_several_groups():
+    """The rate of each, and how many have more than 0.1 nats: the means are about 1, 0.02 and 0.06 of one number."""
+    every = measured(50, groups=3)
+    every = every._replace(rates=every.rates / every.rates[:, 0].mean() * 4)  # means 4, 0.08 and 0.24
+    figures = figures_of(plain_vae(), every, VARIANCE, torch.zeros(5, dtype=F64), 6)
+    assert figures["active_groups"] == (2, None, "of 3 groups", "active groups")
+    for n in (1, 2, 3):
+        assert_figure(figures[f"rate_{n}"], every.rates[:, n - 1], "nats", f"rate of group {n}")
+    assert_figure(figures["rate"], every.rates.sum(1), "nats", "rate, KL(q(z|x) || p(z))")
+    assert sum(figures[f"rate_{n}"].value for n in (1, 2, 3)) == pytest.approx(figures["rate"].value)
+    names = ["active_units", "active_groups", "rate_1", "rate_2", "rate_3", "mutual_information"]
+    assert [name for name in figures if name in names] == names
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_figures_of_an_aggregate_posterior_that_is_not_known(bad):
     every, log_qz = measured(4), torch.zeros(4, dtype=F64)
     log_qz[2] = bad
-    figures = figures_of(plain_vae(), every, log_qz, 6)
+    figures = figures_of(plain_vae(), every, VARIANCE, log_qz, 6)
     assert figures["mutual_information"] == (None, None, "nats", "mutual information I(x; z)")
     assert figures["aggregate_kl"] == (None, None, "nats", "KL(q(z) || p(z))")
     assert_figure(figures["aggregate_rate"], every.log_q - every.log_p, "nats", "sum of the two")
@@ -314,13 +331,18 @@ def test_one_image_has_no_standard_error():
 
 def test_active_units_without_the_noise_of_their_means():
     """The variance over the images has no correction; the mean of the estimates' own variances is subtracted."""
-    mean = torch.tensor([[-0.11, -0.11], [0.11, 0.11]], dtype=F64)  # a variance of 0.0121
-    error = torch.tensor([[0.001, 0.0], [0.0025, 0.0062]], dtype=F64)  # 0.01035 is left, and 0.009
-    assert active_units(mean, error) == (1, None, "of 2 latents", "active units")
-    assert active_units(mean, torch.zeros(2, 2)).value == 2 and active_units(mean / 1.11, torch.zeros(2, 2)).value == 0
-    assert active_units(torch.zeros(2, 1), torch.full((2, 1), -0.01)).value == 0  # exactly 0.01 is not above it
+    mean = torch.tensor([[-0.11, -0.11, 5], [0.11, 0.11, 5]], dtype=F64)  # variances of 0.0121 and 0
+    error = torch.tensor([[0.001, 0.0, 0.0], [0.0025, 0.0062, 0.0]], dtype=F64)  # 0.01035 is left, and 0.009
+    for parts in ([2], [1, 1]):  # in whatever blocks
+        spread = Spread()
+        for block in zip(mean.split(parts), error.split(parts), strict=True):
+            spread.add(Means(*block))
+        torch.testing.assert_close(spread.variance(), torch.tensor([0.01035, 0.009, 0.0], dtype=F64))
+    assert active_units(spread.variance()) == (1, None, "of 3 latents", "active units")
+    assert active_units(torch.tensor([0.01, 0.0100001], dtype=F64)).value == 1  # exactly 0.01 is not above it
     error[1, 0] = torch.nan
-    assert active_units(mean, error) == (None, None, "of 2 latents", "active units")
+    spread.add(Means(mean, error))
+    assert active_units(spread.variance()) == (None, None, "of 3 latents", "active units")
 
 
 def test_bits_per_dim_by_hand():
@@ -352,10 +374,11 @@ def test_an_evaluation_is_its_blocks_put_together(limit):
         blocks = [
             measure(vae, x[i : i + 4], y[i : i + 4], SAMPLES + 3, 4, (7, i // 4), ignore) for i in range(0, 11, 4)
         ]
-        every, n = Measured(*(torch.cat(parts) for parts in zip(*blocks, strict=True))), min(limit, 11)
+        every = Measured(*(torch.cat(parts) for parts in zip(*(block for block, _ in blocks), strict=True)))
+        means, n = torch.cat([means.mean for _, means in blocks]), min(limit, 11)
         q = vae(x, y).latents[0].q
         log_qz = Normal(q.mean, q.stddev).log_prob(every.z[:n, None])[:, :n].sum(-1).double().logsumexp(1) - math.log(n)
-    for name, figure in figures_of(vae, every, log_qz, 6).items():
+    for name, figure in figures_of(vae, every, means.var(0, correction=0), log_qz, 6).items():
         assert figures[name][0] == pytest.approx(figure[0], rel=1e-5, abs=1e-5), name
         assert figures[name][1] == (figure[1] and pytest.approx(figure[1], rel=1e-4)), name
     assert figures["bits_per_dim"].value == pytest.approx(figures["nll"].value / 6 / math.log(2))
