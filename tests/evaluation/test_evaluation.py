@@ -16,7 +16,7 @@ from cvae.evaluation.blocks import IMAGES, SAMPLES, bytes_of_a_row, images_of_a_
 from cvae.evaluation.figures import Figure, bits_per_dim
 from cvae.evaluation.importance import measure
 from cvae.likelihoods import Bernoulli, Gaussian
-from cvae.posteriors import FullGaussian
+from cvae.posteriors import FullGaussian, Posterior
 from cvae.priors import StandardNormal
 from cvae.vae import VAE
 
@@ -27,6 +27,17 @@ class Calls(nn.Module):
     def __init__(self, function):
         super().__init__()
         self.forward = function
+
+
+class Infers(Posterior):
+    """A posterior of a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, features):
+        return self.function(features)
 
 
 def linear_gaussian(classes=0, shift=0.0, widen=1.0, scale=0.5):
@@ -47,7 +58,7 @@ def linear_gaussian(classes=0, shift=0.0, widen=1.0, scale=0.5):
         return (z[:, :2] @ weight.T + centre).reshape(-1, 1, 2, 2)
 
     prior = StandardNormal(2).double()
-    vae = VAE(nn.Flatten(), Calls(posterior), prior, Calls(decoder), Gaussian((1, 2, 2), scale), classes)
+    vae = VAE(nn.Flatten(), Infers(posterior), prior, Calls(decoder), Gaussian((1, 2, 2), scale), classes)
     marginal = weight @ weight.T + scale**2 * torch.eye(4, dtype=torch.float64)
     return vae, lambda x, y: MultivariateNormal(offset[y if classes else 0], marginal).log_prob(x.flatten(1))
 
@@ -61,7 +72,7 @@ def encoding(posterior: nn.Module | Distribution, latents: int, likelihood=None)
     """A VAE whose posterior reads x (B, 1, 1, F) itself and whose decoder ignores z."""
     decoder = Calls(lambda z: z.new_zeros(len(z), 1, 1, 1))
     prior = StandardNormal(latents).double()
-    return VAE(nn.Flatten(), Calls(posterior), prior, decoder, likelihood or Gaussian((1, 1, 1)))
+    return VAE(nn.Flatten(), Infers(posterior), prior, decoder, likelihood or Gaussian((1, 1, 1)))
 
 
 def means_of(scale):
