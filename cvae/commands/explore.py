@@ -45,10 +45,11 @@ def look(args: argparse.Namespace) -> None:
     serve = None if args.html else server(args.port)
     from cvae.build import load_data, load_with_step
     from cvae.explorer import table
-    from cvae.explorer.space import space_of
+    from cvae.explorer.space import require_numbers, space_of
 
     run = Run(args.run, args.trust)
     vae, _ = load_with_step(run, args.checkpoint, "cpu")
+    require_numbers(vae)
     if args.html:
         table.require_two_dimensions(vae)
     space = space_of(vae, load_data(run, args.data_root), args.images, args.seed)

@@ -14,6 +14,7 @@ from cvae import paths
 from cvae.console import console
 from cvae.data import ImageData
 from cvae.data.folder import read_image
+from cvae.distributions import is_discrete
 from cvae.errors import UserError
 from cvae.noise import fixed_noise
 from cvae.vae import VAE
@@ -141,6 +142,12 @@ class Space:
         except Exception as error:  # a damaged file can make a decoder raise almost anything
             raise UserError(f"cannot be read: {error or type(error).__name__}") from error
         return self.data.as_tested(torch.from_numpy(levels)[None])[0]
+
+
+def require_numbers(vae: VAE) -> None:
+    """Raise UserError for a model of codes."""
+    if is_discrete(vae.p_z()):
+        raise UserError("explore needs a model whose latents are numbers: between two codes there is nothing")
 
 
 @torch.no_grad()

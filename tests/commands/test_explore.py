@@ -133,6 +133,13 @@ def test_a_table_needs_two_dimensions(tmp_path, call, dims, monkeypatch):
     assert code == 1 and f"this one has {dims}" in printed and not (tmp_path / "page.html").exists()
 
 
+def test_codes_have_no_places(tmp_path, served, call, monkeypatch):
+    run = make_run(tmp_path / "run", "posterior=categorical", "prior=uniform")
+    monkeypatch.setattr("cvae.build.load_data", lambda *_: pytest.fail("read"))
+    code, printed = call("explore", run, "--port", free_port())
+    assert code == 1 and "explore needs a model whose latents are numbers" in printed and served == []
+
+
 def test_a_run_that_names_foreign_code(run, served, call):
     config = run / ".hydra" / "config.yaml"
     config.write_text(config.read_text().replace("cvae.networks.conv", "test_commands.my_network"))

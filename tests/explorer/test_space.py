@@ -19,7 +19,10 @@ TINY = [*SMALL, "data.image_shape=[1,8,8]", "model=mlp", "model.hidden=[6]"]
 
 def parts(*words):
     """(model, data) of a config, the former untrained but far from its start."""
-    cfg = config(*TINY, *words)
+    words = [*TINY, *words]
+    if "model=ladder" in words:
+        words = [word for word in words if word not in ("model=mlp", "model.hidden=[6]")]
+    cfg = config(*words)
     data = build_data(cfg)
     data.setup()
     vae = build_vae(cfg).eval()
@@ -175,6 +178,13 @@ def test_decoded_images_are_in_range():
 def test_the_way_is_straight():
     a, b = torch.tensor([1.0, 0, 4]), torch.tensor([0, 2.0, 4])
     close(space("model.latent_dim=3").between(a, b, 3), [[1.0, 0, 4], [0.5, 1, 4], [0, 2, 4]])
+
+
+def test_several_groups_of_latents_are_explored_by_the_top_one():
+    found = space("model=ladder", "model.latent_dim=3", "model.groups=[4x1]", "model.width=4")
+    z = torch.randn(2, 3)
+    assert found.dims == 3 and torch.equal(found.decode(z, 0), found.decode(z, 0))
+    assert found.decode(z, 0).shape == (2, 1, 8, 8)
 
 
 def png(pixels):
