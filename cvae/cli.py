@@ -38,6 +38,7 @@ def readable_errors() -> Iterator[None]:
     if traces_wanted():
         yield
         return
+    logging.raiseExceptions = False  # no stack trace where train.log cannot be written
     os.environ |= {"HYDRA_FULL_ERROR": "1", OURS: "1"}  # Hydra hands its errors on instead of printing them itself
     try:
         yield
@@ -83,6 +84,8 @@ def message_of(error: Exception) -> str:
         return f"{found[1]}/{found[2]} is no choice here: {found[1]} as it is chosen has no {found[2]} to choose"
     if isinstance(error, YAMLError):
         return f"a YAML file cannot be read: {' '.join(str(error).split())}"
+    if isinstance(error, OSError) and not error.filename and HydraConfig.initialized():
+        return f"{error}, in {HydraConfig.get().run.dir}"  # Hydra's own files
     if isinstance(error, OverrideParseException):
         return not_readable(error.override)
     return str(error)

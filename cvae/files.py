@@ -3,6 +3,7 @@
 import fcntl
 import itertools
 import os
+from contextlib import suppress
 from pathlib import Path
 
 HELD: dict[Path, int] = {}  # the locks of this process: file -> descriptor
@@ -12,11 +13,16 @@ def save(path: Path, content: bytes, previous: Path | None = None) -> None:
     """Write a whole file or nothing: a full disk, a kill or a power cut leaves no half of it under its name.
 
     previous: what `path` held before is kept under this name
+
+    Makes its folder if it is missing, but not the folder of that: one that was deleted stays so.
+
+    Raises:
+        OSError: names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
-    unfinished.unlink(missing_ok=True)  # of a process that was killed; or a link, which would lead elsewhere
     try:
+        path.parent.mkdir(exist_ok=True)
+        unfinished.unlink(missing_ok=True)  # of a process that was killed; or a link, which would lead elsewhere
         with open(unfinished, "xb") as file:
             file.write(content)
             file.flush()
@@ -24,8 +30,11 @@ def save(path: Path, content: bytes, previous: Path | None = None) -> None:
         if previous and path.exists():
             os.replace(path, previous)
         os.replace(unfinished, path)
+    except OSError as error:  # the system's own names the unfinished file, or none
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def new_folder(path: Path) -> Path:

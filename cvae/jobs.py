@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -93,6 +94,9 @@ class Failures(Callback):
             error = job_return._return_value
             shown = of_the_user(error) and not traces_wanted()
             log.error("Error: %s", message_of(error), exc_info=None if shown else error)
+            run = Run(config.hydra.runtime.output_dir)
+            if isinstance(error, OSError) and run.checkpoints.is_dir():
+                log.error("When it is mended, go on with: python train.py resume=%s", shlex.quote(str(run)))
             self.failed = True
             # A sweeper raises the first error that it finds. To Optuna's, None is a trial that failed.
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None

@@ -138,7 +138,7 @@ class Run:
             self.save_status("running", **about)
             yield
         except BaseException as error:
-            with suppress(OSError):  # the disk may be what is wrong
+            with suppress(OSError):  # the folder may be what is wrong
                 self.save_status(*how_it_ended(error), ended=now(), **about)
             raise
         else:
@@ -147,7 +147,17 @@ class Run:
             self.release()
 
     def save_status(self, state: str, reason: str = "", **about: object) -> None:
-        save(self.status_file, json.dumps({"state": state, "reason": reason, **about}, indent=2).encode())
+        if not self.path.is_dir():  # it was deleted, and is not made again
+            return
+        content = json.dumps({"state": state, "reason": reason, **about}, indent=2).encode()
+        try:
+            save(self.status_file, content)
+        except OSError:
+            if not self.status_file.exists():
+                raise
+            with open(self.status_file, "r+b") as file:  # a full disk has room for it where the old one is
+                file.write(content)
+                file.truncate()
 
     def status(self) -> dict:
         """What status.json says, with a state that is true now.

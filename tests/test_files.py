@@ -1,6 +1,8 @@
 """Files that are whole or absent, new folders, and locks between real processes."""
 
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +18,43 @@ def test_save_makes_the_folder_and_leaves_nothing_else(tmp_path):
     save(tmp_path / "a" / "b", b"one")
     save(tmp_path / "a" / "b", b"two")
     assert (tmp_path / "a" / "b").read_bytes() == b"two" and os.listdir(tmp_path / "a") == ["b"]
+
+
+def test_an_error_names_the_file_itself_and_a_deleted_folder_stays_so(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for path, number in ((tmp_path / "gone" / "deep" / "b", errno.ENOENT), (tmp_path / "file" / "b", errno.EEXIST)):
+        with pytest.raises(OSError) as error:
+            save(path, b"one")
+        assert (error.value.filename, error.value.errno) == (str(path), number)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("where", ["fsync", "replace"])
+def test_a_full_disk_changes_nothing(tmp_path, monkeypatch, where):
+    save(tmp_path / "a", b"first")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as the system says it: without a name
+
+    monkeypatch.setattr(os, where, full)
+    with pytest.raises(OSError) as error:
+        save(tmp_path / "a", b"second")
+    assert str(error.value) == f"[Errno 28] No space left on device: '{tmp_path}/a'"
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"first")]
+
+
+def test_half_of_a_file_is_no_file(tmp_path):
+    """The system allows no more than three bytes."""
+    save(tmp_path / "a", b"first")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3, before[1]))
+        with pytest.raises(OSError) as error:
+            save(tmp_path / "a", b"second")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (error.value.errno, error.value.filename) == (errno.EFBIG, f"{tmp_path}/a")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"first")]
 
 
 def test_a_new_folder_is_never_an_old_one(tmp_path):
@@ -103,31 +142,3 @@ def test_a_link_does_not_lead_what_is_saved_elsewhere(tmp_path):
     save(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_text() == "new" and not (tmp_path / "a").is_symlink()
     assert (tmp_path / "mine").read_text() == "mine" and sorted(p.name for p in tmp_path.iterdir()) == ["a", "mine"]
-
-
-def test_save_writes_a_whole_file_or_none(tmp_path, monkeypatch):
-    save(tmp_path / "deep" / "new" / "a.bin", b"first")
-    save(tmp_path / "new" / "a.bin", b"none yet")
-    save(tmp_path / "new" / "a.bin", b"first")
-    assert (tmp_path / "new" / "a.bin").read_bytes() == b"first"
-
-    def full(source, target):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
-        save(tmp_path / "new" / "a.bin", b"second")
-    assert [path.read_bytes() for path in (tmp_path / "new").iterdir()] == [b"first"]
-
-
-def test_a_disk_that_is_full_keeps_the_file_before(tmp_path, monkeypatch):
-    """The error comes when the file is written: neither the name nor the half is left changed."""
-    save(tmp_path / "a.bin", b"first")
-
-    def full(descriptor):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        save(tmp_path / "a.bin", b"second")
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.bin", b"first")]

@@ -35,7 +35,7 @@ class Hydra:
 
 
 def job(folder, run_dir="${hydra:runtime.output_dir}"):
-    hydra = {"run": {"dir": str(folder)}, "sweep": {"dir": str(folder)}, "overrides": {"hydra": []}}
+    hydra = {"run": {"dir": str(folder)}, "sweep": {"dir": str(folder)}, "overrides": {"hydra": []}, "sweeper": {}}
     return OmegaConf.create({"run_dir": run_dir, "hydra": hydra})
 
 
@@ -134,29 +134,42 @@ def ended(value, status=JobStatus.FAILED):
     return job
 
 
+def place(folder):
+    return OmegaConf.create({"hydra": {"runtime": {"output_dir": str(folder)}}})
+
+
 @pytest.mark.parametrize("error", [UserError("too small"), OSError("too small"), KeyError("too small")])
-def test_an_error_is_said_at_once_and_the_sweep_goes_on(environment, caplog, error):
+def test_an_error_is_said_at_once_and_the_sweep_goes_on(environment, caplog, tmp_path, error):
     """A stack trace comes with what is no error of the user, or to who asks for it."""
-    failures, job = Failures(), ended(error)
-    failures.on_run_end(config=None)
-    failures.on_job_end(config=None, job_return=job)
+    failures, job, cfg = Failures(), ended(error), place(tmp_path)
+    failures.on_run_end(config=cfg)
+    failures.on_job_end(config=cfg, job_return=job)
     (record,) = caplog.records
     assert record.levelname == "ERROR" and record.message.startswith("Error: ") and "too small" in record.message
     unexpected = isinstance(error, KeyError)
     assert bool(record.exc_info) == unexpected and (not unexpected or record.exc_info[1] is error)
     assert job.status == JobStatus.COMPLETED and job.return_value is None
     with pytest.raises(SystemExit) as end:  # the plain run
-        failures.on_run_end(config=None, job_return=job)
+        failures.on_run_end(config=cfg, job_return=job)
     assert end.value.code == 1
     environment.setenv("HYDRA_FULL_ERROR", "1")
-    failures.on_job_end(config=None, job_return=ended(error))
+    failures.on_job_end(config=cfg, job_return=ended(error))
     assert caplog.records[-1].exc_info[1] is error
+
+
+def test_after_a_full_disk_one_can_go_on(caplog, tmp_path):
+    folder = tmp_path / "my run"
+    (folder / "checkpoints").mkdir(parents=True)
+    Failures().on_job_end(config=place(folder), job_return=ended(OSError("full")))
+    assert caplog.messages == ["Error: full", f"When it is mended, go on with: python train.py resume='{folder}'"]
+    Failures().on_job_end(config=place(folder), job_return=ended(UserError("NaN")))
+    assert caplog.messages[2:] == ["Error: NaN"]
 
 
 def test_a_run_that_goes_well_is_left_alone(caplog):
     failures, job = Failures(), ended(-1.5, JobStatus.COMPLETED)
-    failures.on_job_end(config=None, job_return=job)
-    failures.on_run_end(config=None, job_return=job)
+    failures.on_job_end(config=place(""), job_return=job)
+    failures.on_run_end(config=place(""), job_return=job)
     assert job.return_value == -1.5 and not caplog.records
 
 

@@ -155,6 +155,15 @@ def test_who_asks_for_a_trace_gets_one(environment):
         raise UserError("bad")
 
 
+def test_an_error_without_a_file_is_one_of_the_run_directory(environment):
+    assert message_of(OSError(28, "No space")) == "[Errno 28] No space"
+    hydra = OmegaConf.create({"run": {"dir": "outputs/mine"}})
+    environment.setattr(cli.HydraConfig, "initialized", lambda: True)
+    environment.setattr(cli.HydraConfig, "get", lambda: hydra)
+    assert message_of(OSError(28, "No space")) == "[Errno 28] No space, in outputs/mine"
+    assert message_of(OSError(28, "No space", "a/b")) == "[Errno 28] No space: 'a/b'"
+
+
 def test_without_an_error_nothing_is_said(environment, capsys):
     with readable_errors():
         print("fine")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -177,20 +178,31 @@ def test_the_state_of_a_run_that_does_not(tmp_path, monkeypatch, error, state, r
     assert run.state() == state and not run.locked()
 
 
-def test_a_run_that_cannot_say_how_it_ended(tmp_path, monkeypatch):
-    """The reason of its end is the error, not that of the status; without a status it is as if it had been killed."""
+def test_on_a_full_disk_the_status_has_room_where_it_was(tmp_path, monkeypatch):
     run, full = Run(tmp_path), OSError("no space")
 
     def broken(*_):
         raise full
 
     with pytest.raises(UserError, match="first"), run.writing():
+        written = run.status_file.stat().st_ino
+        run.status_file.write_text(" " * 999)  # longer than what comes
         monkeypatch.setattr(cvae.run, "save", broken)
         raise UserError("first")
-    assert not run.locked() and (run.state(), run.status()["reason"]) == ("interrupted", "killed")
+    assert (run.state(), run.status()["reason"]) == ("failed", "first") and not run.locked()
+    assert run.status_file.stat().st_ino == written
+    run.status_file.unlink()
     with pytest.raises(OSError, match="no space"), run.writing():
         pass
-    assert not run.locked()
+    assert not run.locked() and run.state() == "interrupted"
+
+
+def test_a_deleted_folder_is_not_made_again(tmp_path):
+    run = Run(tmp_path / "run")
+    with pytest.raises(UserError, match="first"), run.writing():
+        shutil.rmtree(run.path)
+        raise UserError("first")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_was_killed(tmp_path):

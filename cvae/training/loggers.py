@@ -3,8 +3,11 @@
 import io
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, MLFlowLogger, WandbLogger
@@ -12,6 +15,8 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, WandbLogger
 from cvae.errors import UserError
 from cvae.run import Run
 from cvae.training.tensorboard import TensorBoard
+
+log = logging.getLogger(__name__)
 
 __all__ = ["tensorboard"]  # what saved configs may name: the others could send what they log to anybody
 
@@ -84,6 +89,31 @@ def readable(value: object) -> float | str:
     return value if isinstance(value, int | float | str) else str(value)
 
 
+METHODS = (
+    "log_metrics", "log_hyperparams", "log_graph", "log_text", "log_picture", "save", "finalize", "close",
+)  # fmt: skip
+LOST: WeakSet[Logger] = WeakSet()  # loggers that have failed
+
+
+def forgiving(logger: Logger) -> Logger:
+    """The logger, whose first error is a warning, and after which it logs nothing: that is no reason to end a run."""
+    for name in METHODS:
+        if hasattr(logger, name):
+            setattr(logger, name, partial(attempt, logger, getattr(logger, name)))
+    return logger
+
+
+def attempt(logger: Logger, action: Callable, *arguments: Any, **options: Any) -> Any:
+    """Call `action`, unless this logger has failed before."""
+    try:
+        return None if logger in LOST else action(*arguments, **options)
+    except Exception as error:  # loggers that send over a network raise almost anything
+        LOST.add(logger)
+        folder = getattr(logger, "log_dir", None)
+        place = f"{type(logger).__name__} in {folder}" if folder else type(logger).__name__
+        log.warning("%s logs nothing more, the training goes on: %s", place, error)
+
+
 def log_start(loggers: Iterable[Logger], cfg: DictConfig) -> None:
     """Log the hyperparameters, and for TensorBoard the whole config as text (YAML)."""
     for logger in loggers:
@@ -111,12 +141,20 @@ def log_picture(loggers: Iterable[Logger], name: str, content: bytes, height: in
         if isinstance(logger, TensorBoard):
             logger.log_picture(name, content, height, width, step)
         elif isinstance(logger, MLFlowLogger):
-            with tempfile.TemporaryDirectory() as folder:  # MLflow takes files
-                file = Path(folder) / f"{name}_{step:04d}.{kind(content)}"
-                file.write_bytes(content)
-                logger.experiment.log_artifact(logger.run_id, str(file), "pictures")
+            attempt(logger, picture_to_mlflow, logger, name, content, step)
         elif isinstance(logger, WandbLogger):
-            logger.experiment.log({f"pictures/{name}": wandb_picture(content), "epoch": step})
+            attempt(logger, picture_to_wandb, logger, name, content, step)
+
+
+def picture_to_mlflow(logger: MLFlowLogger, name: str, content: bytes, step: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # MLflow takes files
+        file = Path(folder) / f"{name}_{step:04d}.{kind(content)}"
+        file.write_bytes(content)
+        logger.experiment.log_artifact(logger.run_id, str(file), "pictures")
+
+
+def picture_to_wandb(logger: WandbLogger, name: str, content: bytes, step: int) -> None:
+    logger.experiment.log({f"pictures/{name}": wandb_picture(content), "epoch": step})
 
 
 def kind(content: bytes) -> str:
@@ -140,4 +178,8 @@ def close(loggers: Iterable[Logger], status: str) -> None:
         if isinstance(logger, TensorBoard):
             logger.close(status)
         elif isinstance(logger, WandbLogger):  # else the next run of a sweep would go on with it
-            logger.experiment.finish(exit_code=0 if status == "success" else 1)
+            attempt(logger, end_of_wandb, logger, status)
+
+
+def end_of_wandb(logger: WandbLogger, status: str) -> None:
+    logger.experiment.finish(exit_code=0 if status == "success" else 1)

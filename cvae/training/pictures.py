@@ -72,6 +72,7 @@ class Pictures(Callback):
         self.frame_milliseconds = positive_int("frame_milliseconds", frame_milliseconds)
         self.last_frame_milliseconds = positive_int("last_frame_milliseconds", last_frame_milliseconds)
         self.columns = round(num**0.5)
+        self.lost = False
         self.history: dict[str, list[tuple[int, float]]] = {}  # the learning curves: (epoch, nats per image)
 
     def on_fit_start(self, trainer: Trainer, module: VAEModule) -> None:
@@ -85,7 +86,7 @@ class Pictures(Callback):
 
     def on_train_start(self, trainer: Trainer, module: VAEModule) -> None:
         if trainer.is_global_zero and not trainer.global_step:  # else the run goes on, and has them
-            save(self.run.image("original"), pictures.png(pictures.grid(self.x, self.columns)))
+            self._save(self.run.image("original"), pictures.png(pictures.grid(self.x, self.columns)))
             self._epoch(trainer, module, 0)
 
     def on_train_epoch_start(self, trainer: Trainer, module: VAEModule) -> None:
@@ -109,7 +110,7 @@ class Pictures(Callback):
         ]
         pace = [self.frame_milliseconds] * (len(shown) - 1) + [self.last_frame_milliseconds]
         content, (height, width, _) = pictures.gif(shown, pace), shown[0].shape
-        save(self.run.gif, content)
+        self._save(self.run.gif, content)
         log_picture(trainer.loggers, "training", content, height, width, epoch)
         self._remember(module, epoch)
         device = trainer.strategy.root_device
@@ -158,7 +159,7 @@ class Pictures(Callback):
             reconstruction = pictures.grid(vae.reconstruct(self.x.to(device), y), self.columns)
             sample = pictures.grid(vae.sample(self.num if labels is None else len(labels), labels), self.columns)
         module.train()
-        save(self.run.image("reconstruction", epoch), pictures.png(reconstruction))
+        self._save(self.run.image("reconstruction", epoch), pictures.png(reconstruction))
         pair = pictures.side_by_side(
             pictures.headed(pictures.grid(self.x, self.columns), "test images"),
             pictures.headed(reconstruction, f"reconstructions, epoch {epoch}"),
@@ -200,5 +201,14 @@ class Pictures(Callback):
 
     def _picture(self, trainer: Trainer, file: Path, pixels: np.ndarray, tag: str, step: int) -> None:
         content = pictures.png(pixels)
-        save(file, content)
+        self._save(file, content)
         log_picture(trainer.loggers, tag, content, *pixels.shape[:2], step)
+
+    def _save(self, file: Path, content: bytes) -> None:
+        """Save a picture. The first that cannot be saved is a warning: it is no reason to end a run."""
+        try:
+            save(file, content)
+        except OSError as error:
+            if not self.lost:
+                log.warning("Pictures are missing, the training goes on: %s", error)
+            self.lost = True

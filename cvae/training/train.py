@@ -3,11 +3,12 @@
 import logging
 import shlex
 import signal
+import threading
 import warnings
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as L
 import torch
@@ -23,7 +24,7 @@ from cvae.noise import fixed_noise
 from cvae.run import LAST, Run, first_process
 from cvae.training.checkpoints import Checkpoints, last_good
 from cvae.training.engine import graphs_of, minibatches_of_a_step
-from cvae.training.loggers import close, log_curves, log_start, log_table
+from cvae.training.loggers import close, forgiving, log_curves, log_start, log_table
 from cvae.training.module import SELECTION, VAEModule
 from cvae.training.pictures import Pictures
 from cvae.training.processes import together
@@ -164,7 +165,7 @@ def assemble(cfg: DictConfig) -> Parts:
     data = build_data(cfg)
     vae = build_vae(cfg)
     require_fit(cfg, vae, data)
-    callbacks, loggers = list(make(cfg, "callbacks").values()), list(make(cfg, "logger").values())
+    callbacks, loggers = list(make(cfg, "callbacks").values()), [*map(forgiving, make(cfg, "logger").values())]
     saves = any(isinstance(part, L.callbacks.Checkpoint) for part in callbacks)  # else Lightning adds one of its own
     trainer = make(for_lightning(cfg), "trainer", logger=loggers, callbacks=callbacks, enable_checkpointing=saves)
     data.minibatches = minibatches_of_a_step(trainer, [key for key, value in cfg.trainer.items() if value is not None])
@@ -260,3 +261,10 @@ def quiet_libraries() -> None:
     )
     for text in hints:
         warnings.filterwarnings("ignore", text)
+    threading.excepthook = error_in_a_thread
+
+
+def error_in_a_thread(error: Any) -> None:
+    """Print it, but not one of TensorBoard's writer: the next call of the writer raises it again."""
+    if type(error.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(error)

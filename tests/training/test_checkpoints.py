@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_the_checkpoint_of_the_epoch_before(tmp_path, monkeyp
     WholeCheckpoints().save_checkpoint({"a": torch.ones(2)}, str(file))
 
     def full(source, target):
-        raise OSError("No space left on device")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):

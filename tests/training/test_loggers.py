@@ -1,6 +1,7 @@
 """Where curves, pictures and hyperparameters go: what each kind of logger is given."""
 
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -156,3 +157,64 @@ def test_a_logger_that_is_not_installed(tmp_path, monkeypatch, name):
     monkeypatch.setattr(ours, {"mlflow": "MLFlowLogger", "wandb": "WandbLogger"}[name], missing)
     with pytest.raises(UserError, match=rf"^logger={name}: No module .*pip install -e '.\[{name}\]'"):
         make(tiny(tmp_path, f"logger={name}"), "logger")
+
+
+def test_a_logger_that_fails_is_one_warning(tmp_path, caplog):
+    """From then on it is left alone; the others go on."""
+    bad, good = ours.forgiving(Recorder(tmp_path / "bad")), ours.forgiving(Recorder(tmp_path / "good"))
+    assert isinstance(bad, Recorder)
+    log_curves([bad, good], {"a": 1.0}, 3)
+    good.finalize("success")
+    assert bad.told == [({"a": 1.0}, 3)] and good.told == [({"a": 1.0}, 3), "success"]
+    bad.told = None  # so that its next call fails
+    for step in (4, 5):
+        log_curves([bad, good], {"a": 2.0}, step)
+    close([bad, good], "failed")
+    folder = tmp_path / "bad" / "lightning_logs" / "version_0"
+    said = f"Recorder in {folder} logs nothing more, the training goes on: 'NoneType' object has no attribute 'append'"
+    assert caplog.messages == [said] and caplog.records[0].levelname == "WARNING"
+    assert good.told[2:] == [({"a": 2.0}, 4), ({"a": 2.0}, 5), "failed"]
+
+
+@pytest.mark.parametrize("name", ours.METHODS)
+def test_each_thing_that_a_logger_does_may_fail(name, caplog):
+    class Bad:
+        pass
+
+    def fails(*arguments, **options):
+        seen.append((arguments, options))
+        raise OSError("full")
+
+    seen, logger = [], Bad()
+    setattr(logger, name, fails)
+    assert ours.forgiving(logger) is logger and not any(hasattr(logger, other) for other in set(ours.METHODS) - {name})
+    getattr(logger, name)(1, step=2), getattr(logger, name)(3)
+    assert seen == [((1,), {"step": 2})] and caplog.messages == ["Bad logs nothing more, the training goes on: full"]
+
+
+def test_what_a_logger_returns_is_returned():
+    assert ours.forgiving(Saver()).save() == 7
+
+
+class Saver:
+    def save(self):
+        return 7
+
+
+def test_the_loggers_of_a_run_are_forgiven(tmp_path, caplog):
+    """TensorBoard finds a file where its folder should be."""
+    (tmp_path / "train").write_text("")
+    _, bound = trained(tmp_path, "~callbacks.pictures")
+    lost = [message for message in caplog.messages if "logs nothing more" in message]
+    assert len(lost) == 1 and lost[0].startswith(f"TensorBoard in {tmp_path} logs nothing more") and bound < 0
+
+
+@pytest.mark.parametrize("name", ["_AsyncWriterThread", "Other"])
+def test_tensorboards_thread_prints_no_stack_trace(capsys, monkeypatch, name):
+    from cvae.training import train as training
+
+    monkeypatch.setattr(training.threading, "excepthook", training.threading.excepthook)
+    training.quiet_libraries()
+    thread = type(name, (), {"name": "mine"})()
+    training.threading.excepthook(threading.ExceptHookArgs([OSError, OSError("full"), None, thread]))
+    assert ("full" in capsys.readouterr().err) == (name == "Other")

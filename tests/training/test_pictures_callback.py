@@ -37,6 +37,7 @@ class Stage:
         cfg = tiny(folder, "seed=6", *overrides)
         torch.manual_seed(1)
         self.data, self.vae, self.run = build_data(cfg), build_vae(cfg), Run(folder)
+        folder.mkdir(exist_ok=True)  # claimed before the training
         for part in self.vae.parameters():
             part.data *= 3  # far from grey
         self.data.setup()
@@ -329,13 +330,23 @@ def test_only_the_first_process_draws(stage):
     show = stage()
     show.trainer.is_global_zero = False
     show.epochs(1)
-    assert show.logged == [] and not show.run.path.exists() and show.modes == []
+    assert show.logged == [] and not list(show.run.path.iterdir()) and show.modes == []
+
+
+def test_pictures_that_cannot_be_saved_are_one_warning(stage, caplog):
+    """The loggers have them all the same."""
+    show = stage()
+    show.run.images.write_text("a file where the folder should be")
+    show.epochs(1)
+    said = f"Pictures are missing, the training goes on: [Errno 17] File exists: '{show.run.image('original')}'"
+    assert [message for message in caplog.messages if "missing" in message] == [said]
+    assert len(show.logged) == 4  # two grids of two epochs
 
 
 def test_a_fit_that_ended_before_its_first_picture_has_no_gif(stage):
     show = stage()
     show.callback.publish(show.trainer, show.module)
-    assert not show.run.path.exists()
+    assert not list(show.run.path.iterdir())
 
 
 def test_noise_and_names_are_those_of_the_config(tmp_path):

@@ -1,0 +1,136 @@
+"""What happens to a run when its disk, its folder or its loggers fail, by the real cause: slow, run by .ci/run."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from conftest import ROOT
+
+import cvae
+from cvae.run import Run
+
+pytestmark = pytest.mark.slow
+
+SMALL = [
+    "data=synthetic", "data.source.train_size=20", "data.source.test_size=8", "model=mlp", "model.hidden=[4]",
+    "model.latent_dim=2", "trainer=cpu", "evaluation.samples=2", "callbacks.pictures.manifold_steps=2",
+]  # fmt: skip
+
+
+def errors(done):
+    assert "Traceback" not in done.stdout + done.stderr and "Logging error" not in done.stderr
+    return [line for line in done.stderr.splitlines() if line.startswith("Error")]
+
+
+def on_a_disk_of(size, folder, *words):
+    """train.py with a file system of its own in `folder`, and what is in it afterwards, copied to a folder beside."""
+    folder.mkdir()
+    quiet = f"{sys.executable} {ROOT / 'train.py'} {' '.join(words)} hydra.run.dir={folder}/run"
+    keep = f"code=$?; cp -r {folder}/. {folder}-kept; exit $code"
+    command = f"mount -t tmpfs -o size={size} none {folder} && {quiet}; {keep}"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, timeout=100)
+    if re.search("unshare|mount|not permitted", done.stderr):
+        pytest.skip(f"no file system can be made here: {done.stderr}")
+    return done, Run(folder.with_name(f"{folder.name}-kept") / "run")
+
+
+@pytest.mark.parametrize("size", ["4k", "60k", "400k"])
+def test_a_full_disk(tmp_path, size):
+    """At the start; before the first checkpoint; when there are some."""
+    done, run = on_a_disk_of(size, tmp_path / "disk", *SMALL, "trainer.max_epochs=9")
+    assert done.returncode == 1
+    (said,) = errors(done)
+    if size == "4k":
+        assert said == f"Error: [Errno 28] No space left on device, in {tmp_path}/disk/run"
+        return
+    file = f"{tmp_path}/disk/run/checkpoints/"
+    assert said.startswith(f"Error: [Errno 28] No space left on device: '{file}") and said.endswith(".ckpt'")
+    assert "When it is mended, go on with: python train.py resume=" in done.stderr
+    assert run.status()["reason"] == f"OSError: {said.removeprefix('Error: ')}" and run.state() == "failed"
+    assert done.stdout.count("Pictures are missing") <= 1 and done.stdout.count("logs nothing more") <= 1
+    assert not list(run.path.rglob("*.part"))
+    if size == "400k":
+        vae = cvae.load(run.path)  # what was saved stays usable
+        assert vae.sample(3).shape == (3, 1, 28, 28)
+        for file in run.checkpoints.iterdir():
+            torch.load(file, weights_only=True)
+
+
+@pytest.fixture
+def unprivileged():
+    """How to start a process to which files can be forbidden."""
+    if os.geteuid():
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("root may write everywhere, and there is no setpriv")
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+
+def while_it_trains(tmp_path, action, *words, start=()):
+    """Call `action` in the second epoch of a run; (what the process left, the run)."""
+    run, over = Run(tmp_path / "run"), threading.Event()
+
+    def act():
+        while not over.wait(0.05):
+            if run.log_file.exists() and "Epoch 2:" in run.log_file.read_text():
+                return action(run)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    try:
+        command = [*start, sys.executable, ROOT / "train.py", *SMALL, f"hydra.run.dir={run}", *words]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100), run
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_folder_that_is_deleted_while_the_run_goes(tmp_path):
+    def delete(run):
+        run.path.rename(tmp_path / "deleted")  # at once
+        shutil.rmtree(tmp_path / "deleted")
+
+    done, run = while_it_trains(tmp_path, delete, "trainer.max_epochs=10000")
+    (said,) = errors(done)
+    assert done.returncode == 1 and re.search(r"No such file or directory: '.*/run/checkpoints/\w+.ckpt'", said)
+    assert not run.path.exists()
+
+
+def test_a_folder_that_is_made_read_only_while_the_run_goes(tmp_path, unprivileged):
+    forbid = lambda run: run.checkpoints.chmod(0o500)
+    done, run = while_it_trains(tmp_path, forbid, "trainer.max_epochs=10000", start=unprivileged)
+    (said,) = errors(done)
+    assert done.returncode == 1 and re.search(r"Permission denied: '.*/run/checkpoints/\w+.ckpt'", said)
+    assert run.state() == "failed" and "Permission denied" in run.status()["reason"]
+    run.checkpoints.chmod(0o700)
+    assert cvae.load(run.path).sample(1).shape == (1, 1, 28, 28)
+
+
+def test_pictures_and_curves_that_cannot_be_written_are_a_warning_each(tmp_path, unprivileged):
+    """TensorBoard writes in a thread of its own."""
+
+    def forbid(run):
+        run.images.chmod(0o500)
+        for file in run.event_files():
+            file.chmod(0o400)
+
+    done, run = while_it_trains(tmp_path, forbid, "trainer.max_epochs=60", start=unprivileged)
+    run.images.chmod(0o700)
+    assert done.returncode == 0 and errors(done) == [] and run.state() == "finished"
+    assert done.stdout.count("Pictures are missing, the training goes on: [Errno 13] Permission denied: '") == 1
+    assert done.stdout.count(f"TensorBoard in {run} logs nothing more, the training goes on: [Errno 13]") == 1
+
+
+def test_a_folder_that_may_not_be_written_from_the_start(tmp_path, unprivileged):
+    (tmp_path / "mine").mkdir(mode=0o500)
+    command = [*unprivileged, sys.executable, ROOT / "train.py", "hydra.run.dir=mine/run"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    (said,) = errors(done)
+    assert done.returncode == 1 and said.startswith(
+        "Error: hydra.run.dir=mine/run: must be a folder that can be written"
+    )
