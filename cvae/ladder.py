@@ -24,6 +24,10 @@ class Ladder(VAE):
     encoder: BottomUp
     decoder: TopDown
 
+    @property
+    def groups(self) -> int:  # type: ignore[override] # a number of the class in VAE
+        return 1 + len(self.decoder.groups)
+
     def forward(self, x: Tensor, y: Tensor | None = None, samples: int = 1, score: bool = True) -> Trace:
         self._check(y)
         features, maps = self.encoder.features_and_maps(self._labelled(x, y))
@@ -69,7 +73,7 @@ class Ladder(VAE):
             z = tops if varied == 0 else tops[:1].expand_as(tops)
             return self._likelihood_of(z, y, at(noise)).mean
 
-        return torch.stack([row(varied) for varied in range(len(groups) + 1)])
+        return torch.stack([row(varied) for varied in range(self.groups)])
 
     def _without_score(self, latents: Sequence[Latent], y: Tensor | None, maps: Sequence[Tensor]) -> list[Latent]:
         """The latents; the gradient of each log_q comes through the draws alone, those of the groups above included.

@@ -59,6 +59,7 @@ class Run:
         self.latent_interpolation = self.path / "latent_interpolation.png"
         self.rates = self.path / "latent_rates.png"
         self.curves = self.path / "learning_curves.png"
+        self.groups = self.path / "latent_groups.png"
         self.samples = self.path / "samples.png"
         self.reconstructed = self.path / "reconstructed.png"
         self.latents = self.path / "latents.npz"

@@ -65,7 +65,12 @@ class VAE(nn.Module):
         decoder: z (B, D [+ num_classes]) -> params (B, P, H, W)
         likelihood: params (..., P, H, W) -> p(x|z), event (C, H, W)
         num_classes: how many classes, 0 for a model without labels
+
+    Attributes:
+        groups: how many groups of latents there are; with several, `variations` shows what each decides
     """
+
+    groups = 1
 
     def __init__(
         self,
@@ -143,10 +148,6 @@ class VAE(nn.Module):
                 or y is as for `decode`.
         """
         return self.decode(self._from_prior(num, temperature), y).mean
-
-    def variations(self, num: int, y: Tensor | None = None) -> Tensor:
-        """What each group of latents decides, a row a group, with y (num,): (1, num, C, H, W), as there is one here."""
-        return self.sample(num, y)[None]
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:

@@ -27,6 +27,7 @@ def test_names(tmp_path):
         run.metrics: "metrics.json", run.gif: "cvae.gif", run.scatter: "latent_scatter.png", run.samples: "samples.png",
         run.image("original"): "images/original.png", run.image("sample", 3): "images/sample_0003.png",
         run.log_file: "train.log", run.status_file: "status.json", run.lock_file: ".lock",
+        run.groups: "latent_groups.png",
         run.manifold(): "latent_manifold.png", run.manifold(0): "latent_manifold_0.png", run.evaluations: "evaluation",
     }  # fmt: skip
     for path, name in names.items():

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 SPLITS = {"train_epoch": "train", "validation": "validation", "test": "test"}  # in figures, and on curves
 WAYS, STEPS = 5, 10  # interpolations, and images of each
+VARIATIONS = 8  # images that differ by one group of latents
 DIMS, PLACES = 10, 7  # latents that are traversed, and images of each
 
 
@@ -169,6 +170,10 @@ class Pictures(Callback):
 
     def _at_the_end(self, vae: VAE, data: ImageData, device: torch.device) -> Iterator[tuple[Path, np.ndarray]]:
         """Files with pictures of the latent space, and the learning curves."""
+        if vae.groups > 1:
+            y = torch.zeros(VARIATIONS, dtype=torch.long, device=device) if vae.num_classes else None
+            shown = pictures.grid(vae.variations(VARIATIONS, y).flatten(0, 1), VARIATIONS)
+            yield self.run.groups, pictures.headed(shown, "a row a group of latents: it alone is drawn")
         (latent_dim,), codes = vae.shapes[0], is_discrete(vae.p_z())
         found, labels = latents(vae, test_batches(vae, data, len(data.test), device)), data.test.images.y.cpu()
         if latent_dim == 2 and not codes:

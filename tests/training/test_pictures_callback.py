@@ -7,6 +7,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
+from conftest import config
 from tiny import tiny
 from torch import Tensor
 
@@ -305,6 +306,28 @@ def test_learning_curves_of_whole_epochs(stage):
     resumed.callback.publish(resumed.trainer, resumed.module)
     expected["test/rate"].append((3, 4.0))
     assert np.array_equal(read(resumed.run.curves), pictures.curves(expected))
+
+
+@pytest.mark.parametrize("classes", [0, 10])
+def test_what_each_group_of_latents_decides(stage, classes):
+    """A row of eight images for each of three groups, of the first class; nothing of a model with one group."""
+    show = stage()
+    show.epochs(0)
+    assert not show.run.groups.exists()
+    words = ["model=ladder", "model.groups=[4x2]", "model.width=4", "model.latent_dim=2", "data.image_shape=[1,8,8]"]
+    conditional = ["conditional=true", f"data.num_classes={classes}"] if classes else []
+    show.vae = build_vae(config("data=synthetic", *words, *conditional))
+    show.module = VAEModule(show.vae, None, None, None)
+    show.module.figures, show.logged = {}, []
+    for part in show.vae.parameters():
+        part.data += 0.3 * torch.randn_like(part)
+    show.callback.on_fit_start(show.trainer, show.module)
+    show.callback.publish(show.trainer, show.module)
+    with fixed_noise(6, CPU):
+        rows = show.vae.variations(8, torch.zeros(8).long() if classes else None)
+    expected = pictures.headed(pictures.grid(rows.flatten(0, 1), 8), "a row a group of latents: it alone is drawn")
+    assert rows.shape[0] == 3 and np.array_equal(read(show.run.groups), expected)
+    assert "latent_groups" in [tag for tag, *_ in show.logged]
 
 
 def test_all_classes_are_shown_without_a_word(stage, caplog):
