@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cvae.checks import positive_int, seed_number
-from cvae.console import console
+from cvae.commands.inputs import data_of, model_of, said
 from cvae.errors import ConfigError, UserError
 from cvae.files import save
 from cvae.run import Run
@@ -43,22 +43,20 @@ def look(args: argparse.Namespace) -> None:
         positive_int("--images", args.images)
     seed_number("--seed", args.seed)
     serve = None if args.html else server(args.port)
-    from cvae.build import load_data, load_with_step
     from cvae.explorer import table
     from cvae.explorer.space import require_numbers, space_of
 
-    run = Run(args.run, args.trust)
-    vae, _ = load_with_step(run, args.checkpoint, "cpu")
+    vae, _ = model_of(args)
     require_numbers(vae)
     if args.html:
         table.require_two_dimensions(vae)
-    space = space_of(vae, load_data(run, args.data_root), args.images, args.seed)
-    title = f"{run}, {run.checkpoint(args.checkpoint).name}"
+    space = space_of(vae, data_of(args), args.images, args.seed)
+    title = f"{args.run}, {Run(args.run).checkpoint(args.checkpoint).name}"
     if serve:
         serve(space, title, args.port, not args.no_browser)
     else:
         save(Path(args.html), table.page(space, title).encode())
-        console.print(f"A page without a server: {args.html}", soft_wrap=True, markup=False, highlight=False)
+        said(f"A page without a server: {args.html}")
 
 
 def server(port: int) -> Callable:
