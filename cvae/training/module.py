@@ -1,6 +1,7 @@
 """The LightningModule: steps, figures and optimizer. It owns no maths."""
 
 import math
+import warnings
 from collections.abc import Callable
 
 import pytorch_lightning as L
@@ -189,8 +190,10 @@ class VAEModule(L.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"]
         scheduler = self.make_scheduler(optimizer)
-        for _ in range(self.trainer.current_epoch):
-            scheduler.step()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")  # the steps in between were taken before
+            for _ in range(self.trainer.current_epoch):
+                scheduler.step()
         self.trainer.lr_scheduler_configs[0].scheduler = scheduler
 
     def on_train_epoch_start(self) -> None:

@@ -1,0 +1,54 @@
+"""Whether two runs ended alike, bit for bit, whatever happened to one of them on the way."""
+
+import csv
+import json
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cvae.run import Run
+
+
+def last(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def points(folder):
+    """Everything in TensorBoard's files but the times: [(folder, tag, step, value)]."""
+    found = []
+    for place in sorted({file.parent for file in Run(folder).event_files()}):
+        events = EventAccumulator(str(place), {"scalars": 0, "images": 0, "tensors": 0}).Reload()
+        name, tags = place.relative_to(folder), events.Tags()
+        for kind, read, value in (
+            ("scalars", events.Scalars, lambda event: event.value),
+            ("images", events.Images, lambda event: event.encoded_image_string),
+            ("tensors", events.Tensors, lambda event: str(event.tensor_proto).replace(str(folder), "RUN")),
+        ):
+            found += [(name, tag, event.step, value(event)) for tag in tags[kind] for event in read(tag)]
+    return sorted(found, key=lambda point: point[:3])
+
+
+def table(folder):
+    file = folder / "csv" / "metrics.csv"
+    return list(csv.DictReader(file.open())) if file.exists() else None
+
+
+def metrics(folder):
+    found = json.loads((folder / "metrics.json").read_text())
+    return found | {"train/seconds_per_epoch": len(found["train/seconds_per_epoch"])}
+
+
+def require_equal(one, two):
+    ours, theirs = last(one), last(two)
+    for name in ("state_dict", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0)
+    for name in ("epoch", "global_step"):
+        assert ours[name] == theirs[name]
+    assert ours["callbacks"]["Checkpoints"] == theirs["callbacks"]["Checkpoints"]
+    assert metrics(one) == metrics(two)
+    pictures, others = (sorted(p.relative_to(run) for p in run.rglob("*.[pg][ni][gf]")) for run in (one, two))
+    assert pictures == others
+    for picture in pictures:
+        assert (one / picture).read_bytes() == (two / picture).read_bytes(), picture
+    assert points(one) == points(two)
+    assert table(one) == table(two)

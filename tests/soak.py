@@ -1,0 +1,95 @@
+"""Kills real trainings at random moments, resumes them, and compares what they end with: python tests/soak.py [KILLS].
+
+Prints a row for each kind of training. A loss is anything that differs from the same training without a kill, bit for
+bit: weights, optimizer, figures (seconds aside), pictures, GIF, curves.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from same_run import last, require_equal
+
+ROOT = Path(__file__).parents[1]
+WORDS = [
+    "trainer=cpu", "trainer.max_epochs=3", "callbacks.checkpoint.every_n_steps=50", "evaluation.samples=2",
+    "data=synthetic", "data.source.train_size=20000", "data.source.test_size=200",
+    "model=mlp", "model.hidden=[16]", "model.latent_dim=2",
+]  # fmt: skip
+KINDS = {
+    "ELBO": [],
+    "IWAE, doubly reparameterized": ["objective=iwae", "objective.samples=3", "objective.gradient=dreg"],
+    "VampPrior, a validation split": ["prior=vamp", "prior.components=10", "data.validation_size=500"],
+    "images drawn anew, warm-up": ["data.binarization=stochastic", "objective/beta=linear", "objective.beta.steps=900"],
+    "cosine, clipped gradients": ["scheduler=cosine", "+trainer.gradient_clip_val=10"],
+    "two processes": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"],
+}  # fmt: skip
+
+
+def start(*words):
+    """train.py as a process group of its own, and its output."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=environment, start_new_session=True, **pipe)
+
+
+def finish(process):
+    """The seconds from the first line to the end; raises AssertionError if it fails."""
+    first = process.stdout.readline()
+    began = time.monotonic()
+    rest = process.stdout.read()
+    assert process.wait() == 0, first + rest
+    return time.monotonic() - began
+
+
+def kill(process, after):
+    """SIGKILL to all its processes, so many seconds after its first line. Whether it was not over by then."""
+    process.stdout.readline()
+    time.sleep(after)
+    running = process.poll() is None
+    if running:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.stdout.read()
+    process.wait()
+    return running
+
+
+def soak(folder, kind, kills, chance):
+    """Steps saved at each kill; raises AssertionError where the two runs differ."""
+    whole, stopped = folder / "whole", folder / "stopped"
+    words = [*WORDS, *KINDS[kind]]
+    seconds = finish(start(*words, f"hydra.run.dir={whole}"))
+    process, saved = start(*words, f"hydra.run.dir={stopped}"), []
+    while len(saved) < kills and kill(process, chance.uniform(0, seconds / kills)):
+        saved.append(last(stopped)["global_step"] if (stopped / "checkpoints" / "last.ckpt").exists() else 0)
+        process = start(f"resume={stopped}")
+    if process.poll() is None:
+        finish(process)
+    require_equal(whole, stopped)
+    return saved
+
+
+def main(kills=20):
+    chance, losses = random.Random(0), 0
+    print("| training | kills | steps that were saved at each | losses |\n|---|---|---|---|", flush=True)
+    for number, kind in enumerate(KINDS):
+        share = kills * (number + 1) // len(KINDS) - kills * number // len(KINDS)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                saved, lost = soak(Path(folder), kind, share, chance), 0
+            except AssertionError as error:
+                print(error, file=sys.stderr)
+                saved, lost = [], 1
+        losses += lost
+        print(f"| {kind} | {len(saved)} | {', '.join(map(str, saved))} | {lost} |", flush=True)
+    sys.exit(losses > 0)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
