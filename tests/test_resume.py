@@ -46,9 +46,15 @@ def test_the_run_is_named_before_hydra_reads_anything():
 
 def test_a_job_that_slurm_starts_again_finds_its_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    other, ours = Run(tmp_path / "outputs" / "x" / "1"), Run(tmp_path / "outputs" / "x" / "2")
-    other.save_status("interrupted", slurm_job="7")
-    ours.save_status("interrupted", slurm_job="77")
+
+    def run_of(folder, job):
+        run = Run(tmp_path / folder)
+        run.path.mkdir(parents=True)
+        run.save_status("interrupted", slurm_job=job)
+        return run
+
+    ours = run_of("outputs/x/2", "77")
+    run_of("outputs/x/1", "7")
     words = ["data=mnist", "optimizer.lr=1"]
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     assert run_to_resume(words) is None  # its first start
@@ -60,8 +66,7 @@ def test_a_job_that_slurm_starts_again_finds_its_run(tmp_path, monkeypatch):
     assert run_to_resume(["-m", *words]) is None and run_to_resume(["--multirun", *words]) is None
     monkeypatch.setenv("SLURM_JOB_ID", "8")
     assert run_to_resume(words) is None
-    elsewhere = Run(tmp_path / "mine")
-    elsewhere.save_status("interrupted", slurm_job="8")
+    elsewhere = run_of("mine", "8")
     assert run_of_job("8", ["hydra.run.dir=mine", "seed=1"]).path.resolve() == elsewhere.path
     assert run_of_job("77", ["hydra.run.dir=mine"]) is None
 
