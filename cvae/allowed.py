@@ -132,17 +132,22 @@ def is_plain(value: Any) -> bool:
     return not isinstance(value, dict) and "$" not in str(value)
 
 
-def require_inside(folder: Path) -> None:
-    """Raise UserError for links to folders elsewhere, which would be written into, links to nothing, and pipes."""
+def require_inside(folder: Path, files: bool = False) -> None:
+    """Raise UserError for what leads out of a run directory when it is written to, and for pipes.
+
+    These are links to folders elsewhere and to nothing; and with `files`, for what is to be written on, links to files.
+    """
     for parent, folders, names in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *names)):
             try:
                 mode = path.lstat().st_mode
             except FileNotFoundError:  # the run goes on, and files come and go
                 continue
-            outside = path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or path.is_file() or (path.is_dir() and not outside)):
-                raise UserError(f"{path} is a pipe, or a link to nothing or to a folder elsewhere. {TRUST}")
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+                continue
+            inside = path.resolve().is_relative_to(folder.resolve())
+            if not (path.is_file() and (inside or not files)) and not (path.is_dir() and inside):
+                raise UserError(f"{path} is a pipe, or a link that leads out of the run. {TRUST}")
 
 
 def read_yaml(file: Path) -> str:

@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from cvae.allowed import DATA_ROOT, require_parts
+from cvae.allowed import DATA_ROOT, PARTS, require_inside, require_parts
 from cvae.checkpoint import Budget, read_checkpoint
 from cvae.checks import image_shape, one_of, positive_int
 from cvae.data import ImageData
@@ -64,11 +64,18 @@ def make(cfg: DictConfig, group: str, **arguments: Any) -> Any:
 
 
 def build_vae(cfg: DictConfig) -> VAE:
-    """The model of a config, untrained.
+    """The model of a config, untrained. That of a run which is not trusted is no larger than its checkpoints.
 
     Raises:
         ConfigError: choices do not fit each other, or a value is not allowed.
+        UserError: a part cannot be made.
     """
+    with Budget(Run(cfg.run_dir).checkpoints.glob("*.ckpt")) if cfg._get_flag("foreign") else nullcontext():
+        return vae_of_parts(cfg)
+
+
+def vae_of_parts(cfg: DictConfig) -> VAE:
+    """`build_vae`, of any size."""
     latent_dim = positive_int("model.latent_dim", cfg.model.latent_dim)
     channels, height, width = image_shape("data.image_shape", resolved(cfg.data.image_shape))
     num_classes = 0
@@ -158,6 +165,20 @@ def saved_config(run: Run) -> DictConfig:
     return cfg
 
 
+def config_to_go_on(run: Run) -> DictConfig:
+    """The config of a run whose training is to go on: of a run that is not trusted, all of it is checked here.
+
+    Raises:
+        UserError: as `saved_config`, or the config names what is no part of cvae, or a link leads out of the run.
+    """
+    cfg = saved_config(run)
+    if not run.trust:
+        require_inside(run.path, files=True)
+        for group in PARTS:
+            require_parts(OmegaConf.to_container(cfg), group)
+    return cfg
+
+
 def nodes(cfg: DictConfig) -> list[DictConfig]:
     """A config and all the dictionaries in it."""
     inner = [cfg._get_node(key) for key in cfg]
@@ -189,7 +210,7 @@ def load_with_step(run: Run, checkpoint: str, device: str) -> tuple[VAE, int]:
     available("device", device.partition(":")[0], DEVICES)
     cfg, file = saved_config(run), run.checkpoint(checkpoint)
     content = read_checkpoint(file, device)
-    with described(run, "model"), nullcontext() if run.trust else Budget(file):
+    with described(run, "model"):
         vae = build_vae(cfg)
     try:
         weights = {
@@ -204,9 +225,6 @@ def load_with_step(run: Run, checkpoint: str, device: str) -> tuple[VAE, int]:
 def load_data(run: Run, root: str | None = None) -> ImageData:
     """The data of a run, read and ready for use.
 
-    Files that are missing are fetched, but only into a folder that the user chose: `root`, or the default of
-    `data.root` (CVAE_DATA). Into a folder that the run's config names, nothing is written unless the run is trusted.
-
     Args:
         run: the run
         root: the folder of the data, if it is not the one in the run's config
@@ -215,19 +233,38 @@ def load_data(run: Run, root: str | None = None) -> ImageData:
         UserError: the data are missing or damaged, or the config names what is no part of cvae.
     """
     cfg = saved_config(run)
-    chosen = root or run.trust or OmegaConf.to_container(cfg)["data"].get("root") == DATA_ROOT
     if root:
-        cfg.data.root = root
+        choose_root(cfg, root)
+    with described(run, "data"):
+        data = make(cfg, "data")
+        read_images(cfg, data)
+    return data
+
+
+def choose_root(cfg: DictConfig, root: str | None) -> None:
+    """Let the data be in a folder that the user names, whatever the config says."""
+    cfg.data.root = root
+    cfg.data._get_node("root")._set_flag("foreign", False)
+
+
+def read_images(cfg: DictConfig, data: ImageData) -> None:
+    """Fetch files that are missing, and read the images.
+
+    They are fetched only into a folder that the user chose, on the command line or by CVAE_DATA: nothing is written
+    where only the config of somebody else's run says so.
+
+    Raises:
+        UserError: files are missing or damaged, or a value does not fit the images.
+    """
+    root = cfg.data._get_node("root")
+    chosen = root is None or not root._get_flag("foreign") or root._value() == DATA_ROOT
     try:
-        with described(run, "data"):
-            data = make(cfg, "data")
-            if chosen:
-                data.prepare_data()
-            data.setup()
+        if chosen:
+            data.prepare_data()
+        data.setup()
     except DataError as error:
         advice = "" if chosen else "\nNothing is fetched into a folder that only the run names: give it as --data-root"
         raise DataError(f"{error}{advice}") from error
-    return data
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A checkpoint as it is read: data alone, whole, of a known format, and no larger in memory than the file."""
 
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +42,26 @@ def read_checkpoint(file: Path, device: str = "cpu") -> dict[str, Any]:
 class Budget(TorchDispatchMode):
     """Within it torch makes no more than a model of a checkpoint's size takes: what would exceed that is not made.
 
-    A config can ask for sizes that no machine has. How large its model may be is known: the checkpoint holds it. All
-    that is made is counted, intermediate results too (cvae's parts make up to 4 times their weights), and each tensor
-    as at least a page of memory, so that a million layers take no time either.
+    A config can ask for sizes that no machine has. How large its model may be is known: a checkpoint holds it. All that
+    is made is counted, intermediate results too (cvae's parts make up to 4 times their weights), and each tensor as at
+    least a page of memory, so that a million layers take no time either.
+
+    Args:
+        files: the checkpoints of the model; where there is none yet, a GiB is the limit
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, files: Iterable[Path]) -> None:
         super().__init__()
-        self.left = 10 * file.stat().st_size + SMALL
+        sizes = [file.stat().st_size for file in files]
+        self.left = 10 * max(sizes) + SMALL if sizes else 2**30
+        self.limit = "its checkpoint, which should hold it" if sizes else "a GiB, and no checkpoint holds it"
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if not func._schema.is_mutable and not func.is_view:
             self.left -= max(PAGE, size_of_result(func, args, kwargs))
             if self.left < 0:
-                raise UserError("the model is larger than the checkpoint, which should hold it")
+                raise UserError(f"the model is larger than {self.limit}")
         return func(*args, **kwargs)
 
 

@@ -3,7 +3,6 @@
 Read before Hydra composes anything: a path may have signs that Hydra reads, and the run's config is not composed again.
 """
 
-import json
 import logging
 import logging.config
 import os
@@ -15,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from cvae.errors import ConfigError, UserError
-from cvae.run import Run, first_process
+from cvae.run import Run, first_process, read_json
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +78,9 @@ def resume(run: Run, words: list[str], conf: Path) -> None:
     Raises:
         UserError: the run is being trained, its files are damaged, or a word is not allowed.
     """
-    from cvae.build import saved_config  # torch takes seconds to import: not for a misspelt name
+    from cvae.build import config_to_go_on  # torch takes seconds to import: not for a misspelt name
 
-    cfg = saved_config(run)
+    cfg = config_to_go_on(run)
     before = cfg.trainer.max_epochs
     for word in words:
         change(cfg, word, conf)
@@ -91,7 +90,7 @@ def resume(run: Run, words: list[str], conf: Path) -> None:
         if run.locked():
             raise UserError(f"{run} is being trained by another process")
         start_logging(run, conf)
-        if run.state() == "finished" and json.loads(run.metrics.read_text())["epochs"] >= cfg.trainer.max_epochs:
+        if run.state() == "finished" and read_json(run.metrics)["epochs"] >= cfg.trainer.max_epochs:
             log.info("%s is finished. trainer.max_epochs=N, above %d, would go on", run, before)
             return
     from cvae.training.train import train
@@ -101,12 +100,16 @@ def resume(run: Run, words: list[str], conf: Path) -> None:
 
 def change(cfg: DictConfig, word: str, conf: Path) -> None:
     """Apply an override of the command line."""
+    from cvae.build import choose_root
+
     override = OverridesParser.create().parse_override(word)
     key = override.key_or_group
     if key == "trainer":
         with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
             chosen = compose("config", [word]).trainer
         cfg.trainer.update({name: chosen[name] for name in PLACE if name in chosen})
+    elif key == "data.root" and not override.is_delete():
+        choose_root(cfg, override.value())
     elif key in ALLOWED and not override.is_delete():
         OmegaConf.update(cfg, key, override.value(), force_add=True)
     else:

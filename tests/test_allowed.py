@@ -207,12 +207,16 @@ def test_links_that_lead_out_of_a_run_directory(tmp_path):
     run.config()
     for target in (elsewhere / "folder", elsewhere, elsewhere / "gone", ".."):
         run.evaluations.symlink_to(target)
-        with pytest.raises(
-            UserError, match=f"config.yaml: {run.evaluations} is a pipe, or a link to nothing or to a fol"
-        ):
+        with pytest.raises(UserError, match=f"config.yaml: {run.evaluations} is a pipe, or a link that leads out of"):
             run.config()
         Run(run.path, trust=True).config()
         run.evaluations.unlink()
+    require_inside(elsewhere, files=True)
+    with pytest.raises(UserError, match=f"^{run.checkpoints}/(last|best).ckpt is a pipe, or a link that leads"):
+        require_inside(run.path, files=True)  # for a training that would write on
+    (run.checkpoints / "last.ckpt").unlink()
+    (run.checkpoints / "best.ckpt").unlink()
+    require_inside(run.path, files=True)  # the link to images/
     os.mkfifo(run.images / "pipe")
     with pytest.raises(UserError, match=f"{run.images}/pipe is a pipe"):
         run.config()

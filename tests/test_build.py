@@ -268,7 +268,7 @@ def test_a_run_that_is_trusted_may_be_of_any_size(tmp_path, monkeypatch):
         return mlp(**sizes)
 
     monkeypatch.setattr("cvae.networks.mlp", large)
-    with pytest.raises(UserError, match="^the model is larger than the checkpoint, which should hold it$"):
+    with pytest.raises(UserError, match="^the model is larger than its checkpoint, which should hold it$"):
         cvae.load(tmp_path)
     assert cvae.load(tmp_path, trust=True).encoder[1].out_features == 4
 

@@ -95,7 +95,7 @@ def test_formats_that_are_known(file):
 
 def budget(tmp_path, size):
     (tmp_path / "file").write_bytes(b"0" * size)
-    return Budget(tmp_path / "file")
+    return Budget([tmp_path / "file"])
 
 
 def test_a_budget_counts_what_is_made(tmp_path):
@@ -122,7 +122,7 @@ def test_a_budget_counts_what_is_made(tmp_path):
 )  # fmt: skip
 def test_what_exceeds_it_is_not_made(tmp_path, make):
     with (
-        pytest.raises(UserError, match="the model is larger than the checkpoint, which should hold it"),
+        pytest.raises(UserError, match="the model is larger than its checkpoint, which should hold it"),
         budget(tmp_path, 10),
     ):
         make()

@@ -1,20 +1,25 @@
 """Run directories made to do harm: every command that opens one names what is wrong, and nothing happens."""
 
 import json
+import os
 import re
 import resource
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
-from conftest import config
+from conftest import ROOT, config
 from omegaconf import OmegaConf
 
 import cvae
 from cvae.__main__ import main
-from cvae.build import build_vae, load_data
-from cvae.errors import UserError
+from cvae.build import build_data, build_vae, config_to_go_on, load_data, read_images
+from cvae.data.idx_files import IdxFiles
+from cvae.errors import DataError, UserError
+from cvae.resume import change, resume
 from cvae.run import Run
 
 TINY = ["data=synthetic", "data.image_shape=[1,8,8]", "model=mlp", "model.hidden=[4]"]
@@ -22,7 +27,7 @@ SECRET = "the-secret-of-the-environment"
 TOUCH = {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": ["CANARY"]}}
 COMMAND = {"_target_": "torch.utils.collect_env.run", "command": "touch CANARY"}
 SPAWN = {"_target_": "subprocess.run", "args": ["touch", "CANARY"]}
-GATES = "the model is larger than the checkpoint"
+GATES = "the model is larger than its checkpoint"
 
 # name: (key, value, what the message says). CANARY is a file that must not appear.
 HOSTILE = {
@@ -158,3 +163,102 @@ def test_hostile_data_have_no_effect(run, name, capsys, caplog):
     with pytest.raises(UserError, match=re.escape(message)):
         load_data(run)
     assert message in opened(run, [EVALUATE], capsys, caplog)[0]
+
+
+CONF = ROOT / "conf"
+TRAINING = {  # which only a training builds
+    "a callback": ("callbacks.mine", SPAWN, "callbacks.mine._target_='subprocess.run'"),
+    "a callback of a library": (
+        "callbacks.x", {"_target_": "pytorch_lightning.callbacks.LambdaCallback"}, "LambdaCallback'"
+    ),
+    "a place": ("callbacks.pictures.run_dir", "/tmp", "callbacks.pictures.run_dir='/tmp': what a saved config makes"),
+    "a place by reference": ("callbacks.pictures.run_dir", "${name}", "run_dir='${name}': what a saved config makes"),
+    "a place of Lightning's": ("trainer.default_root_dir", "..", "trainer.default_root_dir='..': what a saved config"),
+    "a name that is a way": (
+        "logger.csv", {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "${run_dir}", "name": "../x"},
+        "logger.csv.name='../x': what a saved config makes writes into",
+    ),
+    "a logger that sends": (
+        "logger.mlflow", {"_target_": "cvae.training.loggers.mlflow", "tracking_uri": "http://127.0.0.1:1"}, "mlflow'"
+    ),
+    "a plugin": ("trainer.plugins", [COMMAND], "trainer.plugins.0._target_='torch.utils.collect_env.run'"),
+    "a strategy": ("trainer.strategy", SPAWN, "trainer.strategy._target_='subprocess.run'"),
+    "an optimizer": ("optimizer._target_", "torch.optim.adam.torch.load", "optimizer._target_='torch.optim.adam.torch"),
+    "a schedule": ("scheduler.lr_lambda", SPAWN, "scheduler.lr_lambda._target_='subprocess.run'"),
+    "a weight": ("objective.beta", SPAWN, "objective.beta._target_='subprocess.run'"),
+}  # fmt: skip
+BEFORE = {name: row for name, row in HOSTILE.items() if GATES not in row[2] and row[2] != "context="}
+
+
+@pytest.mark.parametrize("name", [*BEFORE, *HOSTILE_DATA, *TRAINING])
+def test_a_hostile_run_does_not_go_on(run, name):
+    """It is refused before its folder is claimed, its log written, or a part made."""
+    key, value, message = (BEFORE | HOSTILE_DATA | TRAINING)[name]
+    spoil(run, key, value)
+    before = files(run.path.parent)
+    if "must be at most" in message or "describes" in message:
+        config_to_go_on(run)  # sizes and kinds of data are seen when the data are made
+        return
+    with pytest.raises(UserError, match=re.escape(message)):
+        resume(run, [], CONF)
+    assert files(run.path.parent) == before
+
+
+def test_links_that_a_training_would_follow(run, tmp_path):
+    """A log that is written on, a file of curves that is cut back to a checkpoint: they could be the user's own."""
+    (tmp_path / "mine").write_text("mine")
+    for link in (run.log_file, run.events() / "events.out.tfevents.1"):
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(tmp_path / "mine")
+        cvae.load(run.path)
+        with pytest.raises(UserError, match=f"^{link} is a pipe, or a link that leads out of the run"):
+            resume(run, [], CONF)
+        link.unlink()
+    assert (tmp_path / "mine").read_text() == "mine" and not run.status_file.exists()
+
+
+def test_a_model_that_a_training_builds_is_no_larger_than_its_checkpoints(run):
+    spoil(run, "model.hidden", [10**5, 10**5])
+    with pytest.raises(UserError, match="the model is larger than its checkpoint, which should hold it$"):
+        build_vae(config_to_go_on(run))
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(UserError, match="the model is larger than a GiB, and no checkpoint holds it$"):
+        build_vae(config_to_go_on(run))
+
+
+def test_a_training_that_goes_on_fetches_only_into_a_folder_that_the_user_names(run, tmp_path, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(IdxFiles, "download", lambda self: fetched.append(self.folder))
+    run.save_config(config(f"data.root={tmp_path}/theirs"))
+    for words, root in (([], None), ([f"data.root={tmp_path}/mine"], "mine")):
+        cfg = config_to_go_on(run)
+        for word in words:
+            change(cfg, word, CONF)
+        with pytest.raises(DataError, match="train-images-idx3-ubyte is missing"):
+            read_images(cfg, build_data(cfg))
+        assert fetched == ([tmp_path / root / "MNIST" / "raw"] if root else [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a command", "widths"])
+def test_hostile_runs_by_real_commands(run, name):
+    """As a user types them, with the canary's folder as the current one."""
+    key, value, message = HOSTILE[name]
+    spoil(run, key, value)
+    environment = {
+        name: value for name, value in os.environ.items() if "FULL_ERROR" not in name and "CVAE_R" not in name
+    }
+    before = files(run.path.parent)
+    for words in (
+        ["-m", "cvae", "sample", run.path], ["-m", "cvae", *EVALUATE[:1], run.path, *EVALUATE[1:]],
+        [ROOT / "train.py", f"resume={run.path}"],
+        ["-c", f"import cvae; cvae.load({str(run.path)!r})"],
+    ):  # fmt: skip
+        command = [sys.executable, *map(str, words)]
+        ended = subprocess.run(
+            command, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+        )
+        assert ended.returncode == 1 and message in ended.stderr and SECRET not in ended.stderr + ended.stdout
+        assert "Traceback" not in ended.stderr or words[0] == "-c"
+    new = set(files(run.path.parent)) - set(before)
+    assert new <= ({"run/train.log", "run/status.json", "run/.lock"} if message == GATES else set()), new

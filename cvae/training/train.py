@@ -14,7 +14,7 @@ import pytorch_lightning as L
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from cvae.build import build_data, build_vae, make, require_fit
+from cvae.build import build_data, build_vae, make, read_images, require_fit
 from cvae.data import ImageData
 from cvae.devices import keep_freed_memory
 from cvae.errors import ConfigError, NotFinite, Stopped, UserError
@@ -202,8 +202,7 @@ def evaluation_settings(cfg: DictConfig) -> Settings | None:
 
 def try_a_step(cfg: DictConfig, module: VAEModule, data: ImageData) -> None:
     """Read the images and take the objective's terms of two of them: choices that do not fit fail before training."""
-    data.prepare_data()
-    data.setup()
+    read_images(cfg, data)
     module.objective.prepare(len(data.train))
     with fixed_noise(cfg.seed, torch.device("cpu")), torch.no_grad():
         module.terms(data.batch("train", range(min(2, len(data.train)))))
