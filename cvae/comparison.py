@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import os
 import re
@@ -14,9 +13,10 @@ from typing import Any
 
 import yaml
 
+from cvae import allowed
 from cvae.errors import UserError
 from cvae.names import safe, shortened
-from cvae.run import STATES, Run
+from cvae.run import STATES, Run, read_json
 
 # Columns: title -> (key of metrics.json, digits). Nats per image; the seconds are those of training.
 FIGURES = {
@@ -94,9 +94,8 @@ def read(runs: Iterable[Run]) -> list[Entry]:
     """What the runs have left. A file that is missing or damaged leaves its figures out."""
     entries, typed, configs = [], {}, []
     for run in runs:
-        metrics, config = parsed(run.metrics, json.loads), parsed(run.config_file, load_yaml)
-        overrides = [str(word) for word in parsed(run.overrides_file, load_yaml) or []]
-        pairs = dict(word.lstrip("+~").partition("=")[::2] for word in overrides)
+        metrics, config = read_json(run.metrics), read_config(run.config_file)
+        pairs = dict(word.lstrip("+~").partition("=")[::2] for word in run.overrides())
         if seconds := metrics.get("train/seconds_per_epoch"):
             metrics["seconds"] = sum(seconds)
         figures = {title: metrics[key] for title, (key, _) in FIGURES.items() if key in metrics}
@@ -108,24 +107,25 @@ def read(runs: Iterable[Run]) -> list[Entry]:
     return entries
 
 
-def load_yaml(text: str) -> Any:
-    return Loader(text).get_single_data()
-
-
-def parsed(file: Path, parse: Any) -> Any:
+def read_config(file: Path) -> dict:
+    """A config as it stands there, as data alone: nothing is resolved. {} where it is missing or damaged."""
     try:
-        return parse(file.read_text()) or {}
-    except (OSError, ValueError, yaml.YAMLError):
+        config = yaml.load(allowed.read_yaml(file), Loader)
+    except (OSError, ValueError, UserError, RecursionError, yaml.YAMLError):
         return {}
+    return config if isinstance(config, dict) else {}
 
 
-def setting(run: Run, config: dict, pairs: dict[str, str], key: str) -> Any:
-    """The value of a key in a run, whether it was typed there or not; of a group its choice."""
+def setting(run: Run, config: dict, pairs: dict[str, str], key: str, follow: bool = True) -> Any:
+    """The value of a key in a run, whether it was typed there or not; of a group its choice.
+
+    follow: where it stands for another key, the value of that one
+    """
     value: Any = config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    if isinstance(value, str) and (reference := re.fullmatch(r"\$\{([\w.]+)\}", value)):
-        return setting(run, config, {}, reference[1])
+    if follow and isinstance(value, str) and (reference := re.fullmatch(r"\$\{([\w.]+)\}", value)):
+        return setting(run, config, {}, reference[1], follow=False)
     if isinstance(value, dict) or "/" in key:
         return pairs.get(key) or choices(run).get(key)
     return value
@@ -133,10 +133,8 @@ def setting(run: Run, config: dict, pairs: dict[str, str], key: str) -> Any:
 
 def choices(run: Run) -> dict[str, str]:
     """What was chosen of each group, typed or not: {"prior": "vamp", …}."""
-    found = parsed(run.hydra_file, load_yaml)
-    for key in ("hydra", "runtime", "choices"):
-        found = found.get(key) or {}
-    return found
+    said = allowed.found(read_config(run.hydra_file), "hydra.runtime.choices")
+    return said if isinstance(said, dict) else {}
 
 
 def differing(entries: list[Entry]) -> list[str]:

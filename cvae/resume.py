@@ -66,7 +66,7 @@ def run_of_job(job: str, words: list[str]) -> Run | None:
     folders = [Path(word.partition("=")[2]) for word in words if word.startswith("hydra.run.dir=")]
     for folder in folders or Path("outputs").glob("**/"):
         if Run(folder).status().get("slurm_job") == job:
-            return Run(folder)
+            return Run(folder, trust=True)  # this very job began it
     return None
 
 

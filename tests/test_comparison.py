@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from cvae.comparison import as_csv, as_markdown, cells, differing, find, read, rows, text_of
+from cvae.comparison import as_csv, as_markdown, cells, choices, differing, find, read, rows, text_of
 from cvae.curves import curve
 from cvae.errors import UserError
 from cvae.run import Run
@@ -201,3 +201,31 @@ def test_a_curve_of_several_files(tmp_path):
 def test_a_comparison_needs_no_torch():
     code = "import sys, cvae.__main__, cvae.comparison; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: ${seed}", "a: &a [1]\nseed: *a", "seed: !!python/object/apply:os.getpid []", "- 1", "[" * 2000,
+        "seed: ${oc.env:HOME}", "seed: ${other}\nother: ${seed}",
+    ],
+)  # fmt: skip
+def test_runs_of_others_are_text(tmp_path, text):
+    """Nothing is resolved, made or multiplied, and a reference is followed once."""
+    run = Run(tmp_path)
+    run.config_file.parent.mkdir()
+    run.config_file.write_text(text)
+    run.overrides_file.write_text("- seed=1\n")
+    (entry,) = read([run])
+    assert entry.settings["seed"] in (None, "${seed}", "${oc.env:HOME}")
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [("{prior: vamp}", "vamp"), ("{prior: '${oc.env:HOME}'}", "${oc.env:HOME}"), ("&a {prior: 1}", None), ("1", None)],
+)
+def test_choices_of_others_are_text(tmp_path, said, found):
+    run = Run(tmp_path)
+    run.hydra_file.parent.mkdir()
+    run.hydra_file.write_text(f"hydra: {{runtime: {{choices: {said}}}}}")
+    assert choices(run).get("prior") == found
