@@ -31,12 +31,12 @@ KINDS = {
 }  # fmt: skip
 
 
-def start(*words):
+def start(*words, cwd=None, **environment):
     """train.py as a process group of its own, and its output."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
     command = [sys.executable, str(ROOT / "train.py"), *words]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=environment, start_new_session=True, **pipe)
+    return subprocess.Popen(command, cwd=cwd, env=environment, start_new_session=True, **pipe)
 
 
 def finish(process):
