@@ -4,11 +4,21 @@ import argparse
 import logging
 
 from cvae.cli import readable_errors
-from cvae.commands import compare, encode, evaluate, explore, interpolate, reconstruct, sample, traverse
+from cvae.commands import compare, encode, evaluate, explore, export, interpolate, reconstruct, sample, traverse
 from cvae.console import ConsoleHandler
 from cvae.run import BEST, LAST, Run
 
-COMMANDS = (evaluate, sample, reconstruct, encode, interpolate, traverse, compare, explore)  # in the order of --help
+COMMANDS = (
+    evaluate,
+    sample,
+    reconstruct,
+    encode,
+    interpolate,
+    traverse,
+    export,
+    compare,
+    explore,
+)  # in the order of --help
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,6 +1,5 @@
 """Draws as a function of noise: what scales the noise scales the draws, and an exported sampler has no generator."""
 
-import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 from zuko.distributions import NormalizingFlow
@@ -20,14 +19,28 @@ def from_noise(p: Distribution, noise: Tensor, choice: Tensor) -> Tensor:
     if isinstance(p, Independent) and isinstance(p.base_dist, Normal):
         return p.base_dist.loc + p.base_dist.scale * noise
     if isinstance(p, MultivariateNormal):
-        return p.loc + torch.einsum("...ij,...j->...i", p.scale_tril, noise)
+        return p.loc + (p.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
     if isinstance(p, NormalizingFlow):
         return p.transform.inv(from_noise(p.base, noise, choice))
     if isinstance(p, MixtureSameFamily):
         below = p.mixture_distribution.probs.cumsum(-1)[:-1]  # without the last, which may round to less than 1
-        chosen = (choice[..., None] >= below).sum(-1)[..., None, None].expand(*noise.shape[:-1], 1, noise.shape[-1])
+        chosen = (choice[..., None] >= below).sum(-1)  # (...)
+        if (one := component(p.component_distribution, chosen)) is not None:
+            return from_noise(one, noise, choice)
         of_each = from_noise(p.component_distribution, noise[..., None, :], choice[..., None])  # (..., K, D)
-        return of_each.gather(-2, chosen).squeeze(-2)
+        index = chosen[..., None, None].expand(*noise.shape[:-1], 1, noise.shape[-1])
+        return of_each.gather(-2, index).squeeze(-2)
     raise ConfigError(
         "prior", type(p).__name__, "made of normal distributions, so that its draws are a function of noise"
     )
+
+
+def component(components: Distribution, chosen: Tensor) -> Distribution | None:
+    """Of components with batch (K,) those at `chosen` (...), with that batch; None where they are no plain normals."""
+    if isinstance(components, Independent) and isinstance(base := components.base_dist, Normal):
+        one = Normal(base.loc[chosen], base.scale[chosen], validate_args=False)
+        return Independent(one, 1, validate_args=False)
+    if isinstance(components, MultivariateNormal):
+        scale_tril = components.scale_tril[chosen]
+        return MultivariateNormal(components.loc[chosen], scale_tril=scale_tril, validate_args=False)
+    return None

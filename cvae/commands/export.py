@@ -1,0 +1,164 @@
+"""python -m cvae export RUN: the model as files that run without cvae."""
+
+import argparse
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from cvae.commands.inputs import model_of, said, watched
+from cvae.errors import UserError
+from cvae.files import save
+from cvae.run import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cvae.vae import VAE
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+CLOSE = 1e-5  # how near a file's results must be to the model's, absolute up to 1 and relative above
+SIZES = (1, 7)  # of the batches that this is checked with; the files take any
+
+
+class Part(NamedTuple):
+    """What becomes a file: a function of a model, and the names and an example of what it reads."""
+
+    name: str
+    module: "nn.Module"
+    inputs: "dict[str, Tensor]"  # batches of 2
+
+
+def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
+    export = commands.add_parser(
+        "export",
+        parents=[run],
+        help="write the model as ONNX and as programs of torch.export",
+        description="Write encoder (x -> z, the posterior mean), decoder (z -> x, the mean of p(x|z)) and sampler "
+        "(noise -> x) into RUN/export, as ONNX and as programs of torch.export (.pt2). They take batches of any size. "
+        "The sampler makes draws of the prior from normal noise (B, D) and, for mixtures, from choice (B), uniform in "
+        "[0, 1). A model that is conditioned on the class takes the label y (B), too. Each file is compared with the "
+        "model before it is written.",
+        epilog="example: python -m cvae export outputs/tf_tutorial/2026-01-31_12-00-00",
+    )
+    export.set_defaults(call=write)
+
+
+def write(args: argparse.Namespace) -> None:
+    """Write the files, each only if it gives what the model gives.
+
+    Raises:
+        UserError: the run is wrong, packages are missing, or a part of this model cannot be exported.
+    """
+    if missing := [package for package in PACKAGES if not find_spec(package)]:
+        raise UserError(f"export needs {', '.join(missing)}: pip install -e '.[export]'")
+    vae, _ = model_of(args)
+    parts, folder = parts_of(vae), Run(args.run).export
+    for part in watched(parts, "exporting", len(parts)):
+        with tempfile.TemporaryDirectory() as temporary:
+            files = [Path(temporary, part.name + ending) for ending in (".onnx", ".pt2")]
+            furthest = export(part, *files)
+            for file in files:
+                save(folder / file.name, file.read_bytes())
+        said(f"{folder / part.name}.onnx, .pt2: ({', '.join(part.inputs)}), within {furthest:.0e} of the model")
+    if len(parts) < 3:
+        said("no sampler: the prior is not made of normal distributions")
+
+
+def parts_of(vae: "VAE") -> list[Part]:
+    """Encoder, decoder and, where draws of the prior are a function of noise, sampler."""
+    import torch
+    from torch import nn
+    from torch.distributions import MixtureSameFamily
+
+    from cvae.distributions import from_noise, is_discrete
+    from cvae.paths import centre
+
+    class Encoder(nn.Module):
+        """The checks of the model's own methods are left out: they would be part of the program."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.vae = vae
+
+        def forward(self, x: "Tensor", y: "Tensor | None" = None) -> "Tensor":
+            return centre(self.vae.infer(self.vae._labelled(x, y)))
+
+    class Decoder(Encoder):
+        def forward(self, z: "Tensor", y: "Tensor | None" = None) -> "Tensor":
+            return self.vae._likelihood_of(z, y).mean
+
+    class Sampler(Encoder):
+        def forward(self, noise: "Tensor", y: "Tensor | None" = None) -> "Tensor":
+            return self.vae._likelihood_of(from_noise(self.vae.p_z(), noise, noise[:, 0]), y).mean
+
+    class MixtureSampler(Encoder):
+        def forward(self, noise: "Tensor", choice: "Tensor", y: "Tensor | None" = None) -> "Tensor":
+            return self.vae._likelihood_of(from_noise(self.vae.p_z(), noise, choice), y).mean
+
+    (z, x), p = vae.shapes, vae.p_z()
+    label = {"y": torch.arange(2) % vae.num_classes} if vae.num_classes else {}
+    noise = {"noise": torch.randn(2, *z)}
+    parts = [
+        Part("encoder", Encoder(), {"x": torch.rand(2, *x), **label}),
+        Part("decoder", Decoder(), {"z": torch.randn(2, *z), **label}),
+    ]
+    if isinstance(p, MixtureSameFamily):
+        parts.append(Part("sampler", MixtureSampler(), noise | {"choice": torch.rand(2)} | label))
+    elif not is_discrete(p):
+        parts.append(Part("sampler", Sampler(), noise | label))
+    return parts
+
+
+def export(part: Part, onnx: Path, program: Path) -> float:
+    """Write both files; returns how far their results are from the model's, at most.
+
+    Raises:
+        UserError: torch cannot export it, or the results differ by more than CLOSE.
+    """
+    import torch
+
+    module = part.module.eval()
+    batches = tuple({0: torch.export.Dim.DYNAMIC} for _ in part.inputs)
+    with torch.no_grad(), quiet():
+        try:
+            exported = torch.export.export(module, tuple(part.inputs.values()), dynamic_shapes=batches)
+            torch.export.save(exported, program)
+            torch.onnx.export(exported, dynamo=True, verbose=False).save(onnx)
+            furthest = max(difference(part, onnx, program, size) for size in SIZES)
+        except Exception as error:  # what exporters and onnxruntime raise has no common class
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"the {part.name} of this model cannot be exported: {reason}") from error
+    if not furthest <= CLOSE:
+        raise UserError(f"the {part.name} as a file differs from the model by {furthest:.1e}, above {CLOSE:g}")
+    return furthest
+
+
+def difference(part: Part, onnx: Path, program: Path, size: int) -> float:
+    """How far the files' results are from the model's for a batch of this size: absolute up to 1, relative above."""
+    import onnxruntime
+    import torch
+
+    inputs = [torch.cat([value] * size)[torch.randperm(2 * size)[:size]] for value in part.inputs.values()]
+    expected = part.module(*inputs)
+    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {name: value.numpy() for name, value in zip(part.inputs, inputs, strict=True)})
+    results = torch.stack([torch.from_numpy(found), torch.export.load(program).module()(*inputs)])
+    return ((results - expected).abs() / expected.abs().clamp(min=1)).max().item()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what exporters say of their own ways."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

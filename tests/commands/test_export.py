@@ -1,0 +1,166 @@
+"""Exported models: their files give what the model gives, for batches of any size."""
+
+import numpy as np
+import pytest
+import torch
+from test_commands import make_run, other_weights
+from tiny import TINY
+
+import cvae
+from cvae.commands import export as module
+from cvae.distributions import from_noise
+from cvae.paths import centre
+
+NETWORKS = {
+    "conv": ["model.filters=4", "model.base_channels=4"], "conv_keras_io": ["model.filters=4"],
+    "conv_tfp": ["model.filters=4"], "mlp": ["model.hidden=[8]"], "resnet": ["model.width=8", "model.depth=1"],
+}  # fmt: skip
+PARTS = {  # what is made of other distributions than normal ones
+    "vamp": ["prior=vamp", "prior.components=4", "posterior=full_gaussian"],
+    "mixture": ["prior=mixture"], "flow": ["prior=flow", "prior.hidden=8"], "iaf": ["posterior=iaf", "prior=vamp"],
+    "classes": ["conditional=true"],
+    "colour": ["data.image_shape=[3,8,8]", "data.binarization=none", "likelihood=gaussian"],
+    "logistics": ["data.binarization=none", "likelihood=mixture_of_logistics"],
+}  # fmt: skip
+
+
+def needed():
+    for package in module.PACKAGES:
+        pytest.importorskip(package, reason="the extra export is not installed")
+
+
+def check(folder, size):
+    """Compare the ONNX files with the model, on inputs of a test's own."""
+    import onnxruntime
+
+    vae = cvae.load(folder)
+    (latent_dim,), shape = vae.shapes
+    torch.manual_seed(size)
+    x, z, choice = torch.rand(size, *shape).round(), torch.randn(size, latent_dim), torch.rand(size)
+    y = torch.arange(size) % vae.num_classes if vae.num_classes else None
+    with torch.no_grad():
+        expected = {
+            "encoder": ({"x": x}, centre(vae.encode(x, y))),
+            "decoder": ({"z": z}, vae.decode(z, y).mean),
+            "sampler": ({"noise": z, "choice": choice}, vae.decode(from_noise(vae.p_z(), z, choice), y).mean),
+        }
+    for name, (inputs, wanted) in expected.items():
+        session = onnxruntime.InferenceSession(folder / "export" / f"{name}.onnx", providers=["CPUExecutionProvider"])
+        given = {part.name for part in session.get_inputs()}
+        assert given <= {*inputs, "y"} and ("y" in given) == bool(vae.num_classes)
+        fed = {part: value.numpy() for part, value in ({**inputs, "y": y} if vae.num_classes else inputs).items()}
+        (found,) = session.run(None, {part: value for part, value in fed.items() if part in given})
+        assert np.allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-5)
+        program = torch.export.load(folder / "export" / f"{name}.pt2").module()
+        again = program(*(torch.from_numpy(fed[part.name]) for part in session.get_inputs()))
+        torch.testing.assert_close(again, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_runs_elsewhere(network, tmp_path, call):
+    needed()
+    run = make_run(
+        tmp_path / "run", f"model={network}", "model.latent_dim=3", *NETWORKS[network], base=["data=synthetic"]
+    )
+    code, printed = call("export", run)
+    assert code == 0, printed
+    assert {file.name for file in (run / "export").iterdir()} == {
+        f"{name}.{ending}" for name in ("encoder", "decoder", "sampler") for ending in ("onnx", "pt2")
+    }
+    for name, inputs in (("encoder", "(x)"), ("decoder", "(z)"), ("sampler", "(noise)")):
+        assert f"{run / 'export' / name}.onnx, .pt2: {inputs}, within " in printed
+    for size in (1, 7):
+        check(run, size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
+def test_every_distribution_runs_elsewhere(part, tmp_path, call):
+    needed()
+    run = make_run(tmp_path / "run", *PARTS[part], base=TINY)
+    code, printed = call("export", run)
+    assert code == 0, printed
+    assert ("(noise, choice" in printed) == (part in ("vamp", "mixture", "iaf"))
+    for size in (1, 7):
+        check(run, size)
+
+
+@pytest.mark.slow
+def test_the_checkpoint_that_is_asked_for_and_codes(tmp_path, call):
+    needed()
+    run = make_run(tmp_path / "run", base=TINY)
+    other_weights(run)
+    call("export", run, "--checkpoint", "best")
+    z = torch.randn(3, 2)
+    program = torch.export.load(run / "export" / "decoder.pt2").module()
+    torch.testing.assert_close(program(z), cvae.load(run, "best").decode(z).mean, rtol=1e-5, atol=1e-5)
+    codes = make_run(tmp_path / "codes", "posterior=categorical", "prior=uniform", base=TINY)
+    code, printed = call("export", codes)
+    assert code == 0 and "no sampler: the prior is not made of normal distributions" in printed
+    assert {file.stem for file in (codes / "export").iterdir()} == {"encoder", "decoder"}
+
+
+def test_what_differs_is_not_written(tmp_path, call, monkeypatch):
+    needed()
+    run = make_run(tmp_path / "run", base=TINY)
+    given = []
+    monkeypatch.setattr(torch.export, "export", lambda part, inputs, dynamic_shapes: given.append((part, inputs)))
+    monkeypatch.setattr(torch.export, "save", lambda exported, file: file.write_bytes(b""))
+    onnx = type("Program", (), {"save": lambda self, file: file.write_bytes(b"")})()
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: onnx)
+    differences = {1: 5e-6, 7: 2e-5}
+    monkeypatch.setattr(module, "difference", lambda part, onnx, program, size: differences[size])
+    code, printed = call("export", run)
+    assert code == 1 and "the encoder as a file differs from the model by 2.0e-05, above 1e-05" in printed
+    assert not (run / "export").exists() and list(given[0][1][0].shape) == [2, 1, 8, 8]
+    differences[7] = float("nan")
+    assert call("export", run)[0] == 1
+    differences[7] = 1e-5
+    code, printed = call("export", run)
+    assert code == 0 and "within 1e-05 of the model" in printed and len(list((run / "export").iterdir())) == 6
+
+
+def test_a_part_that_cannot_be_exported(tmp_path, call, monkeypatch):
+    needed()
+    run = make_run(tmp_path / "run", base=TINY)
+
+    def fails(*_, **__):
+        raise RuntimeError("no such\noperator")
+
+    monkeypatch.setattr(torch.export, "export", fails)
+    code, printed = call("export", run)
+    assert code == 1 and "the encoder of this model cannot be exported: no such operator" in printed
+    assert not (run / "export").exists()
+
+
+def test_packages_that_are_missing(tmp_path, call, monkeypatch):
+    run = make_run(tmp_path / "run", base=TINY)
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name != "onnx" else "there")
+    code, printed = call("export", run)
+    assert code == 1 and "export needs onnxscript, onnxruntime: pip install -e '.[export]'" in printed
+
+
+def test_differences_are_absolute_up_to_one_and_relative_above(tmp_path, monkeypatch):
+    import onnxruntime
+
+    needed()
+
+    class Session:
+        def __init__(self, file, providers):
+            assert file == "onnx" and providers == ["CPUExecutionProvider"]
+
+        def run(self, outputs, inputs):
+            assert inputs["x"].shape == (5, 2)
+            return [10 * inputs["x"] * (1 + 2e-3)]
+
+    class Ten(torch.nn.Module):
+        def forward(self, x):
+            return 10 * x
+
+    program = type("Program", (), {"module": lambda self: lambda x: 10 * x + 1e-3})()
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(torch.export, "load", lambda file: program)
+    for value, expected in ((1.0, 2e-3), (0.01, 1e-3)):  # the one by a factor, the other by a constant
+        part = module.Part("", Ten(), {"x": torch.full((2, 2), value)})
+        assert module.difference(part, "onnx", "program", 5) == pytest.approx(expected, rel=1e-3)
