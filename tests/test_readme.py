@@ -8,14 +8,19 @@ import torch
 import yaml
 from conftest import ROOT, config
 from omegaconf import OmegaConf, open_dict
+from PIL import Image
 from torch.distributions import Distribution, StudentT
 
 import cvae.priors
+from cvae.__main__ import parser
 from cvae.build import build_vae
 from cvae.resume import run_to_resume
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+RUN_HERE = ("evaluate", "sample", "reconstruct", "encode", "interpolate", "traverse", "export")
 
 
 def blocks(text, language):
@@ -25,9 +30,9 @@ def blocks(text, language):
 # Python
 
 
-def make_run(folder):
+def make_run(folder, *words):
     """A run directory as training leaves it, of a small untrained model of 28x28 images."""
-    cfg = config("model.filters=4", "model.base_channels=4")
+    cfg = config("model.filters=4", "model.base_channels=4", *words)
     (folder / ".hydra").mkdir(parents=True)
     (folder / "checkpoints").mkdir()
     OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
@@ -45,6 +50,8 @@ def test_the_python_of_the_readme(tmp_path):
     assert images.shape == (16, 1, 28, 28) and 0 <= images.min() < images.max() <= 1
     assert isinstance(q, Distribution) and (q.batch_shape, q.event_shape) == ((16,), (2,))
     assert log_px_given_z.shape == (16,) and (log_px_given_z < 0).all()  # binary images: a probability
+    shapes = {"typical": (16,), "again": (16,), "way": (9, 1), "moved": (2, 7, 1)}
+    assert {name: tuple(left[name].shape) for name in shapes} == {name: (*n, 1, 28, 28) for name, n in shapes.items()}
 
 
 def test_the_prior_of_contributing(monkeypatch):
@@ -72,6 +79,34 @@ def commands(text):
     """Each `python train.py …` in a line of its own or between backticks, once, without its comment."""
     found = re.findall(r"(?:^|`)python train\.py([^`\n]*)", "\n".join(re.split(r" && ", text)), re.MULTILINE)
     return list(dict.fromkeys(" ".join(shlex.split(line, comments=True)) for line in found))
+
+
+COMMANDS = re.findall(r"^python -m cvae (.*?)(?:  +#.*)?$", README, re.MULTILINE)
+
+
+def test_the_commands_after_a_run_are_found():
+    assert {line.split()[0] for line in COMMANDS} >= {
+        "evaluate", "sample", "reconstruct", "encode", "interpolate", "traverse", "export", "explore",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_after_a_run_is_read(line):
+    args = parser().parse_args(line.split())
+    assert callable(args.call)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.split()[0] in RUN_HERE])
+def test_a_command_after_a_run_works(line, tmp_path, monkeypatch, call):
+    """On a run of a few images that are made in memory."""
+    if line.startswith("export"):
+        pytest.importorskip("onnxscript", reason="the extra export is not installed")
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "RUN", "data=synthetic", "data.source.train_size=100", "data.source.test_size=12")
+    Image.new("RGB", (40, 30), "white").save("mine.png")
+    code, printed = call(*line.replace("5000", "20").split())
+    assert code == 0, printed
 
 
 def test_the_commands_are_found():
