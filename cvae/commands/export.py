@@ -129,10 +129,11 @@ def export(part: Part, onnx: Path, program: Path) -> float:
             exported = torch.export.export(module, tuple(part.inputs.values()), dynamic_shapes=batches)
             torch.export.save(exported, program)
             torch.onnx.export(exported, dynamo=True, verbose=False).save(onnx)
-            furthest = max(difference(part, onnx, program, size) for size in SIZES)
+            differences = torch.tensor([difference(part, onnx, program, size) for size in SIZES])
         except Exception as error:  # what exporters and onnxruntime raise has no common class
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"the {part.name} of this model cannot be exported: {reason}") from error
+    furthest = differences.max().item()  # NaN if one is
     if not furthest <= CLOSE:
         raise UserError(f"the {part.name} as a file differs from the model by {furthest:.1e}, above {CLOSE:g}")
     return furthest
