@@ -2,7 +2,7 @@
 
 from cvae.run import SPLITS, Run
 
-# TensorBoard sorts tags, capital letters first: charts of bounds, of the objective, of the optimizer, then pictures.
+# TensorBoard sorts tags, capital letters first, and opens two groups: bound, and pictures; terms and trainer follow.
 BOUNDS = {"elbo": "bound/ELBO", "nll": "bound/NLL", "rate": "bound/rate", "distortion": "bound/distortion"}
 
 
@@ -13,7 +13,7 @@ def place_of_curve(name: str) -> tuple[str | None, str] | None:
     """
     split, _, figure = name.partition("/")
     if split in SPLITS:
-        return split, BOUNDS.get(figure) or ("optimizer/lr" if figure == "lr" else f"objective/{figure}")
+        return split, BOUNDS.get(figure) or ("trainer/lr" if figure == "lr" else f"terms/{figure}")
     return (None, BOUNDS["nll"]) if name == "evaluation/nll" else None
 
 

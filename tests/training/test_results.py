@@ -138,9 +138,9 @@ def test_a_curve_has_one_point_at_a_step_and_nothing_else_is_drawn(whole):
     for split, steps in (("train", [2, 4]), ("validation", [2, 4]), ("test", [4]), (None, [4])):
         events = EventAccumulator(str(whole.run.events(split)), {"scalars": 0}).Reload()
         curves = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-        expected = dict.fromkeys(("bound/ELBO", "bound/rate", "bound/distortion", "objective/loss"), steps)
+        expected = dict.fromkeys(("bound/ELBO", "bound/rate", "bound/distortion", "terms/loss"), steps)
         if split == "train":
-            expected["optimizer/lr"] = [0, 2]
+            expected["trainer/lr"] = [0, 2]
         assert curves == (expected if split else {"bound/NLL": [4]})
 
 

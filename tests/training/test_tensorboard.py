@@ -29,9 +29,9 @@ def hparams(folder, tag):
         ("train/elbo", ("train", "bound/ELBO")),
         ("validation/rate", ("validation", "bound/rate")),
         ("test/distortion", ("test", "bound/distortion")),
-        ("train/loss", ("train", "objective/loss")),
-        ("test/mmd", ("test", "objective/mmd")),
-        ("train/lr", ("train", "optimizer/lr")),
+        ("train/loss", ("train", "terms/loss")),
+        ("test/mmd", ("test", "terms/mmd")),
+        ("train/lr", ("train", "trainer/lr")),
         ("evaluation/nll", (None, "bound/NLL")),
         ("evaluation/elbo", None),
         ("train_epoch/elbo", None),
@@ -49,9 +49,9 @@ def test_what_one_looks_at_first_comes_first():
         "training", "reconstruction", "sample", "latent_manifold", "latent_scatter", "latent_map", "latent_traversal",
         "latent_interpolation", "latent_rates", "learning_curves", "latent_groups",
     ]  # fmt: skip
-    tags = [place_of_curve(name)[1] for name in curves] + [tag_of_picture(name) for name in pictures]
-    assert tags == sorted(tags)
-    assert tags[5:] == [f"pictures/{number:02d} {name}" for number, name in enumerate(pictures, 1)]
+    tags, shown = [place_of_curve(name)[1] for name in curves], [tag_of_picture(name) for name in pictures]
+    assert [*tags[:3], *shown, *tags[3:]] == sorted(tags + shown)  # it opens two groups, the bounds and the pictures
+    assert shown == [f"pictures/{number:02d} {name}" for number, name in enumerate(pictures, 1)]
     assert tag_of_picture("traversal") == "pictures/12 traversal"
 
 
@@ -60,7 +60,7 @@ def test_curves_of_a_split_have_a_folder(tmp_path):
     board.log_metrics({"train/elbo": -3.0, "train/lr": 0.5}, 2)
     board.log_metrics({"train/elbo": -2.0, "test/elbo": -2.5, "train_epoch/elbo": -9.0, "evaluation/nll": 4.0}, 7)
     board.close("success")
-    assert points(tmp_path / "train") == {"bound/ELBO": [(2, -3.0), (7, -2.0)], "optimizer/lr": [(2, 0.5)]}
+    assert points(tmp_path / "train") == {"bound/ELBO": [(2, -3.0), (7, -2.0)], "trainer/lr": [(2, 0.5)]}
     assert points(tmp_path / "test") == {"bound/ELBO": [(7, -2.5)]}
     assert points(tmp_path) == {"bound/NLL": [(7, 4.0)]}
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["test", "train"]

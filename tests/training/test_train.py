@@ -79,10 +79,10 @@ def test_a_run_leaves_what_the_contract_says(run, mnist_root, caplog):
     assert [event.step for event in events.Images("pictures/03 sample")] == [0, 1, 2]
     assert events.Images("pictures/01 training")[0].encoded_image_string == (folder / "cvae.gif").read_bytes()
     assert events.Tags()["scalars"] == ["bound/NLL"]
-    for split, more in (("train", {"optimizer/lr"}), ("test", set())):
+    for split, more in (("train", {"trainer/lr"}), ("test", set())):
         curves = EventAccumulator(str(folder / split)).Reload()
         assert set(curves.Tags()["scalars"]) == more | {
-            "bound/ELBO", "bound/rate", "bound/distortion", "objective/loss",
+            "bound/ELBO", "bound/rate", "bound/distortion", "terms/loss",
         }  # fmt: skip
     assert curves.Scalars("bound/ELBO")[-1].value == pytest.approx(result)
     hparams = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content)
@@ -144,7 +144,7 @@ def test_an_optimizers_own_checks_are_readable(run):
 
 def test_a_schedule_of_the_learning_rate(run):
     folder, _ = run("a", "scheduler=cosine", "trainer.max_epochs=3", "optimizer.lr=0.04")
-    events = EventAccumulator(str(folder / "train")).Reload().Scalars("optimizer/lr")
+    events = EventAccumulator(str(folder / "train")).Reload().Scalars("trainer/lr")
     assert [event.step for event in events] == [0, 6, 12]  # 96 images in batches of 16
     assert [event.value for event in events] == pytest.approx([0.04, 0.03, 0.01])  # (1 + cos(pi epoch / 3)) / 2 of it
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
