@@ -53,8 +53,11 @@ class Ladder(VAE):
 
     @torch.no_grad()
     def variations(self, num: int, y: Tensor | None = None) -> Tensor:
-        """What each group decides: in row l all groups above it are the same, it is drawn anew, and those below are at
-        the means of p. y (num,) must be all alike. (L, num, C, H, W)."""
+        """What each group decides, a row a group: (L, num, C, H, W).
+
+        In a row the group alone differs from image to image. Those above are the same in all images and rows, those
+        below at the means of p. y (num,): labels, all alike.
+        """
         alike: dict[Group, Tensor] = {}  # the noise of a group where it is the same for all images
         tops, groups = self._from_prior(num, 1.0), self.decoder.groups
         self._check(y, num)

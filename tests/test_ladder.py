@@ -18,7 +18,7 @@ from cvae.likelihoods import Bernoulli, Gaussian
 from cvae.networks.ladder import BottomUp, Stage, TopDown, ladder
 from cvae.objectives import ELBO, IWAE
 from cvae.posteriors import DiagonalGaussian, Posterior
-from cvae.priors import MixtureOfGaussians, StandardNormal
+from cvae.priors import MixtureOfGaussians, StandardNormal, VampPrior
 from cvae.run import Run
 from cvae.training.train import train
 
@@ -198,9 +198,9 @@ def test_a_trace_by_hand(classes):
 
 def test_draws_come_from_q_and_carry_gradients():
     vae, x = model(), images(1)
-    for latent in vae(x, None, 4000).latents[1:]:
+    for latent in vae(x, None, 1000).latents[1:]:
         noise = (latent.z - latent.q.mean) / latent.q.stddev
-        assert abs(noise.mean()) < 0.03 and abs(noise.var() - 1) < 0.05
+        assert abs(noise.mean()) < 0.06 and abs(noise.var() - 1) < 0.1
     loss = ELBO()(vae, x).loss.sum()
     gradients = torch.autograd.grad(loss, list(vae.parameters()))
     assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
@@ -208,11 +208,11 @@ def test_draws_come_from_q_and_carry_gradients():
 
 def test_rates_of_the_groups_in_closed_form_and_by_draws():
     vae, x = model(), images(2)
-    terms = ELBO(3000)(vae, x)
+    terms = ELBO(400)(vae, x)
     vae.prior = StandardNormal(2).double()
-    closed, sampled = ELBO(3000, "closed_form")(vae, x), ELBO(3000)(vae, x)
+    closed, sampled = ELBO(400, "closed_form")(vae, x), ELBO(400)(vae, x)
     for name in ("rate_1", "rate_2", "rate_3", "rate_4"):
-        torch.testing.assert_close(closed.parts[name], sampled.parts[name], rtol=0.05, atol=0.1)
+        torch.testing.assert_close(closed.parts[name], sampled.parts[name], rtol=0.1, atol=0.5)
     for of in (terms, closed, sampled):
         torch.testing.assert_close(sum(of.parts[f"rate_{number}"] for number in range(1, 5)), of.rate)
 
@@ -269,6 +269,41 @@ def test_what_each_group_decides():
         assert (rows[varied].std(0) > 1e-4).any()
     with pytest.raises(ValueError, match="knows no classes"):
         vae.variations(5, torch.zeros(5).long())
+
+
+def test_labels_and_images_are_checked():
+    """As those of every model."""
+    vae, y = model(4), torch.tensor([2, 0, 1])
+    calls = {
+        "give y": (lambda: vae(images(3)), lambda: vae.sample(3), lambda: vae.variations(3)),
+        r"must be \(2,\)": (lambda: vae.sample(2, y), lambda: vae.variations(2, y)),
+        "divide grey levels": (lambda: vae.reconstruct(images(3) * 3, y),),
+        "num=0": (lambda: vae.sample(0, y),),
+    }
+    for message, refused in calls.items():
+        for call in refused:
+            with pytest.raises(ValueError, match=message):
+                call()
+
+
+def test_penalties_of_the_posterior_of_the_top_group():
+    class Committed(DiagonalGaussian):
+        def penalties(self, q):
+            return {"commitment": q.mean.square().sum(-1)}
+
+    vae, x = model(), images(3)
+    vae.posterior = Committed(2)
+    trace = vae(x, None, 2)
+    torch.testing.assert_close(trace.penalties["commitment"], trace.latents[0].q.mean.square().sum(-1))
+
+
+def test_a_prior_that_encodes_sees_the_posterior_of_the_top_group():
+    vae = model()
+    vae.prior = VampPrior(2, (1, 4, 6), components=3).double()
+    pseudo = vae.prior.pseudo_inputs.clamp(0, 1)
+    torch.testing.assert_close(vae.p_z().component_distribution.mean, vae.infer(pseudo).mean)
+    trace = vae(images(3), None, 2)
+    torch.testing.assert_close(trace.latents[0].log_p, vae.p_z().log_prob(trace.latents[0].z))
 
 
 def test_a_ladder_in_half_precision():

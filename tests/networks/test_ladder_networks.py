@@ -154,3 +154,13 @@ def test_ways_between_the_sizes():
     )
     _, decoder = ladder((1, 8, 8), 2, 5, 1, groups=["1x1", "4x1"], width=4)
     assert [kinds(group.p) for group in decoder.groups] == [[one] * 2, [three] * 2]
+
+
+def test_parameters_of_a_group():
+    group = Group(5, 3, depth=2, kernel=3)
+    conv = lambda inputs, outputs: 9 * inputs * outputs + outputs
+    norm = lambda channels: 2 * channels
+    count = lambda module: sum(p.numel() for p in module.parameters())
+    assert count(group.p) == norm(5) + conv(5, 5) + norm(5) + conv(5, 6)
+    assert count(group.q) == norm(10) + conv(10, 5) + norm(5) + conv(5, 6)
+    assert count(group.put) == 3 * 5 + 5 and count(group.blocks) == 2 * (2 * norm(5) + 2 * conv(5, 5))
