@@ -163,7 +163,10 @@ class Page:
             while self.outdated:
                 self.outdated = False
                 z, label = self.z, self.label
-                image = (await run.io_bound(self.space.decode, z[None], label))[0]
+                images = await run.io_bound(self.space.decode, z[None], label)
+                if images is None:  # the server is stopping
+                    return
+                (image,) = images
                 self.seen["decoded"] = image
                 self.decoded.set_source(drawing.url(drawing.image_png(image)))
                 dims = [dim for dim in (self.plane.right, self.plane.up) if dim is not None]

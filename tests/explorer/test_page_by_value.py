@@ -1,0 +1,278 @@
+"""The page without a browser, by NiceGUI's simulated user: what each event shows, by value."""
+
+import asyncio
+import base64
+import gc
+from functools import cache
+from types import SimpleNamespace
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import torch
+from test_space import png, space
+
+from cvae.explorer import drawing
+
+pytest.importorskip("nicegui", reason="needs NiceGUI: pip install -e '.[explore]'")
+from cvae.explorer import page as module
+from cvae.explorer.page import LOOK, A, B, Page
+
+WORDS = {
+    "two": ["model.latent_dim=2"],
+    "classes": ["model.latent_dim=3", "conditional=true", "data.num_classes=4"],
+    "many": ["model.latent_dim=35"],
+    "one": ["model.latent_dim=1"],
+}
+
+
+@cache
+def of_kind(kind):
+    return space(*WORDS[kind])
+
+
+def visiting(kind, tmp_path, monkeypatch, act):
+    """Run `act(page, found)` on the page of a space."""
+    from nicegui.testing.user_simulation import user_simulation
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module.ui, "timer", lambda *_, **__: None)  # decodes at its own time
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # NiceGUI's simulation calls it twice, a second each
+    found, pages = of_kind(kind), []
+
+    async def visit():
+        async with user_simulation(lambda: pages.append(Page(found, "a <b>title</b>"))) as user:
+            await user.open("/")
+            with user.client:
+                await pages[0].show()
+                await act(pages[0], found)
+            assert list(tmp_path.iterdir()) == []
+
+    asyncio.run(visit())
+
+
+def pixels(widget):
+    return imageio.imread(base64.b64decode(widget.source.partition(",")[2]))
+
+
+def shows(widget, image):
+    np.testing.assert_array_equal(pixels(widget), imageio.imread(drawing.image_png(image)))
+
+
+async def decodes(page, image):
+    """What is decoded in the end: a widget whose value is set calls its handler at its own time."""
+    while page.busy or page.outdated:
+        await asyncio.sleep(0.005)
+    shows(page.decoded, image)
+
+
+def event(kind, across, down):
+    return SimpleNamespace(type=kind, image_x=1000 * across, image_y=1000 * down)
+
+
+def test_at_first_the_middle_of_the_test_images_is_decoded(tmp_path, monkeypatch):
+    async def act(page, found):
+        z = found.means.median(0).values
+        await decodes(page, found.decode(z[None], 0)[0])
+        assert page.where.text == f"z[0] = {z[0]:.2f}    z[1] = {z[1]:.2f}"
+        plane = drawing.plane_png(found, found.first_plane())
+        assert page.picture.source == drawing.url(plane) and page.picture.content == ""
+        assert not page.way.visible and not page.pair.visible and not page.others.visible
+
+    visiting("two", tmp_path, monkeypatch, act)
+
+
+def test_the_pointer_moves_the_planes_dimensions_alone(tmp_path, monkeypatch):
+    async def act(page, found):
+        before = page.z.clone()
+        await page.point(event("mousemove", 0.25, 0.4))
+        wanted = found.first_plane().move(before, 0.25, 0.4)
+        torch.testing.assert_close(page.z, wanted)
+        await decodes(page, found.decode(wanted[None], 0)[0])
+        assert page.picture.content == "" and page.index is None
+
+    visiting("classes", tmp_path, monkeypatch, act)
+
+
+def test_of_many_places_the_last_is_decoded(tmp_path, monkeypatch):
+    async def act(page, found):
+        decoded, decode = [], found.decode
+        monkeypatch.setattr(found, "decode", lambda z, label: decoded.append(z) or decode(z, label))
+        places = [(0.1 * i, 0.5) for i in range(10)]
+        await asyncio.gather(*(page.point(event("mousemove", *place)) for place in places))
+        last = found.first_plane().move(page.z, *places[-1])
+        await decodes(page, decode(last[None], 0)[0])
+        assert len(decoded) == 2  # the first, and what came last while it was decoded
+        monkeypatch.setattr(found, "decode", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await page.show()
+        monkeypatch.setattr(found, "decode", decode)
+        await page.point(event("mousemove", 0.3, 0.3))  # a fault does not stop it
+        await decodes(page, decode(page.z[None], 0)[0])
+
+    visiting("two", tmp_path, monkeypatch, act)
+
+
+def test_a_click_stands_at_the_nearest_test_image(tmp_path, monkeypatch):
+    async def act(page, found):
+        plane = found.first_plane()
+        across, down = found.places(plane)[6].tolist()
+        await page.point(event("click", across, down))
+        label = int(found.y[6])
+        assert page.index == 6 and page.label == page.classes.value == label == 2
+        assert page.what.text == "Test image 6, class 2" and page.pair.visible
+        assert torch.equal(page.z, found.means[6])
+        shows(page.original, found.original(6))
+        shows(page.reconstruction, found.decode(found.means[6:7], label)[0])
+        await decodes(page, found.decode(found.means[6:7], label)[0])
+        assert page.picture.content == drawing.overlay(plane, [], None, found.places(plane)[6])
+        ((dim, slider),) = page.sliders.items()
+        assert slider.value == pytest.approx(found.means[6, dim].item())
+
+    visiting("classes", tmp_path, monkeypatch, act)
+
+
+def test_the_ends_of_the_way(tmp_path, monkeypatch):
+    async def act(page, found):
+        plane = found.first_plane()
+        page.click.value = A
+        await page.point(event("click", 0.2, 0.2))
+        assert page.index is None and not page.way.visible
+        page.click.value = B
+        await page.point(event("click", 0.9, 0.3))
+        a, b = page.ends["A"], page.ends["B"]
+        torch.testing.assert_close(plane.places(torch.stack([a, b])), torch.tensor([[0.2, 0.2], [0.9, 0.3]]))
+        way = found.between(a, b, 12)
+        wanted = imageio.imread(drawing.strip_png(found.decode(way, 0), 6))
+        np.testing.assert_array_equal(pixels(page.between), wanted)
+        assert page.way.visible
+        marks = [drawing.Mark("A", a), drawing.Mark("B", b)]
+        assert page.picture.content == drawing.overlay(plane, marks, way, None)
+        if page.space.vae.num_classes:
+            page.classes.value = 3
+            await page.choose_class()
+            wanted = imageio.imread(drawing.strip_png(found.decode(way, 3), 6))
+            np.testing.assert_array_equal(pixels(page.between), wanted)
+            await decodes(page, found.decode(page.z[None], 3)[0])
+
+    visiting("classes", tmp_path, monkeypatch, act)
+
+
+def key(name, down=True, ctrl=False):
+    return SimpleNamespace(
+        key=SimpleNamespace(name=name), action=SimpleNamespace(keydown=down), modifiers=SimpleNamespace(ctrl=ctrl)
+    )
+
+
+def test_keys(tmp_path, monkeypatch):
+    async def act(page, found):
+        await page.point(event("mousemove", 0.2, 0.2))
+        for other in (key("c"), key("a", down=False), key("a", ctrl=True)):
+            page.key(other)
+        assert page.ends == {}
+        page.key(key("a"))
+        await page.point(event("mousemove", 0.4, 0.2))
+        page.key(key("B"))
+        first, second = found.first_plane().places(torch.stack([page.ends["A"], page.ends["B"]])).tolist()
+        assert first == pytest.approx([0.2, 0.2]) and second == pytest.approx([0.4, 0.2])
+
+    visiting("two", tmp_path, monkeypatch, act)
+
+
+def uploaded(name, content, size=None):
+    async def read():
+        return content
+
+    return SimpleNamespace(file=SimpleNamespace(name=name, read=read, size=lambda: size or len(content)))
+
+
+def test_an_image_of_ones_own(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(module, "complain", said.append)
+
+    async def act(page, found):
+        levels = np.random.default_rng(0).integers(0, 256, (8, 8)).astype(np.uint8)
+        x = found.read(png(levels))
+        page.index = 3
+        page.classes.value = 1
+        await page.choose_class()
+        await page.receive(uploaded("<b>mine</b>.png", png(levels)))
+        z = found.encode(x, 1)
+        assert page.what.text == "1: <b>mine</b>.png" and page.index is None and page.label == 1
+        torch.testing.assert_close(page.own[0], z)
+        torch.testing.assert_close(page.z, z)
+        shows(page.original, x)
+        shows(page.reconstruction, found.decode(z[None], 1)[0])
+        await decodes(page, found.decode(z[None], 1)[0])
+        await page.receive(uploaded("two.png", png(255 - levels)))
+        assert [mark.name for mark in page.marks()] == ["1", "2"] and page.what.text == "2: two.png"
+        await page.receive(uploaded("notes.png", b"no image"))
+        await page.receive(uploaded("large.png", png(levels), 20_000_001))
+        assert said == ["notes.png: not an image of a known format", "large.png: at most 20,000,000 bytes are taken"]
+        assert len(page.own) == 2
+
+    visiting("classes", tmp_path, monkeypatch, act)
+
+
+def test_another_plane(tmp_path, monkeypatch):
+    async def act(page, found):
+        first = found.first_plane()
+        (other,) = set(range(3)) - {first.right, first.up}
+        assert list(page.sliders) == [other] and page.others.visible
+        page.right.value = other
+        await page.choose_plane(SimpleNamespace(sender=page.right))
+        assert page.plane == found.plane(other, first.up) and list(page.sliders) == [first.right]
+        assert page.picture.source == drawing.url(drawing.plane_png(found, page.plane))
+        page.up.value = other  # that of the other axis: the two change places
+        await page.choose_plane(SimpleNamespace(sender=page.up))
+        await page.choose_plane(SimpleNamespace(sender=page.right))
+        assert (page.right.value, page.up.value) == (first.up, other)
+        assert page.plane == found.plane(first.up, other)
+
+    visiting("classes", tmp_path, monkeypatch, act)
+
+
+def test_sliders(tmp_path, monkeypatch):
+    async def act(page, found):
+        assert list(page.sliders) == found.order[2:32]  # at most thirty, the most active first
+        dim = found.order[4]
+        slider = page.sliders[dim]
+        assert slider.value == pytest.approx(page.z[dim].item())
+        assert slider.props["min"] == pytest.approx(found.low[dim].item())
+        assert slider.props["max"] == pytest.approx(found.high[dim].item())
+        before = page.z.clone()
+        slider.set_value(0.25)
+        await asyncio.sleep(0.05)
+        before[dim] = 0.25
+        torch.testing.assert_close(page.z, before)
+        await decodes(page, found.decode(before[None], 0)[0])
+
+    visiting("many", tmp_path, monkeypatch, act)
+
+
+def test_one_dimension(tmp_path, monkeypatch):
+    async def act(page, found):
+        await page.point(event("click", *found.places(found.first_plane())[4].tolist()))
+        assert page.index == 4 and page.where.text == f"z[0] = {found.means[4, 0]:.2f}"
+        assert page.click.value == LOOK
+
+    visiting("one", tmp_path, monkeypatch, act)
+
+
+def test_what_is_saved(tmp_path, monkeypatch):
+    saved, drawn = [], []
+    monkeypatch.setattr(module.ui.download, "content", lambda *arguments: saved.append(arguments), raising=False)
+    monkeypatch.setattr(drawing, "snapshot", lambda *arguments: drawn.append(arguments) or b"picture")
+
+    async def act(page, found):
+        page.set_end("A")
+        page.set_end("B")
+        await page.point(event("click", 0.5, 0.5))
+        monkeypatch.setattr(module.ui, "download", SimpleNamespace(content=lambda *a: saved.append(a)))
+        page.save()
+        ((of, plane, marks, images, strip),) = drawn
+        assert saved == [(b"picture", "latent_space.png")] and of is found and plane == page.plane
+        assert [mark.name for mark in marks] == ["A", "B", "z"] and torch.equal(marks[2].z, page.z)
+        assert list(images) == ["decoded", "original", "reconstruction"] and torch.equal(strip, page.strip)
+
+    visiting("two", tmp_path, monkeypatch, act)
