@@ -47,6 +47,8 @@ def together(trainer: L.Trainer, run: Run, resume: bool = False) -> Iterator[Non
     ours = trainer.strategy._launcher = Processes(run, lightnings, resume)
     try:
         yield
+        if dist.is_initialized():  # the others wait for it when they end
+            dist.destroy_process_group()
         ours.wait()
     except Exception as error:
         if not isinstance(error, UserError) and (lost := ours.lost(PATIENCE)):
