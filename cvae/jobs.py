@@ -31,8 +31,13 @@ class NewRunDirectory(Callback):
         self.resume = resume
 
     def on_run_start(self, config: DictConfig, **_: object) -> None:
-        if first_process():  # the others use its folder
+        if first_process():
             claim(config, "run")
+            return
+        if by_time(config, "run"):  # each process would have a folder of its own
+            raise SystemExit("Error: hydra.run.dir: must be named, the same for all processes of the run")
+        with read_write(config.hydra):
+            config.hydra.output_subdir = None  # the first writes the config
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         claim(config, "sweep", self.resume)
@@ -60,7 +65,7 @@ def claim(config: DictConfig, kind: str, resume: bool = False) -> None:
         raise SystemExit(f"Error: run_dir={written['run_dir']}: must be left as it is; set {key} to choose the folder")
     folder = Path(config.hydra[kind].dir)
     try:
-        if "${now:" in written["hydra"][kind]["dir"]:
+        if by_time(config, kind):
             folder = new_folder(folder)
         if not resume:
             require_no_run(folder)
@@ -71,6 +76,11 @@ def claim(config: DictConfig, kind: str, resume: bool = False) -> None:
         raise SystemExit(f"Error: {key}={folder}: must be a folder that can be written: {error}") from error
     with read_write(config.hydra):
         config.hydra[kind].dir = str(folder)
+
+
+def by_time(config: DictConfig, kind: str) -> bool:
+    """Whether the folder is named after the time."""
+    return "${now:" in config.hydra[kind]._get_node("dir")._value()
 
 
 def require_no_run(folder: Path) -> None:

@@ -267,7 +267,7 @@ def how_it_ended(error: BaseException) -> tuple[str, str]:
 
 def first_process() -> bool:
     """Whether this process is the one of its run that writes: Lightning, torchrun and SLURM number the others."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def read_json(file: Path) -> dict:

@@ -246,7 +246,7 @@ trainer/auto:
   plugins: [{_target_: cvae.training.checkpoints.WholeCheckpoints}]
   use_distributed_sampler: false
 trainer/cpu: {defaults: [auto], accelerator: cpu}
-trainer/ddp: {defaults: [auto], accelerator: gpu, devices: auto, strategy: ddp}
+trainer/ddp: {defaults: [auto], accelerator: gpu, devices: auto, num_nodes: 1, strategy: ddp}
 trainer/gpu: {defaults: [auto], accelerator: gpu}
 trainer/mps: {defaults: [auto], accelerator: mps}
 """

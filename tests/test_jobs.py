@@ -17,7 +17,7 @@ from cvae.run import Run
 
 @pytest.fixture
 def environment(monkeypatch):
-    for name in ("HYDRA_FULL_ERROR", "CVAE_READABLE_ERRORS", "RANK", "LOCAL_RANK", "SLURM_PROCID"):
+    for name in ("HYDRA_FULL_ERROR", "CVAE_READABLE_ERRORS", "RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
         monkeypatch.setenv(name, "")  # so that it is put back at the end
         monkeypatch.delenv(name)
     return monkeypatch
@@ -35,7 +35,13 @@ class Hydra:
 
 
 def job(folder, run_dir="${hydra:runtime.output_dir}"):
-    hydra = {"run": {"dir": str(folder)}, "sweep": {"dir": str(folder)}, "overrides": {"hydra": []}, "sweeper": {}}
+    hydra = {
+        "run": {"dir": str(folder)},
+        "sweep": {"dir": str(folder)},
+        "overrides": {"hydra": []},
+        "sweeper": {},
+        "output_subdir": ".hydra",
+    }
     return OmegaConf.create({"run_dir": run_dir, "hydra": hydra})
 
 
@@ -71,12 +77,18 @@ def test_a_new_folder_is_made_and_one_of_an_earlier_run_refused(tmp_path, enviro
 
 
 def test_the_other_processes_of_a_run_use_the_folder_of_the_first(tmp_path, environment):
+    """They write no config, and cannot know a folder that is named after the time."""
     Hydra(environment)
     (tmp_path / "images").mkdir()
-    environment.setenv("LOCAL_RANK", "1")
-    NewRunDirectory().on_run_start(job(tmp_path))
+    environment.setenv("NODE_RANK", "1")
+    NewRunDirectory().on_run_start(cfg := job(tmp_path))
+    assert cfg.hydra.output_subdir is None and list(tmp_path.iterdir()) == [tmp_path / "images"]
+    said = "^Error: hydra.run.dir: must be named, the same for all processes of the run$"
+    with pytest.raises(SystemExit, match=said):
+        NewRunDirectory().on_run_start(job(f"{tmp_path}/${{now:%S}}"))
+    assert list(tmp_path.iterdir()) == [tmp_path / "images"]
     assert not Run(tmp_path).locked()
-    environment.setenv("LOCAL_RANK", "0")
+    environment.setenv("NODE_RANK", "0")
     with pytest.raises(SystemExit):
         NewRunDirectory().on_run_start(job(tmp_path))
 

@@ -225,9 +225,9 @@ def test_a_run_without_a_status_is_finished_where_it_has_figures(tmp_path, text)
     assert run.status() == {"state": "finished", "reason": ""} and run.state() == "finished"
 
 
-@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"])
 def test_the_first_process_of_several(monkeypatch, name):
-    for other in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+    for other in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(other, raising=False)
     assert first_process()
     monkeypatch.setenv(name, "0")

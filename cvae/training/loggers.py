@@ -25,7 +25,7 @@ HIDDEN = {
     "callbacks", "logger", "run_dir", "evaluation", "experiment", "name", "tags", "optimizer.fused",
     "data.root", "data.image_shape", "data.num_classes", "data.eval_batch_size",
     *(f"trainer.{key}" for key in (
-        "_target_", "accelerator", "devices", "strategy", "log_every_n_steps", "compile", "cuda_graphs",
+        "_target_", "accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "compile", "cuda_graphs",
         "num_sanity_val_steps", "enable_progress_bar", "enable_model_summary", "plugins", "use_distributed_sampler",
     )),
 }  # fmt: skip
