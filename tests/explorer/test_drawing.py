@@ -73,6 +73,7 @@ def test_colours():
         found = colours(classes)
         assert len(found) == classes and all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in found)
         assert len(set(found)) > 0.7 * classes
+    assert colours(10)[:2] == colours(2) == ["#1f77b4", "#ff7f0e"] != colours(11)[:2]  # tab10, as matplotlib's
 
 
 def test_the_legend():
