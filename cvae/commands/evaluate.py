@@ -74,7 +74,7 @@ def measure(args: argparse.Namespace) -> None:
     run = Run(args.run, args.trust)
     vae, step = load_with_step(run, args.checkpoint, device)
     data = load_data(run, args.data_root)
-    figures = report(vae, data, run, settings, run.checkpoint(args.checkpoint).name)
+    figures = report(vae, data, run, settings, run.checkpoint(args.checkpoint).name, step)
     if settings.images is None or settings.images >= len(data.test):
         board = TensorBoard(args.run)
         log_curves([board], scalars(figures), step)

@@ -31,12 +31,12 @@ class TestData(Protocol):
         """x (B, C, H, W) and labels y (B,) of a split, as the model sees them."""
 
 
-def report(vae: VAE, data: TestData, run: Run, settings: Settings, checkpoint: str) -> dict[str, Figure]:
+def report(vae: VAE, data: TestData, run: Run, settings: Settings, checkpoint: str, step: int) -> dict[str, Figure]:
     """Measure a model (in eval mode) on the test images of `data`, after its setup().
 
     Shows a progress bar and a table, and writes a file into the run that is named after the settings.
 
-    checkpoint: the file that the model was read from.
+    checkpoint: the file that the model was read from. step: how many optimizer steps it has had.
 
     Raises:
         UserError: a figure is not finite, or the memory does not suffice.
@@ -61,7 +61,7 @@ def report(vae: VAE, data: TestData, run: Run, settings: Settings, checkpoint: s
         except torch.OutOfMemoryError as error:
             raise UserError(f"the memory does not suffice with memory={settings.memory:g}: try less") from error
     about = asdict(settings) | {
-        "images": count, "aggregate_images": aggregated, "checkpoint": checkpoint, "split": "test",
+        "images": count, "aggregate_images": aggregated, "checkpoint": checkpoint, "step": step, "split": "test",
         "binarization": data.binarization, "device": device.type,
     }  # fmt: skip
     content = {name: figure._asdict() for name, figure in figures.items()} | {"settings": about}

@@ -243,7 +243,7 @@ def evaluation(parts: Parts, run: Run) -> dict[str, Figure]:
     log.info("Evaluation: %d importance samples for each of %s test images", settings.samples, f"{count:,}")
     vae = module.vae.to(trainer.strategy.root_device).eval()
     checkpoint = LAST if trainer.checkpoint_callback else "none"
-    return report(vae, data, run, replace(settings, images=count), checkpoint)
+    return report(vae, data, run, replace(settings, images=count), checkpoint, trainer.global_step)
 
 
 def quiet_libraries() -> None:

@@ -55,7 +55,7 @@ def test_evaluate_reports_everywhere(run, call):
     assert name == "last_samples=3_images=128_seed=5.json"
     assert report["settings"] == {
         "samples": 3, "images": 128, "aggregate_images": 50, "memory": 1.0, "seed": 5, "until": None,
-        "checkpoint": "last.ckpt", "split": "test", "binarization": "static", "device": "cpu",
+        "checkpoint": "last.ckpt", "step": 7, "split": "test", "binarization": "static", "device": "cpu",
     }  # fmt: skip
     nll = report["nll"]
     assert nll["unit"] == "nats" and nll["standard_error"] > 0 and report["bits_per_dim"]["value"] is None
@@ -81,9 +81,14 @@ def test_each_evaluation_keeps_its_file(run, call):
         "last_samples=2_images=128_seed=6.json", "last_samples=2_images=50_seed=0.json",
     ]  # fmt: skip
     assert files["last_samples=2_images=128_seed=0.json"] == first
+    weights = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.save(weights | {"global_step": 9}, run / "checkpoints" / "last.ckpt")  # training went on
+    call(*arguments)
+    assert evaluations(run)["last_samples=2_images=128_seed=0.json"] == first
+    assert evaluations(run)["last_samples=2_images=128_seed=0_3.json"]["settings"]["step"] == 9
     assert files["last_samples=2_images=128_seed=0_2.json"]["settings"]["aggregate_images"] == 10
     assert files["last_samples=2_images=128_seed=6.json"]["nll"]["value"] != first["nll"]["value"]
-    assert len(points(run)) == 4  # TensorBoard has those of all images
+    assert len(points(run)) == 5  # TensorBoard has those of all images
 
 
 def other_weights(run):

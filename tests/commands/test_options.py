@@ -209,8 +209,8 @@ class Stub:
         }.items():
             monkeypatch.setattr(f"cvae.{name}", value)
 
-    def report(self, vae, data, run, settings, checkpoint):
-        assert vae is self.vae and data is self.data and run.path == self.folder
+    def report(self, vae, data, run, settings, checkpoint, step):
+        assert step == 31 and vae is self.vae and data is self.data and run.path == self.folder
         self.seen.append((settings, checkpoint))
         return {"nll": Figure(2.5, None, "nats", ""), "bits_per_dim": Figure(None, None, "bits", "")}
 

@@ -68,7 +68,7 @@ def reported(monkeypatch):
         monkeypatch.setattr(module, "evaluate", evaluate)
         monkeypatch.setattr(module, "console", Console(file=out, width=150))
         seen.model = plain_vae(classes)
-        seen.figures = module.report(seen.model, seen.data, seen.run, settings, "best.ckpt")
+        seen.figures = module.report(seen.model, seen.data, seen.run, settings, "best.ckpt", 12)
         seen.printed = out.getvalue()
         return seen
 
@@ -106,7 +106,7 @@ def test_what_is_measured_and_written(reported, images, limit, measured, aggrega
         "aggregate_kl": {"value": None, "standard_error": None, "unit": "nats", "meaning": "KL(q(z) || p(z))"},
         "settings": {
             "samples": 7, "images": measured, "aggregate_images": aggregated, "memory": 0.5, "seed": 9, "until": None,
-            "checkpoint": "best.ckpt", "split": "test", "binarization": "static", "device": "cpu",
+            "checkpoint": "best.ckpt", "step": 12, "split": "test", "binarization": "static", "device": "cpu",
         },
     }  # fmt: skip
 

@@ -37,9 +37,10 @@ def whole(tmp_path_factory):
     ours, report = logging.getLogger("cvae"), training.report
     before = ours.level
 
-    def noted(vae, data, run, settings, checkpoint):
+    def noted(vae, data, run, settings, checkpoint, step):
+        assert step == 4  # 7 images in batches of 4, twice
         measured.append((vae.training, settings, checkpoint, len(data.test)))
-        return report(vae, data, run, settings, checkpoint)
+        return report(vae, data, run, settings, checkpoint, step)
 
     ours.addHandler(handler), ours.setLevel("INFO")
     training.report = noted
@@ -290,14 +291,15 @@ def test_as_many_images_are_evaluated_as_were_tested(tmp_path, monkeypatch, capl
         strategy=SimpleNamespace(root_device=device),
         is_global_zero=True,
         checkpoint_callback=object(),
+        global_step=31,
     )
     data = SimpleNamespace(test=range(7), eval_batch_size=3)
     module = SimpleNamespace(vae=torch.nn.Linear(1, 1))
     settings = Settings(samples=4, images=images, seed=2)
     assert training.evaluation(training.Parts(data, module, trainer, settings), Run(tmp_path)) == {"nll": 1}
-    ((vae, given, run, used, checkpoint),) = seen
+    ((vae, given, run, used, checkpoint, step),) = seen
     assert vae is module.vae and not vae.training and given is data and run.path == tmp_path
-    assert used == Settings(samples=4, images=count, seed=2) and checkpoint == "last.ckpt"
+    assert used == Settings(samples=4, images=count, seed=2) and checkpoint == "last.ckpt" and step == 31
     said = f"Evaluation: 4 importance samples for each of {count} test images"
     assert [record.message for record in caplog.records] == [said]
 
