@@ -17,7 +17,7 @@ from cvae.checks import image_shape, one_of, positive_int
 from cvae.data import ImageData
 from cvae.devices import DEVICES, available
 from cvae.errors import ConfigError, DataError, UserError
-from cvae.ladder import Ladder
+from cvae.ladder import kind_of
 from cvae.posteriors import Posterior
 from cvae.run import LAST, Run
 from cvae.vae import VAE
@@ -97,8 +97,7 @@ def vae_of_parts(cfg: DictConfig) -> VAE:
     require_same_latents(cfg, posterior)
     codes = {} if posterior.num_codes is None else {"num_codes": posterior.num_codes}
     prior = make(cfg, "prior", latent_dim=latent_dim, image_shape=encoder_input, **codes)
-    kind = Ladder if hasattr(decoder, "groups") else VAE
-    vae = kind(encoder, posterior, prior, decoder, likelihood, num_classes)
+    vae = kind_of(decoder)(encoder, posterior, prior, decoder, likelihood, num_classes)
     return vae.to(memory_format=torch.channels_last)  # transposed convolutions are faster so, on CPU and GPU
 
 

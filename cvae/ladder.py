@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import functional_call
 
@@ -94,6 +94,11 @@ class Ladder(VAE):
         fixed = {name: parameter.detach() for name, parameter in self.decoder.named_parameters()}
         functional_call(self.decoder, fixed, (self._rows(latents[0].z, y), take))
         return scored
+
+
+def kind_of(decoder: nn.Module) -> type[VAE]:
+    """The class of the model: a decoder that draws groups of latents on its way makes it a Ladder."""
+    return Ladder if isinstance(decoder, TopDown) else VAE
 
 
 def q_and_p(group: Group, state: Tensor, seen: Tensor, samples: int) -> tuple[Distribution, Distribution]:

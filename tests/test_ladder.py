@@ -13,7 +13,7 @@ from torch.distributions import MultivariateNormal, Normal
 import cvae
 from cvae.build import build_data, build_vae
 from cvae.evaluation import Settings, evaluate
-from cvae.ladder import Ladder, q_and_p
+from cvae.ladder import Ladder, kind_of, q_and_p
 from cvae.likelihoods import Bernoulli, Gaussian
 from cvae.networks.ladder import BottomUp, Stage, TopDown, ladder
 from cvae.objectives import ELBO, IWAE
@@ -21,6 +21,7 @@ from cvae.posteriors import DiagonalGaussian, Posterior
 from cvae.priors import MixtureOfGaussians, StandardNormal, VampPrior
 from cvae.run import Run
 from cvae.training.train import train
+from cvae.vae import VAE
 
 F64 = torch.float64
 
@@ -316,6 +317,11 @@ def test_a_ladder_in_half_precision():
 
 
 # From a config
+
+
+def test_the_decoder_decides_what_kind_of_model_it_is():
+    """torch's convolutions have `groups` too, of another kind."""
+    assert kind_of(model().decoder) is Ladder and kind_of(nn.ConvTranspose2d(2, 3, 4)) is VAE
 
 
 def test_the_choices_are_those_of_the_top_group():
