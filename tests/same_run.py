@@ -9,8 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cvae.run import Run
 
 
-def last(folder):
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+def last(folder, name="last.ckpt"):
+    return torch.load(folder / "checkpoints" / name, weights_only=True)
 
 
 def points(folder):
@@ -39,12 +39,21 @@ def metrics(folder):
 
 
 def require_equal(one, two):
-    ours, theirs = last(one), last(two)
+    """Checkpoints, figures, pictures and curves; not seconds, times and folders."""
+    for name in ("last.ckpt", "previous.ckpt", "best.ckpt"):
+        require_equal_checkpoints(last(one, name), last(two, name))
+    require_equal_results(one, two)
+
+
+def require_equal_checkpoints(ours, theirs):
     for name in ("state_dict", "optimizer_states", "lr_schedulers"):
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0)
     for name in ("epoch", "global_step"):
         assert ours[name] == theirs[name]
     assert ours["callbacks"]["Checkpoints"] == theirs["callbacks"]["Checkpoints"]
+
+
+def require_equal_results(one, two):
     assert metrics(one) == metrics(two)
     pictures, others = (sorted(p.relative_to(run) for p in run.rglob("*.[pg][ni][gf]")) for run in (one, two))
     assert pictures == others

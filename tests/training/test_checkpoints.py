@@ -228,3 +228,10 @@ def test_load_reads_last_by_default_and_best_by_name(tmp_path):
         torch.save(content, file)
     assert cvae.load(tmp_path).decoder[0].weight[0, 0] == cvae.load(tmp_path, "last").decoder[0].weight[0, 0] == 2
     assert cvae.load(str(tmp_path), checkpoint="best.ckpt").decoder[0].weight[0, 0] == 3
+
+
+def test_the_best_figure_and_the_step_of_the_last_checkpoint_go_on(tmp_path):
+    first, second = Checkpoints(str(tmp_path)), Checkpoints(str(tmp_path))
+    first.best, first.step = -3.5, 7
+    second.load_state_dict(first.state_dict())
+    assert (second.best, second.step) == (-3.5, 7)
