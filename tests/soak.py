@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 from same_run import last, require_equal
@@ -49,14 +50,17 @@ def finish(process):
 
 
 def kill(process, after):
-    """SIGKILL to all its processes, so many seconds after its first line. Whether it was not over by then."""
-    process.stdout.readline()
+    """SIGKILL to all its processes, so many seconds after its first line. Whether it was not over by then.
+
+    Raises AssertionError if it has failed before.
+    """
+    said = process.stdout.readline()
     time.sleep(after)
     running = process.poll() is None
     if running:
         os.killpg(process.pid, signal.SIGKILL)
-    process.stdout.read()
-    process.wait()
+    said += process.stdout.read()
+    assert process.wait() == (-signal.SIGKILL if running else 0), said
     return running
 
 
@@ -83,8 +87,8 @@ def main(kills=20):
         with tempfile.TemporaryDirectory() as folder:
             try:
                 saved, lost = soak(Path(folder), kind, share, chance), 0
-            except AssertionError as error:
-                print(error, file=sys.stderr)
+            except AssertionError:
+                traceback.print_exc()
                 saved, lost = [], 1
         losses += lost
         print(f"| {kind} | {len(saved)} | {', '.join(map(str, saved))} | {lost} |", flush=True)
