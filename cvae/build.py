@@ -137,8 +137,8 @@ def require_same_latents(cfg: DictConfig, posterior: Posterior) -> None:
         kinds = {False: "numbers", True: "codes"}
         raise UserError(
             f"posterior ({cfg.posterior._target_}) and prior ({cfg.prior._target_}) do not fit: this posterior is of "
-            f"{kinds[not of_codes]}, the prior of {kinds[of_codes]}. Of codes are posterior=categorical with "
-            "prior=uniform; the others are of numbers"
+            f"{kinds[not of_codes]}, the prior of {kinds[of_codes]}. Of codes are posterior=categorical, fsq "
+            "and vq, with prior=uniform; the others are of numbers"
         )
 
 

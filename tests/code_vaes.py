@@ -7,13 +7,20 @@ import torch
 from torch import nn
 
 from cvae.likelihoods import Bernoulli
-from cvae.posteriors import Categorical
-from cvae.priors import UniformCodes
+from cvae.posteriors import FSQ, VQ, Categorical
+from cvae.priors import AutoregressiveCodes, UniformCodes
 from cvae.vae import VAE
 
 M = 3  # codes of an image
-CODES = {"categorical": partial(Categorical, classes=4)}
-OF_CODES = {"uniform": UniformCodes}
+CODES = {
+    "categorical": partial(Categorical, classes=4),
+    "fsq": partial(FSQ, levels=[3, 2]),
+    "vq": partial(VQ, codes=5, width=2),
+}
+OF_CODES = {
+    "uniform": UniformCodes,
+    "autoregressive": partial(AutoregressiveCodes, hidden=8, layers=1, heads=2),
+}
 
 
 def vae_of(posterior, prior, codes=M):

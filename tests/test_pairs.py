@@ -24,10 +24,15 @@ SMALL = {
     "prior=vamp": ["prior.components=4"],
     "posterior=iaf": ["posterior.transforms=2", "posterior.hidden=8", "posterior.context=4"],
     "prior=flow": ["prior.transforms=2", "prior.hidden=8"],
+    "prior=autoregressive": ["prior.hidden=8", "prior.layers=1", "prior.heads=2"],
     "objective=iwae": ["objective.samples=3"],
     "posterior=categorical": ["posterior.classes=4"],
+    "posterior=vq": ["posterior.codes=5", "posterior.width=2"],
 }
-OF_CODES = {"posterior": ["categorical"], "prior": ["uniform"]}  # they go with each other alone
+OF_CODES = {
+    "posterior": ["categorical", "fsq", "vq"],
+    "prior": ["uniform", "autoregressive"],
+}  # they go with each other alone
 PARTNERS = {"posterior": "prior=uniform", "prior": "posterior=categorical"}
 GREY = ["data.binarization=none"]
 LIKELIHOODS = {  # the data that each of them describes

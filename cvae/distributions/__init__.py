@@ -1,6 +1,6 @@
 """Distributions and helpers that torch and zuko lack."""
 
-from cvae.distributions.codes import Codes, OneHots, is_discrete
+from cvae.distributions.codes import Codes, OneHots, Point, is_discrete
 from cvae.distributions.continuous_bernoulli import ContinuousBernoulli
 from cvae.distributions.discretized import DiscretizedLogistic, MixtureOfLogistics
 from cvae.distributions.factors import factorizes, is_standard_normal
@@ -18,6 +18,7 @@ __all__ = [
     "Mixture",
     "MixtureOfLogistics",
     "OneHots",
+    "Point",
     "TriangularNormal",
     "factorizes",
     "from_noise",

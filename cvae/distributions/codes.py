@@ -110,3 +110,45 @@ def _kl_one_hots(q: OneHots, p: Codes) -> Tensor:
     if not isinstance(each, Categorical):  # each code depends on others: the sum over all is too long
         raise NotImplementedError
     return (q.logits.exp() * (q.logits - each.logits.mT)).sum((-2, -1))
+
+
+class Point(Distribution):
+    """All mass on one vector of codes: batch (B,), event (D,), log_prob 0 there, minus infinity elsewhere.
+
+    `rsample` gives `near` the gradient of the draw (straight-through: Bengio et al. 2013; van den Oord et al. 2017).
+
+    Since q(z|x) covers one code alone, an ELBO of it, log p(x|z) + log p(z), is a bound on log p(x) that importance
+    samples don't tighten: all of them are the same.
+
+    Args:
+        z: (B, D), the vectors of the codes
+        near: (B, D), what was rounded to z
+    """
+
+    arg_constraints = {}
+    support = CodeVectors()
+    has_rsample = True
+
+    def __init__(self, z: Tensor, near: Tensor) -> None:
+        self.z, self.near = z.detach(), near
+        super().__init__(z.shape[:1], z.shape[1:], validate_args=False)
+
+    def rsample(self, sample_shape: _size = ()) -> Tensor:
+        """(*sample_shape, B, D)"""
+        z = self.z + (self.near - self.near.detach())  # 0, so that z is the code's vector to the last digit
+        return z.expand(*sample_shape, *z.shape)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """z (..., B, D) -> (..., B), in nats."""
+        other = (z != self.z).any(-1)
+        return torch.zeros_like(other, dtype=self.z.dtype).masked_fill(other, -torch.inf)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.z
+
+
+@register_kl(Point, Codes)
+def _kl_point(q: Point, p: Codes) -> Tensor:
+    """-log p(z) in nats (B,): what the code costs."""
+    return -p.log_prob(q.z)

@@ -49,7 +49,7 @@ class Categorical(CodePosterior):
     def forward(self, features: Tensor) -> Distribution:
         temperature = at(self.temperature, self.steps)
         if self.training and torch.is_grad_enabled():
-            self.steps = self.steps + 1  # not in place: the temperature is in the graph
+            self.steps += 1  # in place: what a CUDA graph replays must find it where it was
         logits = features.unflatten(-1, (self.num_codes, self.latent_dim))
         return OneHots(logits, temperature, self.training and self.gradient == "relaxed")
 

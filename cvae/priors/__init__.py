@@ -1,5 +1,6 @@
 """Priors: encode -> p(z), a Distribution with batch () and event (D,). Most priors ignore `encode`: see `Prior`."""
 
+from cvae.priors.autoregressive import AutoregressiveCodes
 from cvae.priors.flow import FlowPrior
 from cvae.priors.mixture import MixtureOfGaussians
 from cvae.priors.prior import Prior
@@ -7,4 +8,12 @@ from cvae.priors.standard_normal import StandardNormal
 from cvae.priors.uniform import UniformCodes
 from cvae.priors.vamp import VampPrior
 
-__all__ = ["FlowPrior", "MixtureOfGaussians", "Prior", "StandardNormal", "UniformCodes", "VampPrior"]
+__all__ = [
+    "AutoregressiveCodes",
+    "FlowPrior",
+    "MixtureOfGaussians",
+    "Prior",
+    "StandardNormal",
+    "UniformCodes",
+    "VampPrior",
+]

@@ -14,7 +14,7 @@ from cvae.distributions import Codes, OneHots, is_discrete, rsample_and_log_prob
 from cvae.errors import ConfigError, UserError
 from cvae.evaluation import Settings, evaluate
 from cvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
-from cvae.posteriors import Categorical
+from cvae.posteriors import FSQ, VQ, Categorical
 from cvae.schedules import Linear
 
 F64 = torch.float64
@@ -36,7 +36,7 @@ def test_codes_and_their_vectors(vae):
     z = posterior.write(codes)
     assert z.shape == (posterior.num_codes**M, M * posterior.width) == (len(codes), *vae.shapes[0])
     assert len(z.unique(dim=0)) == len(codes) and torch.equal(posterior.read(z), codes)
-    assert torch.equal(posterior.write(codes.view(-1, 2, M)), z.view(-1, 2, z.shape[1]))
+    assert torch.equal(posterior.write(codes[:4].view(2, 2, M)), z[:4].view(2, 2, -1))
     # A code has a column of the map (width, M): to change one changes nothing else of z.
     other = codes.clone()
     other[:, 1] = (codes[:, 1] + 1) % posterior.num_codes
@@ -212,3 +212,141 @@ def test_no_closed_form_for_codes_that_depend_on_each_other():
     p = Codes(Independent(Normal(torch.zeros(2), 1.0), 1), None, None, 6)
     with pytest.raises(NotImplementedError):
         kl_divergence(OneHots(torch.zeros(1, 3, 2)), p)
+
+
+# A point: vq and fsq
+
+
+@pytest.mark.parametrize("name", ["fsq", "vq"])
+def test_gradients_go_straight_through(name):
+    """That of z is that of what was rounded; the value is the code's vector."""
+    posterior = CODES[name](M).double().eval()
+    features = torch.randn(4, posterior.num_features, dtype=F64, requires_grad=True)
+    weight = torch.randn(7, 4, M * posterior.width, dtype=F64)
+    q = posterior(features)
+    z, log_q = rsample_and_log_prob(q, (7,))
+    assert torch.equal(z, posterior.write(posterior.read(z))) and not log_q.any()
+    ours, expected = (
+        torch.autograd.grad((value * weight).sum(), features, retain_graph=True)[0]
+        for value in (z, q.near.expand(7, -1, -1))
+    )
+    torch.testing.assert_close(posterior(features).mean, z[0])
+    torch.testing.assert_close(ours, expected)
+    other = z.clone()
+    other[0, 0, 0] += 1e-9
+    assert q.log_prob(other)[0].tolist() == [-torch.inf, 0, 0, 0]
+
+
+def test_fsq_by_hand():
+    """Levels -1, 0, 1 for three, -1 and 1 for two; the columns of the map are the codes."""
+    posterior = FSQ(2, levels=[3, 2]).double()
+    features = torch.tensor([[9.0, 0.3, -9.0, 0.1]], dtype=F64)  # (2 numbers, 2 codes)
+    q = posterior(features)
+    assert q.z.tolist() == [[1, 0, -1, 1]] and posterior.read(q.z).tolist() == [[2 * 2 + 0, 1 * 2 + 1]]
+    torch.testing.assert_close(q.near, 1.001 * features.tanh())
+
+
+def test_fsq_reaches_every_level_and_no_other():
+    posterior = FSQ(1, levels=[8, 5])
+    reach = torch.linspace(-6, 6, 201)
+    z = posterior(torch.cartesian_prod(reach, reach)).z
+    assert len(z.unique(dim=0)) == posterior.num_codes == 40
+    for number, levels in enumerate((8, 5)):
+        torch.testing.assert_close(z[:, number].unique(), torch.linspace(-1, 1, levels))
+    # The nearest one: half a step away at most, but for the reach.
+    near = 1.001 * torch.cartesian_prod(reach, reach).tanh()
+    assert ((z - near).abs() <= torch.tensor([1 / 7, 1 / 4]) + 1e-6).all()
+
+
+@pytest.mark.parametrize("levels", [[], [1], [8, 0], 8, "8", [2.0], [True, 2], [300, 300], None])
+def test_fsq_refuses_impossible_levels(levels):
+    with pytest.raises(ConfigError, match=r"^levels=.*: must be a list of integers of at least 2, like \[8,6,5\]"):
+        FSQ(2, levels)
+
+
+def averaged(vq, features):
+    """The paper's equations, code by code, for a codebook without dead codes."""
+    columns, decay = features.view(-1, vq.width, vq.latent_dim).mT.reshape(-1, vq.width), vq.decay
+    near = [min(range(vq.num_codes), key=lambda i: (row - vq.vectors[i]).norm().item()) for row in columns]
+    counts, sums = vq.counts.clone(), vq.sums.clone()
+    for i in range(vq.num_codes):
+        own = columns[[n == i for n in near]]
+        counts[i] = decay * counts[i] + (1 - decay) * len(own)
+        sums[i] = decay * sums[i] + (1 - decay) * own.sum(0)
+    return torch.tensor(near).view(-1, vq.latent_dim), counts, sums, sums / counts[:, None]
+
+
+def trained_vq():
+    """A codebook without dead codes."""
+    vq = VQ(3, codes=4, width=2, decay=0.9, commitment=0.7).double()
+    vq.counts.fill_(2.0), vq.sums.copy_(2 * vq.vectors)
+    return vq
+
+
+def test_moving_averages_by_the_papers_equations():
+    vq, features = trained_vq(), torch.randn(10, 6, dtype=F64)
+    codes, *expected = averaged(vq, features)
+    q = vq(features)
+    for ours, by_hand in zip((vq.counts, vq.sums, vq.vectors), expected, strict=True):
+        torch.testing.assert_close(ours, by_hand)
+    torch.testing.assert_close(q.z, vq.vectors[codes].mT.flatten(-2))  # the new vectors of the old codes
+    distance = (features - q.z).square().sum(-1)
+    torch.testing.assert_close(vq.penalties(q), {"commitment": 0.7 * distance})
+    (gradient,) = torch.autograd.grad(
+        vq.penalties(vq.eval()(f := features.clone().requires_grad_()))["commitment"].sum(), f
+    )
+    torch.testing.assert_close(gradient, 1.4 * (features - vq.eval()(features).z))
+
+
+def test_a_codebook_learns_in_training_alone():
+    vq, features = trained_vq(), torch.randn(10, 6, dtype=F64)
+    before = copy.deepcopy(vq.state_dict())
+    with torch.no_grad():
+        vq(features)
+    vq.eval()(features)
+    assert all(torch.equal(before[name], value) for name, value in vq.state_dict().items())
+    assert {"vectors", "counts", "sums"} == set(before), "a checkpoint has them"
+    buffers = [vq.vectors.data_ptr(), vq.counts.data_ptr(), vq.sums.data_ptr()]
+    vq.train()(features)
+    assert buffers == [vq.vectors.data_ptr(), vq.counts.data_ptr(), vq.sums.data_ptr()], "in place, for CUDA graphs"
+
+
+def test_dead_codes_move_to_features_drawn_by_the_seed():
+    vq, features = trained_vq(), torch.randn(10, 6, dtype=F64)
+    vq.counts[1], vq.counts[2] = 0.0999, 0.1001
+    vq.sums.copy_(vq.counts[:, None] * vq.vectors)
+    other = copy.deepcopy(vq)
+    torch.manual_seed(5)
+    rows = features.view(10, 2, 3).mT.reshape(-1, 2)
+    drawn = rows[torch.randint(30, (4,))]
+    expected = copy.deepcopy(vq)
+    expected.vectors[1] = expected.sums[1] = drawn[1]
+    expected.counts[1] = 1
+    _, *by_hand = averaged(expected, features)
+    for each in (vq, other):
+        torch.manual_seed(5)
+        each(features)
+        for ours, value in zip((each.counts, each.sums, each.vectors), by_hand, strict=True):
+            torch.testing.assert_close(ours, value)
+
+
+def test_a_codebook_starts_at_features():
+    """All codes are dead at the start."""
+    vq, features = VQ(3, codes=4, width=2, decay=0.0).double(), torch.randn(50, 6, dtype=F64) + 20
+    vq(features)
+    assert (vq.vectors > 15).all() and vq.counts.sum() == 150
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("codes", 0, "a positive integer"),
+        ("width", 1.5, "a positive integer"),
+        ("decay", 1, "at least 0 and below 1"),
+        ("decay", -0.1, "a finite number of at least 0"),
+        ("commitment", 0, "a finite number above 0"),
+    ],
+)
+def test_vq_refuses_impossible_options(key, value, allowed):
+    with pytest.raises(ConfigError, match=rf"^{key}={value}: must be {allowed}$"):
+        VQ(2, **{key: value})

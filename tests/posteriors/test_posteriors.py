@@ -325,7 +325,9 @@ def test_every_option_stands_in_its_file(name):
     options = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "posterior" / f"{name}.yaml"))
     cls = getattr(posteriors, options.pop("_target_").removeprefix("cvae.posteriors."))
     defaults = {
-        key: parameter.default for key, parameter in inspect.signature(cls).parameters.items() if key != "latent_dim"
+        key: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+        for key, parameter in inspect.signature(cls).parameters.items()
+        if key != "latent_dim"
     }
     assert options.pop("defaults", None) == (
         [{"temperature": None}, "_self_"][::-1] if "temperature" in defaults else None

@@ -1,0 +1,97 @@
+"""Vector quantization."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Distribution
+
+from cvae.checks import number, positive_int, positive_number
+from cvae.distributions import Point
+from cvae.errors import ConfigError
+from cvae.posteriors.codes import CodePosterior
+
+DEAD = 0.1  # uses a minibatch, on average, below which a code is replaced
+
+
+class VQ(CodePosterior):
+    """Vector quantization (van den Oord et al. 2017): z has the vectors of a codebook that are nearest to the features.
+
+    The codebook follows the features by moving averages (the paper's appendix A.1). In each training step, with n_i the
+    number of features that are nearest to e_i, and m_i their sum:
+
+        N_i <- decay N_i + (1 - decay) n_i,  S_i <- decay S_i + (1 - decay) m_i,  e_i = S_i / N_i
+
+    z has the vectors after the step's update. A code with N_i < 0.1, as all have at the start, first moves to a feature
+    of the minibatch, drawn at random (Dhariwal et al. 2020, Jukebox, section 3.1), and N_i becomes 1. With several
+    processes the averages are those of the first one.
+
+    The gradient of z goes straight to the features, and the commitment, |features - z|^2, pulls them to their codes.
+
+    Args:
+        codes: how many vectors the codebook has
+        width: how many numbers each of them has
+        decay: of the moving averages, from 0 to below 1
+        commitment: its weight, the paper's beta
+
+    Raises:
+        ConfigError: a value is not as above.
+    """
+
+    counts: Tensor  # (C,), N above
+    sums: Tensor  # (C, width), S above
+
+    def __init__(
+        self, latent_dim: int, codes: int = 128, width: int = 16, decay: float = 0.99, commitment: float = 0.25
+    ) -> None:
+        super().__init__(latent_dim, positive_int("width", width))
+        self.num_codes = positive_int("codes", codes)
+        self.decay, self.commitment = number("decay", decay), positive_number("commitment", commitment)
+        if decay >= 1:
+            raise ConfigError("decay", decay, "at least 0 and below 1")
+        self.register_buffer("vectors", torch.randn(codes, width))
+        self.register_buffer("counts", torch.zeros(codes))
+        self.register_buffer("sums", torch.zeros(codes, width))
+
+    def forward(self, features: Tensor) -> Distribution:
+        columns = self.columns(features)  # (B, M, width)
+        if self.training and torch.is_grad_enabled():
+            codes = self.learn(columns.detach())
+        else:
+            codes = self.nearest(columns)
+        return Point(self.write(codes), features)
+
+    @torch.no_grad()
+    def learn(self, features: Tensor) -> Tensor:
+        """Take a step of the moving averages; returns the codes (B, M) of the features (B, M, width)."""
+        rows = features.flatten(0, 1)
+        dead = self.counts < DEAD
+        drawn = rows[torch.randint(len(rows), (self.num_codes,), device=rows.device)]
+        counts = torch.where(dead, 1.0, self.counts)
+        sums = torch.where(dead[:, None], drawn, self.sums)
+        # In place: what a CUDA graph replays must find them where they were.
+        self.vectors.copy_(sums / counts[:, None])
+        codes = self.nearest(features)
+        used = F.one_hot(codes.flatten(), self.num_codes).to(rows)  # (B M, C)
+        self.counts.copy_(counts.lerp(used.sum(0), 1 - self.decay))
+        self.sums.copy_(sums.lerp(used.T @ rows, 1 - self.decay))
+        self.vectors.copy_(self.sums / self.counts[:, None])
+        return codes
+
+    @torch.no_grad()
+    def nearest(self, columns: Tensor) -> Tensor:
+        """(..., width) -> the codes (...) of the nearest vectors."""
+        with torch.autocast(columns.device.type, enabled=False):  # bfloat16 would take neighbours for each other
+            rows, vectors = columns.reshape(-1, self.width), self.vectors
+            # |row - vector|^2 without |row|^2
+            distances = torch.addmm(vectors.square().sum(-1), rows, vectors.T, alpha=-2)
+            return distances.argmin(-1).view(columns.shape[:-1])
+
+    def read(self, z: Tensor) -> Tensor:
+        return self.nearest(self.columns(z))
+
+    def penalties(self, q: Any) -> Mapping[str, Tensor]:
+        """The commitment, without a unit: (B,)."""
+        return {"commitment": self.commitment * (q.near - q.z).square().sum(-1)}

@@ -1,0 +1,94 @@
+"""An autoregressive prior of codes."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution
+from torch.types import _size
+
+from cvae.checks import positive_int
+from cvae.errors import ConfigError
+from cvae.priors.prior import Prior
+
+
+class AutoregressiveCodes(Prior):
+    """p(c) = prod_m p(c_m | c_1, …, c_{m-1}) over the codes, by a small transformer (Vaswani et al. 2017).
+
+    Codes of a map are in the order of its rows. Position m reads the codes before it, each as a learned vector, and its
+    own learned vector. It starts at the uniform prior. `log_prob` takes one network pass, a draw M of them.
+
+    Trained together with the rest, it learns the codes as they are, and the encoder does not learn from it.
+
+    Args:
+        hidden: numbers of each vector
+        layers: how many, each attention and two dense layers
+        heads: of the attention
+
+    Raises:
+        ConfigError: one of them is not a positive integer, or `heads` does not divide `hidden`.
+    """
+
+    of_codes = True
+    mask: Tensor  # (M, M), true where what comes later may not be read
+
+    def __init__(
+        self,
+        latent_dim: int,
+        image_shape: Sequence[int] | None,
+        num_codes: int,
+        hidden: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+    ):
+        super().__init__()
+        for key, value in {"hidden": hidden, "layers": layers, "heads": heads}.items():
+            positive_int(key, value)
+        if hidden % heads:
+            raise ConfigError("heads", heads, f"a divisor of hidden, {hidden}")
+        self.latent_dim, self.num_codes = latent_dim, num_codes
+        self.embedding = nn.Embedding(num_codes + 1, hidden)  # the last one stands before the first code
+        self.position = nn.Parameter(0.02 * torch.randn(latent_dim, hidden))
+        layer = nn.TransformerEncoderLayer(hidden, heads, 4 * hidden, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(hidden), enable_nested_tensor=False)
+        self.out = nn.Linear(hidden, num_codes)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
+        mask = torch.ones(latent_dim, latent_dim, dtype=torch.bool).triu(1)
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
+        return Autoregressive(self.logits, self.latent_dim, self.mask.device)
+
+    def logits(self, codes: Tensor) -> Tensor:
+        """Codes (N, m) -> the logits (N, m + 1, C) of the first m + 1 codes, each given those before it; m < M."""
+        start = codes.new_full((len(codes), 1), self.num_codes)
+        read = self.embedding(torch.cat([start, codes], 1))  # (N, m + 1, hidden)
+        count = read.shape[1]
+        return self.out(self.layers(read + self.position[:count], self.mask[:count, :count])).float()
+
+
+class Autoregressive(Distribution):
+    """The distribution of M codes, batch (), event (M,), from `logits`: codes (N, m) -> (N, m + 1, C)."""
+
+    arg_constraints = {}
+
+    def __init__(self, logits: Callable[[Tensor], Tensor], codes: int, device: torch.device) -> None:
+        super().__init__(event_shape=torch.Size([codes]), validate_args=False)
+        self.logits, self.device = logits, device
+
+    def log_prob(self, codes: Tensor) -> Tensor:
+        """Codes (..., M), integers -> (...), in nats."""
+        rows = codes.reshape(-1, codes.shape[-1])
+        each = Categorical(logits=self.logits(rows[:, :-1]), validate_args=False)
+        return each.log_prob(rows).sum(-1).reshape(codes.shape[:-1])
+
+    @torch.no_grad()
+    def sample(self, sample_shape: _size = ()) -> Tensor:
+        """Draws (*sample_shape, M): code after code."""
+        count = torch.Size(sample_shape).numel()
+        codes = torch.zeros(count, 0, dtype=torch.long, device=self.device)
+        for _ in range(self.event_shape[0]):
+            last = self.logits(codes)[:, -1]
+            codes = torch.cat([codes, Categorical(logits=last, validate_args=False).sample()[:, None]], 1)
+        return codes.reshape(*sample_shape, -1)
