@@ -90,7 +90,9 @@ class MixtureOfLogistics(Distribution):
     def __init__(self, logits: Tensor, mean: Tensor, log_scale: Tensor, coefficients: Tensor):
         super().__init__(mean.shape[:-4], mean.shape[-3:], validate_args=False)
         self.logits = logits
-        self.means, self.log_scales, self.coefficients = (part.unbind(-3) for part in (mean, log_scale, coefficients))
+        self.means, self.log_scales = mean.unbind(-3), log_scale.unbind(-3)
+        # Of grey images there are none, and torch.export cannot read back a file in which nothing is unbound.
+        self.coefficients = coefficients.unbind(-3) if coefficients.shape[-3] else ()
 
     def log_prob(self, value: Tensor) -> Tensor:
         """In nats (...), for value (..., C, H, W) in [0, 1], rounded to the nearest levels."""
