@@ -123,9 +123,13 @@ class Point(Distribution):
     Args:
         z: (B, D), the vectors of the codes
         near: (B, D), what was rounded to z
+
+    Attributes:
+        is_point: importance weights of it say nothing of how far log p(x) is
     """
 
     arg_constraints = {}
+    is_point = True
     support = CodeVectors()
     has_rsample = True
 

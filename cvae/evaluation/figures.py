@@ -53,6 +53,9 @@ def evaluate(
     few_effective the share of images where it is below 10. Where a few heavy weights carry the estimate, it is a loose
     bound, and its standard error over images does not show that.
 
+    A posterior of one code (vq, fsq) has no such weights: nll is then a bound, distortion - log p(code), that more
+    samples don't tighten, and the table says "at most" (van den Oord et al. 2017, section 3.2).
+
     Where there are several groups of latents, rate_1, rate_2, … are those of each from the top down. They sum to rate.
 
     mutual_information is I_q(x; z), aggregate_kl is KL(q(z) || p(z)), and aggregate_rate is exactly their sum (Hoffman
@@ -105,7 +108,8 @@ def figures_of(vae: VAE, every: Measured, variance: Tensor, log_qz: Tensor, dims
     count, rate = len(log_qz), every.rates.sum(-1)
     log_q, log_p = every.log_q[:count], every.log_p[:count]
     undefined = not log_qz.isfinite().all()
-    nll = over_images(-every.log_px, "-log p(x)")
+    one_code = bool(every.effective.isnan().any())
+    nll = over_images(-every.log_px, "-log p(x), at most" if one_code else "-log p(x)")
     return {
         "nll": nll,
         "elbo": over_images(-rate - every.distortion, "ELBO"),
@@ -113,7 +117,7 @@ def figures_of(vae: VAE, every: Measured, variance: Tensor, log_qz: Tensor, dims
         "distortion": over_images(every.distortion, "distortion, -E log p(x|z)"),
         "bits_per_dim": bits_per_dim(vae, nll, dims),
         "effective_samples": effective_samples(every.effective, every.samples),
-        "few_effective": Figure((every.effective < FEW).double().mean().item(), None, "of the images", "with below 10"),
+        "few_effective": few_effective(every.effective),
         "active_units": active_units(variance),
         **of_groups(every.rates),
         "mutual_information": over_images(log_q - log_qz, "mutual information I(x; z)", undefined),
@@ -122,12 +126,17 @@ def figures_of(vae: VAE, every: Measured, variance: Tensor, log_qz: Tensor, dims
     }
 
 
+def few_effective(effective: Tensor) -> Figure:
+    """The share of images whose effective sample size (N,) is below 10; None where it is NaN."""
+    share = None if effective.isnan().any() else (effective < FEW).double().mean().item()
+    return Figure(share, None, "of the images", "with below 10")
+
+
 def effective_samples(effective: Tensor, samples: Tensor) -> Figure:
-    """The median over images of the effective sample size (N,), and of how many samples (N,) it is."""
+    """The median over images of the effective sample size (N,), None where it is NaN, and of how many samples (N,)."""
     counts = [f"{number:,}" for number in (samples.min().item(), samples.max().item())]
-    return Figure(
-        effective.median().item(), None, f"of {' to '.join(dict.fromkeys(counts))}", "effective samples, median"
-    )
+    median = None if effective.isnan().any() else effective.median().item()
+    return Figure(median, None, f"of {' to '.join(dict.fromkeys(counts))}", "effective samples, median")
 
 
 class Spread:

@@ -20,7 +20,7 @@ class Measured(NamedTuple):
     rates: Tensor  # (B, L) mean over samples of log q(z|x) - log p(z) of each group
     distortion: Tensor  # (B,) mean over samples of -log p(x|z)
     samples: Tensor  # (B,) how many draws there were
-    effective: Tensor  # (B,) how many equal weights would be as good: (sum w)^2 / sum w^2, from 1 to samples
+    effective: Tensor  # (B,) how many equal weights would be as good: (sum w)^2 / sum w^2; NaN for a single code
     z: Tensor  # (B, D') the first draw of the top group, in the model's type and on its device
     log_q: Tensor  # (B,) of that draw
     log_p: Tensor  # (B,) of that draw
@@ -86,6 +86,8 @@ def measure(
     mean, error = torch.where(known.isnan(), mean, known), torch.where(known.isnan(), error, 0.0)
     log_px, effective = log_sums[0] - math.log(samples), (2 * log_sums[0] - log_sums[1]).exp()
     drawn = torch.full((count,), samples)
+    if any(getattr(latent.q, "is_point", False) for latent in trace.latents):
+        effective = torch.full_like(effective, torch.nan)  # all draws are one code: equal, and still no estimate
     measured = Measured(log_px, mean_rates, distortion, drawn, effective, *first)
     return Measured(*(part.cpu() for part in measured))._replace(z=measured.z), Means(mean.cpu(), error.cpu())
 

@@ -350,3 +350,18 @@ def test_a_codebook_starts_at_features():
 def test_vq_refuses_impossible_options(key, value, allowed):
     with pytest.raises(ConfigError, match=rf"^{key}={value}: must be {allowed}$"):
         VQ(2, **{key: value})
+
+
+def test_the_evaluation_says_that_one_code_gives_a_bound(vae):
+    """Distortion - log p(code), however many samples: no effective samples, and "at most" in the table."""
+    x = binary(8)
+    figures = [evaluate(vae, [(x, None)], Settings(samples=samples)) for samples in (1, 30)]
+    point = type(vae.posterior) is not Categorical
+    for each in figures:
+        assert each["nll"].meaning == ("-log p(x), at most" if point else "-log p(x)")
+        assert (each["effective_samples"].value is None) == (each["few_effective"].value is None) == point
+    if point:
+        z = vae.encode(x).mean
+        bound = -(vae.decode(z).log_prob(x) + vae.p_z().log_prob(z)).mean().item()
+        for each in figures:
+            assert each["nll"].value == pytest.approx(bound) and each["elbo"].value == pytest.approx(-bound)
