@@ -196,6 +196,7 @@ def test_what_writes_writes_into_the_run_directory(group, key, value):
 def test_links_that_lead_out_of_a_run_directory(tmp_path):
     """What is written into a folder of the run must not land elsewhere; what is read may be linked."""
     run, elsewhere = Run(tmp_path / "run"), tmp_path / "elsewhere"
+    run.path.mkdir()
     run.save_config(OmegaConf.create({}))
     (elsewhere / "folder").mkdir(parents=True)
     (elsewhere / "last.ckpt").write_text("")

@@ -215,6 +215,7 @@ def test_what_is_missing_is_fetched_only_into_a_folder_that_the_user_chose(tmp_p
     fetched = []
     monkeypatch.setattr(IdxFiles, "download", lambda self: fetched.append(self.folder))
     run = Run(tmp_path / "run")
+    run.path.mkdir()
     run.save_config(config(f"data.root={tmp_path}/theirs"))
     missing = "train-images-idx3-ubyte is missing"
     with pytest.raises(DataError, match=f"^{tmp_path}/theirs/MNIST/raw/{missing}\nNothing is fetched .* --data-root$"):
@@ -241,6 +242,7 @@ def test_a_run_with_parts_of_the_users_own_needs_a_word(tmp_path, monkeypatch):
     (tmp_path / "theirs.py").write_text("from cvae.likelihoods import Gaussian as Mine\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     run = Run(tmp_path / "run")
+    run.path.mkdir()
     cfg = config("model.filters=4", "likelihood=gaussian", "likelihood._target_=theirs.Mine")
     run.save_config(cfg)
     run.checkpoints.mkdir()
