@@ -13,6 +13,7 @@ from cvae.build import (
     MOVED,
     build_data,
     build_vae,
+    config_to_go_on,
     described,
     load_data,
     load_with_step,
@@ -20,21 +21,26 @@ from cvae.build import (
     require_fit,
     saved_config,
 )  # fmt: skip
+from cvae.checkpoint import read_checkpoint
 from cvae.data.idx_files import IdxFiles
 from cvae.errors import ConfigError, DataError, UserError
 from cvae.likelihoods import Gaussian
 from cvae.networks import mlp
-from cvae.run import Run
+from cvae.run import Run, read_json
 
 OLD = (
     ROOT / "tests" / "fixtures" / "run_9787019"
 )  # of commit 9787019: train.py data=synthetic conditional=true prior=vamp …
+KEPT = (
+    ROOT / "tests" / "fixtures" / "run_0.1.0"
+)  # train.py data=synthetic conditional=true prior=vamp posterior=full_gaussian …
 
 
-def test_a_run_of_an_earlier_version_is_the_same_model():
+@pytest.mark.parametrize("folder", [OLD, KEPT])
+def test_a_run_of_an_earlier_version_is_the_same_model(folder):
     """Its posterior, prior and likelihood give the numbers that they gave in that version."""
-    vae = cvae.load(OLD)
-    with np.load(OLD / "values.npz") as values:
+    vae = cvae.load(folder)
+    with np.load(folder / "values.npz") as values:
         given = {name: torch.from_numpy(values[name]) for name in values}
     x, y = given["x"].float(), given["y"]
     with torch.no_grad():
@@ -43,10 +49,22 @@ def test_a_run_of_an_earlier_version_is_the_same_model():
         torch.testing.assert_close(q.scale_tril, given["scale_tril"], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(vae.decode(given["z"], y).log_prob(x), given["log_px"], rtol=1e-5, atol=1e-3)
         torch.testing.assert_close(vae.p_z().log_prob(given["z"]), given["log_pz"], rtol=1e-5, atol=1e-5)
-    data = make(saved_config(Run(OLD)), "data")
-    data.setup()
-    assert len(data.test) == 10
-    assert not vae.training and load_with_step(Run(OLD), "last", "cpu")[1] == 1
+    assert len(load_data(Run(folder)).test) == (10 if folder == OLD else 7)
+    assert not vae.training and load_with_step(Run(folder), "last", "cpu")[1] == (1 if folder == OLD else 3)
+
+
+def test_a_run_of_this_version_goes_on(tmp_path):
+    """From its config and its checkpoint alone, as somebody else would get them."""
+    from cvae.training.train import train
+
+    shutil.copytree(KEPT, tmp_path / "run")
+    cfg = config_to_go_on(Run(tmp_path / "run"))
+    cfg.trainer.max_epochs = 2
+    train(cfg, resume=True)
+    metrics = read_json(Run(tmp_path / "run").metrics)
+    assert (metrics["epochs"], metrics["steps"]) == (2, 6)
+    assert read_checkpoint(KEPT / "checkpoints" / "last.ckpt")["cvae"]["format"] == 1
+    assert "cvae" not in read_checkpoint(OLD / "checkpoints" / "last.ckpt")
 
 
 @pytest.mark.parametrize("old", MOVED)
