@@ -102,13 +102,13 @@ def test_six_runs_two_at_a_time_of_which_one_fails_then_compared_and_resumed(tmp
     assert all(float(line[2]) < 0 for line in lines[:5])
 
     runs = [Run(tmp_path / "sweep" / f"{number}_latent_dim={dim}") for number, dim in enumerate((2, 3, 4, 5, 6))]
-    before = [(run.checkpoints / "last.ckpt").stat().st_mtime_ns for run in runs]
+    before = [run.metrics.stat().st_mtime_ns for run in runs]
     config_before = runs[0].config_file.read_bytes()
     runs[1].metrics.unlink(), runs[1].save_status("interrupted")
     done = train_py(*words, "resume=sweep", cwd=tmp_path)
     assert done.returncode == 1 and "1 of the 6 runs in sweep did not finish" in done.stderr + done.stdout
     assert [run.state() for run in runs] == ["finished"] * 5 and runs[1].metrics.exists()
-    after = [(run.checkpoints / "last.ckpt").stat().st_mtime_ns for run in runs]
+    after = [run.metrics.stat().st_mtime_ns for run in runs]
     assert [one == two for one, two in zip(before, after, strict=True)] == [True, False, True, True, True]
     assert runs[0].config_file.read_bytes() == config_before
 
