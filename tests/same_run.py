@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -14,7 +15,7 @@ def last(folder, name="last.ckpt"):
 
 
 def points(folder):
-    """Everything in TensorBoard's files but the times: [(folder, tag, step, value)]."""
+    """Everything in TensorBoard's files but times and the folder in the config: [(folder, tag, step, value)]."""
     found = []
     for place in sorted({file.parent for file in Run(folder).event_files()}):
         events = EventAccumulator(str(place), {"scalars": 0, "images": 0, "tensors": 0}).Reload()
@@ -22,7 +23,7 @@ def points(folder):
         for kind, read, value in (
             ("scalars", events.Scalars, lambda event: event.value),
             ("images", events.Images, lambda event: event.encoded_image_string),
-            ("tensors", events.Tensors, lambda event: str(event.tensor_proto).replace(str(folder), "RUN")),
+            ("tensors", events.Tensors, lambda event: re.sub(r"run_dir: .*?\\n", "", str(event.tensor_proto))),
         ):
             found += [(name, tag, event.step, value(event)) for tag in tags[kind] for event in read(tag)]
     return sorted(found, key=lambda point: point[:3])
