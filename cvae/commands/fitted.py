@@ -5,7 +5,7 @@ import io
 from typing import TYPE_CHECKING
 
 from cvae.commands.inputs import BATCH, data_of, said, watched
-from cvae.errors import UserError
+from cvae.errors import ConfigError, UserError
 from cvae.files import save
 from cvae.run import Run
 
@@ -32,9 +32,12 @@ def fitted(kind: str, args: argparse.Namespace, vae: "VAE", step: int) -> "Prior
     import torch
 
     from cvae.checkpoint import read_checkpoint
+    from cvae.distributions import is_discrete
     from cvae.evaluation.fit import fit
     from cvae.noise import fixed_noise
 
+    if is_discrete(vae.p_z()):
+        raise ConfigError("--prior", kind, "left out: the latents of this model are codes, which have no density")
     file = Run(args.run).fitted_prior(kind, args.checkpoint, step)
     with fixed_noise(0, torch.device("cpu")):
         prior = unfitted(kind, vae.shapes[0][0])

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from conftest import config
 from torch.distributions import Independent, Normal, kl_divergence
 
 from cvae.build import build_vae
+from cvae.commands.fitted import fitted
 from cvae.distributions import Codes, OneHots, is_discrete, rsample_and_log_prob
 from cvae.errors import ConfigError, UserError
 from cvae.evaluation import Settings, evaluate
@@ -365,3 +367,8 @@ def test_the_evaluation_says_that_one_code_gives_a_bound(vae):
         bound = -(vae.decode(z).log_prob(x) + vae.p_z().log_prob(z)).mean().item()
         for each in figures:
             assert each["nll"].value == pytest.approx(bound) and each["elbo"].value == pytest.approx(-bound)
+
+
+def test_no_density_is_fitted_to_codes(vae):
+    with pytest.raises(ConfigError, match="^--prior=gmm: must be left out: the latents of this model are codes"):
+        fitted("gmm", SimpleNamespace(run="nowhere"), vae, 1)
