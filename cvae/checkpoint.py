@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from cvae.errors import UserError
 
 FORMAT = 1  # what training writes: {"cvae": {"format": FORMAT, "version": …}, …}. Runs before that have no such key: 0
-PAGE, SMALL = 2**12, 2**22  # bytes
+LEAST, SMALL = 2**10, 2**23  # bytes
 
 
 def read_checkpoint(file: Path, device: str = "cpu") -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Budget(TorchDispatchMode):
 
     A config can ask for sizes that no machine has. How large its model may be is known: a checkpoint holds it. All that
     is made is counted, intermediate results too (cvae's parts make up to 4 times their weights), and each tensor as at
-    least a page of memory, so that a million layers take no time either.
+    least a KiB, so that a million layers take no time either.
 
     Args:
         files: the checkpoints of the model; where there is none yet, a GiB is the limit
@@ -59,7 +59,7 @@ class Budget(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if not func._schema.is_mutable and not func.is_view:
-            self.left -= max(PAGE, size_of_result(func, args, kwargs))
+            self.left -= max(LEAST, size_of_result(func, args, kwargs))
             if self.left < 0:
                 raise UserError(f"the model is larger than {self.limit}")
         return func(*args, **kwargs)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cvae.checkpoint import FORMAT, PAGE, SMALL, Budget, read_checkpoint
+from cvae.checkpoint import FORMAT, LEAST, SMALL, Budget, read_checkpoint
 from cvae.errors import UserError
 
 
@@ -99,7 +99,7 @@ def budget(tmp_path, size):
 
 
 def test_a_budget_counts_what_is_made(tmp_path):
-    """Ten times the file, and a little: tensors of their bytes, but a page at least; no views, nothing in place."""
+    """Ten times the file, and a little: tensors of their bytes, but a KiB at least; no views, nothing in place."""
     left = budget(tmp_path, 1000)
     assert left.left == 10_000 + SMALL
     with left:
@@ -108,7 +108,7 @@ def test_a_budget_counts_what_is_made(tmp_path):
         a[:1000].view(10, 100)
         torch.zeros(1)
         torch.cat([a, a])
-    assert left.left == 10_000 + SMALL - 8_000 - PAGE - 16_000
+    assert left.left == 10_000 + SMALL - 8_000 - LEAST - 16_000
 
 
 @pytest.mark.parametrize(

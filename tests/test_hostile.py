@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import cache
 
 import pytest
 import torch
@@ -109,8 +110,13 @@ def run(tiny, tmp_path, monkeypatch):
     return Run(tmp_path / "run")
 
 
+@cache
+def content_of(text):
+    return json.dumps(OmegaConf.to_container(OmegaConf.create(text)))
+
+
 def spoil(run, key, value):
-    content = OmegaConf.to_container(OmegaConf.load(run.config_file))
+    content = json.loads(content_of(run.config_file.read_text()))
     content |= {"evil": SPAWN, "name": "os.system", "wide": ["${narrow}"] * 2, "narrow": [1], "text": "a"}
     *groups, last = key.split(".")
     place = content
