@@ -11,7 +11,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cvae.errors import ConfigError, UserError
 from cvae.run import Run, first_process, read_json
@@ -107,7 +107,10 @@ def change(cfg: DictConfig, word: str, conf: Path) -> None:
     if key == "trainer":
         with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
             chosen = compose("config", [word]).trainer
-        cfg.trainer.update({name: chosen[name] for name in PLACE if name in chosen})
+        with open_dict(cfg):
+            for name in PLACE:  # a group may lack one, which then is as Lightning has it
+                cfg.trainer.pop(name, None)
+            cfg.trainer.update({name: chosen[name] for name in PLACE if name in chosen})
     elif key == "data.root" and not override.is_delete():
         choose_root(cfg, override.value())
     elif key in ALLOWED and not override.is_delete():

@@ -214,9 +214,20 @@ optimizer/rmsprop: {_target_: torch.optim.RMSprop, _partial_: true, lr: 0.001, a
   centered: false, weight_decay: 0}
 optimizer/sgd: {_target_: torch.optim.SGD, _partial_: true, lr: 0.0001, momentum: 0.9, nesterov: false, weight_decay: 0,
   fused: true}
+posterior/categorical:
+  defaults: [_self_, {temperature: null}]
+  _target_: cvae.posteriors.Categorical
+  classes: 10
+  gradient: straight_through
+  temperature: 1.0
+posterior/fsq: {_target_: cvae.posteriors.FSQ, levels: [8, 6, 5]}
+posterior/temperature/linear: {_target_: cvae.schedules.Linear, start: 1.0, end: 0.5, steps: 10000}
+posterior/vq: {_target_: cvae.posteriors.VQ, codes: 128, width: 16, decay: 0.99, commitment: 0.25}
 posterior/diagonal_gaussian: {_target_: cvae.posteriors.DiagonalGaussian}
 posterior/full_gaussian: {_target_: cvae.posteriors.FullGaussian}
 posterior/iaf: {_target_: cvae.posteriors.IAF, transforms: 4, hidden: 128, context: 64}
+prior/autoregressive: {_target_: cvae.priors.AutoregressiveCodes, hidden: 128, layers: 2, heads: 4}
+prior/uniform: {_target_: cvae.priors.UniformCodes}
 prior/flow: {_target_: cvae.priors.FlowPrior, transforms: 3, hidden: 128, bins: 8}
 prior/mixture: {_target_: cvae.priors.MixtureOfGaussians, components: 10}
 prior/standard_normal: {_target_: cvae.priors.StandardNormal}

@@ -100,8 +100,10 @@ def test_a_group_of_the_trainer_says_where_alone(tmp_path):
     change(cfg, "trainer=ddp", CONF)
     assert (cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.strategy) == ("gpu", "auto", "ddp")
     assert (cfg.trainer.max_epochs, cfg.trainer.precision, cfg.trainer.log_every_n_steps) == (3, "bf16-mixed", 9)
+    assert cfg.trainer.num_nodes == 1
     change(cfg, "trainer=cpu", CONF)
     assert (cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.strategy) == ("cpu", 1, "auto")
+    assert "num_nodes" not in cfg.trainer  # which this group does not have
     assert not GlobalHydra.instance().is_initialized()  # Lightning would start its processes as Hydra's
 
 
