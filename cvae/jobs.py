@@ -51,7 +51,6 @@ class NewRunDirectory(Callback):
         """Of a sweep that goes on Hydra writes no configs: those of the runs that have begun would be replaced."""
         run = Run(config.hydra.runtime.output_dir)
         if self.resume and not run.overrides_file.exists():
-            run.path.mkdir(parents=True, exist_ok=True)
             run.save_overrides(config.hydra.overrides.task)
 
 

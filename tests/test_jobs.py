@@ -172,8 +172,11 @@ def test_an_error_is_said_at_once_and_the_sweep_goes_on(environment, caplog, tmp
 def test_after_a_full_disk_one_can_go_on(caplog, tmp_path):
     folder = tmp_path / "my run"
     (folder / "checkpoints").mkdir(parents=True)
-    Failures().on_job_end(config=place(folder), job_return=ended(OSError("full")))
-    assert caplog.messages == ["Error: full", f"When it is mended, go on with: python train.py resume='{folder}'"]
+    Failures().on_job_end(config=place(folder), job_return=ended(OSError(28, "full", "a.png")))
+    assert caplog.messages == [
+        "Error: [Errno 28] full: 'a.png'",
+        f"When it is mended, go on with: python train.py resume='{folder}'",
+    ]
     Failures().on_job_end(config=place(folder), job_return=ended(UserError("NaN")))
     assert caplog.messages[2:] == ["Error: NaN"]
 

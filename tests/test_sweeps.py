@@ -53,11 +53,12 @@ def test_a_run_that_begins_in_a_sweep_that_goes_on_leaves_its_words(tmp_path):
     OmegaConf.set_readonly(cfg.hydra, False)
     for folder, resume in (("new", True), ("old", True), ("first", False)):
         cfg.hydra.runtime.output_dir = str(tmp_path / folder)
+        (tmp_path / folder).mkdir()  # Hydra has made it
         if folder == "old":
             Run(tmp_path / folder).save_overrides(["seed=9"])
         NewRunDirectory(resume).on_job_start(cfg)
     assert [Run(tmp_path / folder).overrides() for folder in ("new", "old")] == [["seed=3"], ["seed=9"]]
-    assert not (tmp_path / "first").exists()
+    assert not any((tmp_path / "first").iterdir())
 
 
 def test_what_a_finished_run_returned(tmp_path):
