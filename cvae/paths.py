@@ -19,17 +19,19 @@ def centre(q: Distribution) -> Tensor:
 def from_to(a: Tensor, b: Tensor, steps: int, spherical: bool) -> Tensor:
     """Points on the way from a to b (..., D), both included: (steps, ..., D).
 
-    spherical: the direction turns at an even pace, and the distance from 0 stays between those of a and b (White 2016,
-    "Sampling Generative Networks", section 2.1). In many dimensions the draws of N(0, I) lie near a sphere, and a
-    straight line would cross its inside. Points of (nearly) the same or the opposite direction are
-    joined by a straight line.
+    spherical: the direction turns at an even pace (White 2016, "Sampling Generative Networks", section 2.1), and the
+    distance from 0 goes evenly from that of a to that of b. In many dimensions the draws of N(0, I) lie near a sphere,
+    and a straight line would cross its inside. Points of (nearly) the same or the opposite direction are joined by a
+    straight line.
     """
     t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device).view(-1, *[1] * a.dim())
     straight = (1 - t) * a + t * b
     if not spherical:
         return straight
     angle = F.cosine_similarity(a, b, -1).clamp(-1, 1).acos().unsqueeze(-1)  # (..., 1)
-    arc = (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()
+    length = (1 - t) * a.norm(dim=-1, keepdim=True) + t * b.norm(dim=-1, keepdim=True)
+    turned = ((1 - t) * angle).sin() * F.normalize(a, dim=-1) + (t * angle).sin() * F.normalize(b, dim=-1)
+    arc = length * turned / angle.sin()
     return torch.where(angle.sin() > 1e-3, arc, straight)
 
 

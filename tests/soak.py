@@ -27,7 +27,7 @@ KINDS = {
     "IWAE, doubly reparameterized": ["objective=iwae", "objective.samples=3", "objective.gradient=dreg"],
     "VampPrior, a validation split": ["prior=vamp", "prior.components=10", "data.validation_size=500"],
     "images drawn anew, warm-up": ["data.binarization=stochastic", "objective/beta=linear", "objective.beta.steps=900"],
-    "cosine, clipped gradients": ["scheduler=cosine", "+trainer.gradient_clip_val=10"],
+    "cosine, clipped gradients": ["scheduler=cosine", "trainer.gradient_clip_val=10"],
     "two processes": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"],
 }  # fmt: skip
 

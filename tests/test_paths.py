@@ -31,11 +31,16 @@ def test_an_arc_turns_at_an_even_pace_at_the_distance_of_its_ends():
 
 
 def test_an_arc_between_other_distances_keeps_its_ends():
-    """By the formula of White 2016, with the angle between the two."""
+    """Half way the direction is that between the two, at the mean of their distances."""
     a, b = torch.randn(4, 9, dtype=F64), 3 * torch.randn(4, 9, dtype=F64)
-    way = from_to(a, b, 3, spherical=True)
-    angle = ((a * b).sum(-1) / a.norm(dim=-1) / b.norm(dim=-1)).acos()[:, None]
-    torch.testing.assert_close(way, torch.stack([a, (a + b) * (angle / 2).sin() / angle.sin(), b]))
+    way = from_to(a, b, 5, spherical=True)
+    far, near = b.norm(dim=-1), a.norm(dim=-1)
+    torch.testing.assert_close(way[[0, -1]], torch.stack([a, b]))
+    torch.testing.assert_close(way.norm(dim=-1), torch.stack([near + (far - near) * part / 4 for part in range(5)]))
+    units = way / way.norm(dim=-1, keepdim=True)
+    turns = (units[1:] * units[:-1]).sum(-1).acos()  # from step to step
+    torch.testing.assert_close(turns, turns[:1].expand(4, 4))
+    torch.testing.assert_close(units[2], torch.nn.functional.normalize(units[0] + units[4], dim=-1))
 
 
 @pytest.mark.parametrize("b", [[2.0, 2.0], [1.0, 1.0 + 1e-7], [-1.0, -1.0], [0.0, 0.0]])
