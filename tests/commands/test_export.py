@@ -142,9 +142,8 @@ def test_packages_that_are_missing(tmp_path, call, monkeypatch):
 
 
 def test_differences_are_absolute_up_to_one_and_relative_above(tmp_path, monkeypatch):
-    import onnxruntime
-
     needed()
+    import onnxruntime
 
     class Session:
         def __init__(self, file, providers):
