@@ -48,7 +48,7 @@ PLUGINS = {  # words of the command line, by how they begin -> the plugin of Hyd
 
 
 def config(*overrides):
-    """The config that `python train.py OVERRIDES` composes. Skips the test where that needs a plugin that is missing."""
+    """The config that `python train.py OVERRIDES` composes. A test that needs a missing plugin is skipped."""
     for beginning, plugin in PLUGINS.items():
         if any(word.startswith(beginning) for word in overrides):
             pytest.importorskip(plugin, reason="the extra sweep is not installed")
