@@ -1,7 +1,6 @@
 """What happens around the runs that Hydra starts: each gets a folder of its own, and errors end no sweep."""
 
 import logging
-import re
 import shlex
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from cvae.cli import message_of, of_the_user, traces_wanted
+from cvae.comparison import natural
 from cvae.errors import UserError
 from cvae.files import new_folder
 from cvae.run import Run, first_process
@@ -121,14 +121,11 @@ class Failures(Callback):
             raise SystemExit(1)
 
 
-def by_numbers(path: Path) -> list[str | int]:
-    """A key that sorts 10 behind 9."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
-
-
 def unfinished(sweep: Path) -> list[str]:
     """A line for each run of a sweep that did not finish, below a headline; none if all did."""
-    folders = sorted((file.parents[1] for file in sweep.rglob(".hydra/overrides.yaml")), key=by_numbers)
+    folders = sorted(
+        (file.parents[1] for file in sweep.rglob(".hydra/overrides.yaml")), key=lambda run: natural(str(run))
+    )
     words = {folder: Run(folder).overrides() for folder in folders}
     shared = set.intersection(*map(set, words.values())) if words else set()
     lines = []
