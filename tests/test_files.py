@@ -4,9 +4,9 @@ import errno
 import os
 import resource
 import signal
-import time
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT
