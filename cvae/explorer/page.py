@@ -1,5 +1,7 @@
 """The page in the browser: NiceGUI's widgets around a Space. Of its own it knows only where one looks."""
 
+from contextlib import suppress
+
 from nicegui import app, events, run, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torch import Tensor
@@ -42,13 +44,12 @@ def serve(space: Space, title: str, port: int, browser: bool) -> None:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     ready = f"http://{HOST}:{port} shows {title}. Ctrl-C ends it."
     app.on_startup(lambda: console.print(ready, soft_wrap=True, markup=False, highlight=False))
-    try:
+    with suppress(KeyboardInterrupt):  # the server may take Ctrl-C up and end, or hand it on
         ui.run(
             lambda: Page(space, title), host=HOST, port=port, title="cvae explore", favicon="🧭", show=browser,
             reload=False, show_welcome_message=False,
         )  # fmt: skip
-    except KeyboardInterrupt:
-        console.print("Stopped.")
+    console.print("Stopped.")
 
 
 class Page:
