@@ -11,7 +11,7 @@ import soak
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("kind", ["images drawn anew, warm-up", "two processes"])
+@pytest.mark.parametrize("kind", soak.KINDS)
 def test_a_training_that_was_killed_twice_ends_as_one_that_was_not(kind, tmp_path):
     """`python tests/soak.py` tries every kind, with twenty kills."""
     assert len(soak.soak(tmp_path, kind, 2, random.Random(3))) > 0

@@ -212,6 +212,7 @@ class Pictures(Callback):
     def _save(self, file: Path, content: bytes) -> None:
         """Save a picture. The first that cannot be saved is a warning: it is no reason to end a run."""
         try:
+            self.run.path.stat()  # names a run directory that was deleted: `save` would make it again for its own files
             save(file, content)
         except OSError as error:
             if not self.lost:

@@ -356,6 +356,14 @@ def test_only_the_first_process_draws(stage):
     assert show.logged == [] and not list(show.run.path.iterdir()) and show.modes == []
 
 
+def test_a_run_directory_that_was_deleted_is_not_made_again(stage, caplog):
+    show = stage()
+    show.run.path.rmdir()
+    show.epochs(1)
+    assert not show.run.path.exists()
+    assert caplog.text.count(f"No such file or directory: '{show.run}'") == 1
+
+
 def test_pictures_that_cannot_be_saved_are_one_warning(stage, caplog):
     """The loggers have them all the same."""
     show = stage()
