@@ -4,7 +4,18 @@ import argparse
 import logging
 
 from cvae.cli import readable_errors
-from cvae.commands import compare, encode, evaluate, explore, export, interpolate, reconstruct, sample, traverse
+from cvae.commands import (
+    compare,
+    encode,
+    evaluate,
+    explore,
+    export,
+    fit_prior,
+    interpolate,
+    reconstruct,
+    sample,
+    traverse,
+)
 from cvae.console import ConsoleHandler
 from cvae.run import BEST, LAST, Run
 
@@ -15,6 +26,7 @@ COMMANDS = (
     encode,
     interpolate,
     traverse,
+    fit_prior,
     export,
     compare,
     explore,

@@ -36,7 +36,12 @@ PARTS = {  # group -> where its parts come from: a package of cvae with its modu
     "logger": ("pytorch_lightning.loggers.CSVLogger", "cvae.training"),
 }
 WRITING = ("trainer", "callbacks", "logger")  # groups of parts that write files
-PARTIAL = ("data", "optimizer", "scheduler")  # groups of parts that are finished later: what Hydra calls _partial_
+PARTIAL = (
+    "data",
+    "optimizer",
+    "prior",
+    "scheduler",
+)  # groups of parts that are finished later: what Hydra calls _partial_
 
 DATA_ROOT = "${oc.env:CVAE_DATA,data}"
 ENVIRONMENT = {  # references to the environment as conf/ has them, which lead to what the user chose

@@ -138,7 +138,7 @@ def require_same_latents(cfg: DictConfig, posterior: Posterior) -> None:
         raise UserError(
             f"posterior ({cfg.posterior._target_}) and prior ({cfg.prior._target_}) do not fit: this posterior is of "
             f"{kinds[not of_codes]}, the prior of {kinds[of_codes]}. Of codes are posterior=categorical, fsq "
-            "and vq, with prior=uniform; the others are of numbers"
+            "and vq, with prior=uniform and autoregressive; the others are of numbers"
         )
 
 

@@ -60,6 +60,7 @@ class Run:
         self.rates = self.path / "latent_rates.png"
         self.curves = self.path / "learning_curves.png"
         self.groups = self.path / "latent_groups.png"
+        self.codes = self.path / "latent_codes.png"
         self.samples = self.path / "samples.png"
         self.reconstructed = self.path / "reconstructed.png"
         self.latents = self.path / "latents.npz"

@@ -115,6 +115,11 @@ class VAE(nn.Module):
         with torch.no_grad():
             return shape, self._likelihood_of(z, y).event_shape
 
+    @property
+    def latent_map(self) -> tuple[int, int] | None:
+        """(H', W') of the map that the latents lie on, z = (n, H', W') flattened; None where they are a vector."""
+        return getattr(self.decoder, "latent_map", None)
+
     def encode(self, x: Tensor, y: Tensor | None = None) -> Distribution:
         """q(z|x) for x (B, C, H, W) in [0, 1] and labels y (B,): batch (B,), event (D,).
 

@@ -1,9 +1,15 @@
 """python -m cvae evaluate RUN: measure a run on its test set."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from cvae.errors import ConfigError
 from cvae.run import Run
+
+if TYPE_CHECKING:
+    from cvae.data import ImageData
+    from cvae.evaluation import Figure, Settings
+    from cvae.vae import VAE
 
 
 def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
@@ -60,9 +66,6 @@ def measure(args: argparse.Namespace) -> None:
     from cvae.build import load_data, load_with_step
     from cvae.devices import DEVICES, available, keep_freed_memory
     from cvae.evaluation import Settings
-    from cvae.evaluation.report import markdown, report, scalars
-    from cvae.training.loggers import close, log_curves, log_table
-    from cvae.training.tensorboard import TensorBoard
 
     try:
         settings = Settings(args.samples, args.images, args.aggregate_images, args.memory, args.seed, args.until)
@@ -74,9 +77,21 @@ def measure(args: argparse.Namespace) -> None:
     run = Run(args.run, args.trust)
     vae, step = load_with_step(run, args.checkpoint, device)
     data = load_data(run, args.data_root)
-    figures = report(vae, data, run, settings, run.checkpoint(args.checkpoint).name, step)
+    into_run(vae, data, run, settings, run.checkpoint(args.checkpoint).name, step)
+
+
+def into_run(
+    vae: "VAE", data: "ImageData", run: Run, settings: "Settings", checkpoint: str, step: int
+) -> "dict[str, Figure]":
+    """The figures of a checkpoint's model, of so many optimizer steps: as a table, into the run and TensorBoard."""
+    from cvae.evaluation.report import markdown, report, scalars
+    from cvae.training.loggers import close, log_curves, log_table
+    from cvae.training.tensorboard import TensorBoard
+
+    figures = report(vae, data, run, settings, checkpoint, step)
     if settings.images is None or settings.images >= len(data.test):
-        board = TensorBoard(args.run)
+        board = TensorBoard(str(run))
         log_curves([board], scalars(figures), step)
         log_table([board], markdown(figures, settings.samples), step)
         close([board], "success")
+    return figures

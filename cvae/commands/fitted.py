@@ -1,8 +1,9 @@
-"""A density fitted to the aggregate posterior of a run: the one that is kept in it, or a new one."""
+"""A prior fitted to the aggregate posterior of a run."""
 
 import argparse
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from cvae.commands.inputs import BATCH, data_of, said, watched
 from cvae.errors import ConfigError, UserError
@@ -16,31 +17,34 @@ if TYPE_CHECKING:
     from cvae.priors import Prior
     from cvae.vae import VAE
 
-KINDS = ("gmm", "flow")
-COMPONENTS = 50  # of the mixture, whose Gaussians have diagonal covariances
+NUMBERS: dict[str, dict[str, Any]] = {  # what can be fitted to latents that are numbers -> the part, as in a config
+    "gmm": {"_target_": "cvae.priors.MixtureOfGaussians", "components": 50},
+    "flow": {"_target_": "cvae.priors.Standardized", "prior": {"_target_": "cvae.priors.FlowPrior", "_partial_": True}},
+}
+CODES: dict[str, dict[str, Any]] = {"autoregressive": {"_target_": "cvae.priors.AutoregressiveCodes"}}  # the same
+KINDS = (*NUMBERS, *CODES)
 ROUNDS = 50  # of fitting, at most
 
 
 def fitted(kind: str, args: argparse.Namespace, vae: "VAE", step: int) -> "Prior":
     """p(z) of this kind, fitted to one draw of q(z|x) for each training image.
 
-    The density of a checkpoint is kept in the run, under a name of the checkpoint and its step.
+    That of a checkpoint is kept in the run, under a name of the checkpoint and its step.
 
     Raises:
-        UserError: it is not there yet, and the data are missing; or the file is damaged or another model's.
+        UserError: it is not there yet, and the data are missing; or the file is damaged or another model's; or it is no
+            prior of such latents.
     """
     import torch
 
     from cvae.checkpoint import read_checkpoint
-    from cvae.distributions import is_discrete
     from cvae.evaluation.fit import fit
     from cvae.noise import fixed_noise
 
-    if is_discrete(vae.p_z()):
-        raise ConfigError("--prior", kind, "left out: the latents of this model are codes, which have no density")
+    part = part_of(kind, vae, "--prior")
     file = Run(args.run).fitted_prior(kind, args.checkpoint, step)
     with fixed_noise(0, torch.device("cpu")):
-        prior = unfitted(kind, vae.shapes[0][0])
+        prior = unfitted(part, vae)
         if not file.exists():
             z = posterior_draws(vae, data_of(args))
             found = fit(prior, z, watched(range(ROUNDS), f"fitting {kind}", ROUNDS))
@@ -55,17 +59,27 @@ def fitted(kind: str, args: argparse.Namespace, vae: "VAE", step: int) -> "Prior
     return prior.eval()
 
 
-def unfitted(kind: str, latent_dim: int) -> "Prior":
-    from cvae.evaluation.fit import Standardized
-    from cvae.priors import FlowPrior, MixtureOfGaussians
+def part_of(kind: str, vae: "VAE", key: str) -> dict[str, Any]:
+    """The part of a config that makes a prior of this kind. Raises ConfigError unless it is one of such latents."""
+    parts, latents = (NUMBERS, "numbers") if vae.posterior.num_codes is None else (CODES, "codes")
+    if kind not in parts:
+        raise ConfigError(key, kind, f"{' or '.join(parts)}: the latents of this model are {latents}")
+    return parts[kind]
 
-    if kind == "gmm":
-        return MixtureOfGaussians(latent_dim, components=COMPONENTS)
-    return Standardized(FlowPrior(latent_dim), latent_dim)
+
+def unfitted(part: Mapping[str, Any], vae: "VAE") -> "Prior":
+    """The prior that a part of a config describes, of the latents of a model."""
+    from omegaconf import OmegaConf
+
+    from cvae.build import make
+
+    codes = {} if vae.posterior.num_codes is None else {"num_codes": vae.posterior.num_codes}
+    latent_dim = vae.shapes[0][0] // vae.posterior.width
+    return make(OmegaConf.create({"prior": part}), "prior", latent_dim=latent_dim, image_shape=None, **codes)
 
 
 def posterior_draws(vae: "VAE", data: "ImageData") -> "Tensor":
-    """One draw of q(z|x) for each training image: (N, D)."""
+    """What a prior scores of one draw of q(z|x) for each training image: z (N, D), or codes (N, M)."""
     import torch
 
     parts = []
@@ -73,5 +87,5 @@ def posterior_draws(vae: "VAE", data: "ImageData") -> "Tensor":
         batches = torch.arange(len(data.train)).split(BATCH)
         for rows in watched(batches, "encoding", len(batches)):
             x, y = data.batch("train", rows.tolist())
-            parts.append(vae.encode(x, vae.labels(y)).sample())
+            parts.append(vae.posterior.read(vae.encode(x, vae.labels(y)).sample()))
     return torch.cat(parts)

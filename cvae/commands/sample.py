@@ -33,8 +33,8 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     sample.add_argument(
         "--prior",
         choices=KINDS,
-        help="draw from a density that is fitted to the aggregate posterior of the training images, a mixture of "
-        "Gaussians or a flow, instead of the prior; it is kept in the run (Ghosh et al. 2020)",
+        help="draw from a prior that is fitted to the aggregate posterior of the training images, a mixture of "
+        "Gaussians or a flow, or for codes an autoregressive one; it is kept in the run (Ghosh et al. 2020)",
     )
     sample.add_argument("--data-root", metavar="DIR", help="for --prior: the folder of the data, if it has moved")
     sample.add_argument(

@@ -17,6 +17,7 @@ from cvae.evaluation.blocks import Batch, images_of_a_block, in_blocks
 from cvae.evaluation.importance import Means, Measured, measure
 from cvae.evaluation.settings import Settings
 from cvae.noise import fixed_noise
+from cvae.posteriors import Posterior
 from cvae.vae import VAE
 
 ACTIVE = 0.01  # variance of the posterior mean over images, above which a latent counts as active
@@ -55,6 +56,8 @@ def evaluate(
 
     A posterior of one code (vq, fsq) has no such weights: nll is then a bound, distortion - log p(code), that more
     samples don't tighten, and the table says "at most" (van den Oord et al. 2017, section 3.2).
+
+    Of codes there are perplexity and used_codes, over the first draw of each image.
 
     Where there are several groups of latents, rate_1, rate_2, … are those of each from the top down. They sum to rate.
 
@@ -120,6 +123,7 @@ def figures_of(vae: VAE, every: Measured, variance: Tensor, log_qz: Tensor, dims
         "few_effective": few_effective(every.effective),
         "active_units": active_units(variance),
         **of_groups(every.rates),
+        **of_codes(vae.posterior, every.z),
         "mutual_information": over_images(log_q - log_qz, "mutual information I(x; z)", undefined),
         "aggregate_kl": over_images(log_qz - log_p, "KL(q(z) || p(z))", undefined),
         "aggregate_rate": over_images(log_q - log_p, "sum of the two"),
@@ -173,6 +177,27 @@ def of_groups(rates: Tensor) -> dict[str, Figure]:
     each = {f"rate_{n}": over_images(rate, f"rate of group {n}") for n, rate in enumerate(rates.T, 1)}
     active = int((rates.mean(0) > USED).sum())
     return {"active_groups": Figure(active, None, f"of {groups} groups", "active groups"), **each}
+
+
+def of_codes(posterior: Posterior, z: Tensor) -> dict[str, Figure]:
+    """How many of its codes a posterior of codes uses, from the codes z (N, D) of N images; else nothing.
+
+    Perplexity is exp(entropy of their shares): as many codes, used equally, would have this entropy (van den Oord et
+    al. 2017 report it).
+    """
+    if posterior.num_codes is None:
+        return {}
+    counts = posterior.read(z).flatten().bincount(minlength=posterior.num_codes)
+    unit = f"of {posterior.num_codes:,} codes"
+    return {
+        "perplexity": Figure(perplexity(counts), None, unit, "perplexity of the codes"),
+        "used_codes": Figure(int((counts > 0).sum()), None, unit, "codes that are used"),
+    }
+
+
+def perplexity(counts: Tensor) -> float:
+    """exp(entropy) of shares, from counts (C,), not all of them 0."""
+    return torch.special.entr(counts.double() / counts.sum()).sum().exp().item()
 
 
 def bits_per_dim(vae: VAE, nll: Figure, dims: int) -> Figure:

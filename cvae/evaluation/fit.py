@@ -4,64 +4,50 @@ Training makes the aggregate posterior resemble p(z), but not equal to it. Draws
 afterwards decode to better images.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import deepcopy
 
 import torch
 from torch import Tensor
-from torch.distributions import AffineTransform, Distribution
-from zuko.distributions import NormalizingFlow
+from torch.distributions import Distribution
 
 from cvae.distributions.mixture import diagonal_normal_log_prob
-from cvae.priors import MixtureOfGaussians, Prior
+from cvae.priors import MixtureOfGaussians, Prior, Standardized
 
 HELD_OUT = 10  # every so many-th draw is kept for measuring
-
-
-class Standardized(Prior):
-    """A prior of (z - loc) / scale, for one that expects latents of about N(0, I), as a spline flow does.
-
-    Args:
-        prior: of D dimensions
-    """
-
-    loc: Tensor  # (D,)
-    scale: Tensor  # (D,)
-
-    def __init__(self, prior: Prior, latent_dim: int):
-        super().__init__()
-        self.prior = prior
-        self.register_buffer("loc", torch.zeros(latent_dim))
-        self.register_buffer("scale", torch.ones(latent_dim))
-
-    def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
-        away = AffineTransform(-self.loc / self.scale, 1 / self.scale, event_dim=1)  # zuko's flows take z to the base
-        return NormalizingFlow(away, self.prior(encode))
+BATCH = 500  # draws that are scored at once
 
 
 def fit(prior: Prior, z: Tensor, rounds: Iterable[int]) -> float:
     """Fit `prior`, in place, to draws z (N, D) of the aggregate posterior; returns -log p(z) in nats of others.
+
+    z of a prior of codes are their numbers (N, M).
 
     A mixture of Gaussians is fitted by expectation maximization, any other prior by gradient descent (Adam), which ends
     early when the draws that are held out, a tenth, get no more likely. Random numbers are torch's global ones.
 
     rounds: one round of fitting for each item; a progress bar may be wrapped around a range
     """
-    held_out = torch.arange(len(z)) % HELD_OUT == HELD_OUT - 1
-    kept, others = z[~held_out], z[held_out]
+    kept, others = split(z)
     if isinstance(prior, Standardized):
         prior.loc.copy_(kept.mean(0)), prior.scale.copy_(kept.std(0).clamp(min=1e-6))
     if isinstance(prior, MixtureOfGaussians):
         maximize_expectation(prior, kept, rounds)
     else:
         descend(prior, kept, others, rounds)
-    return surprise(prior, others)
+    return surprise(prior(None), others)
+
+
+def split(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws to fit to, and a tenth to measure with."""
+    held_out = torch.arange(len(z)) % HELD_OUT == HELD_OUT - 1
+    return z[~held_out], z[held_out]
 
 
 @torch.no_grad()
-def surprise(prior: Prior, z: Tensor) -> float:
+def surprise(p: Distribution, z: Tensor) -> float:
     """The mean of -log p(z) over z (N, D), in nats."""
-    return -prior(None).log_prob(z).mean().item()
+    return -torch.cat([p.log_prob(rows) for rows in z.split(BATCH)]).mean().item()
 
 
 @torch.no_grad()
@@ -97,15 +83,15 @@ def spread_out(z: Tensor, count: int) -> Tensor:
 
 
 def descend(prior: Prior, z: Tensor, others: Tensor, rounds: Iterable[int], patience: int = 5) -> None:
-    """Maximum likelihood of z (N, D) by Adam, in batches of 500; the weights are those that suit `others` best."""
+    """Maximum likelihood of z (N, D) by Adam, in batches; the weights are those that suit `others` best."""
     optimizer = torch.optim.Adam(prior.parameters(), 1e-3)
-    best, weights, since = surprise(prior, others), deepcopy(prior.state_dict()), 0
+    best, weights, since = surprise(prior(None), others), deepcopy(prior.state_dict()), 0
     for _ in rounds:
-        for rows in torch.randperm(len(z)).split(500):
+        for rows in torch.randperm(len(z)).split(BATCH):
             optimizer.zero_grad()
             (-prior(None).log_prob(z[rows]).mean()).backward()
             optimizer.step()
-        if (now := surprise(prior, others)) < best:
+        if (now := surprise(prior(None), others)) < best:
             best, weights, since = now, deepcopy(prior.state_dict()), 0
         elif (since := since + 1) == patience:
             break

@@ -65,8 +65,7 @@ def measure(
             trace = vae(x, y, SAMPLES)
         kept = slice(0, min(SAMPLES, samples - start)), slice(0, count)
         rates = torch.stack([precise(latent.log_q[kept]) - precise(latent.log_p[kept]) for latent in trace.latents], -1)
-        log_px_z = precise(trace.px.log_prob(x)[kept])
-        log_w = log_px_z - rates.sum(-1)
+        log_w = (log_px_z := precise(trace.px.log_prob(x)[kept])) - rates.sum(-1)
         log_sums = torch.logaddexp(log_sums, torch.stack([log_w, 2 * log_w]).logsumexp(1))
         z = torch.cat([precise(latent.z[kept]) for latent in trace.latents], -1)
         more = [part.sum(0) for part in (rates, -log_px_z, z, z**2)]
@@ -75,6 +74,8 @@ def measure(
             top = trace.latents[0]
             first = top.z[0, :count].clone(), precise(top.log_q[0, :count]), precise(top.log_p[0, :count])
             known = torch.cat([known_mean(latent, images)[:count] for latent in trace.latents], -1)
+            if all(map(is_one_code, trace.latents)):
+                samples, until = min(samples, SAMPLES), None  # further draws would be the same
         advance("rows", log_px_z.numel())
         start += SAMPLES
         if until is not None and start == samples:
@@ -86,7 +87,7 @@ def measure(
     mean, error = torch.where(known.isnan(), mean, known), torch.where(known.isnan(), error, 0.0)
     log_px, effective = log_sums[0] - math.log(samples), (2 * log_sums[0] - log_sums[1]).exp()
     drawn = torch.full((count,), samples)
-    if any(getattr(latent.q, "is_point", False) for latent in trace.latents):
+    if any(map(is_one_code, trace.latents)):
         effective = torch.full_like(effective, torch.nan)  # all draws are one code: equal, and still no estimate
     measured = Measured(log_px, mean_rates, distortion, drawn, effective, *first)
     return Measured(*(part.cpu() for part in measured))._replace(z=measured.z), Means(mean.cpu(), error.cpu())
@@ -98,6 +99,11 @@ def precise(t: Tensor) -> Tensor:
     So nothing waits for a GPU before the end of a block.
     """
     return (t.cpu() if t.device.type == "mps" else t).double()
+
+
+def is_one_code(latent: Latent) -> bool:
+    """Whether q(z|x) has all its mass on one code, so that all draws are the same."""
+    return getattr(latent.q, "is_point", False)
 
 
 def known_mean(latent: Latent, images: int) -> Tensor:

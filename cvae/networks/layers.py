@@ -62,6 +62,43 @@ class UnflattenHWC(nn.Module):
         return x.unflatten(1, self.shape).permute(0, 3, 1, 2)
 
 
+class FromMap(nn.Sequential):
+    """A decoder of z (B, D) that lies on a map: (D / (H' W'), H', W'), flattened; `layers` follow a 1x1 convolution.
+
+    Raises:
+        ConfigError: D is not a multiple of H' W'.
+    """
+
+    latent_map: tuple[int, int]  # (H', W')
+
+    def __init__(self, latent_dim: int, channels: int, places: Sequence[int], *layers: nn.Module):
+        each = of_each_place("the numbers of z", latent_dim, places)
+        super().__init__(nn.Unflatten(1, (each, *places)), nn.Conv2d(each, channels, 1), *layers)
+        self.latent_map = (places[0], places[1])
+
+
+def to_map(channels: int, num_features: int, places: Sequence[int]) -> list[nn.Module]:
+    """Layers from (B, channels, H', W') to features (B, F) that lie on the map, as z does for `FromMap`.
+
+    Raises:
+        ConfigError: F is not a multiple of H' W'.
+    """
+    return [nn.Conv2d(channels, of_each_place("the posterior's features", num_features, places), 1), nn.Flatten()]
+
+
+def of_each_place(what: str, count: int, places: Sequence[int]) -> int:
+    """How many of `count` numbers each place of a map (H', W') has. Raises ConfigError unless all have as many."""
+    height, width = places
+    if count % (height * width):
+        allowed = (
+            f"false where {what}, {count}, are no multiple of the map's places, {height}x{width}. Make "
+            f"model.latent_dim a multiple of {height * width}; conditional=true, posterior=full_gaussian and iaf do "
+            "not go with it"
+        )
+        raise ConfigError("latent_map", True, allowed)
+    return count // (height * width)
+
+
 class Shift(nn.Module):
     """x + by."""
 

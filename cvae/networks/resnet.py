@@ -7,13 +7,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from cvae.checks import positive_int
+from cvae.checks import one_of, positive_int
 from cvae.networks.layers import (
     Conv2dSame,
     ConvTranspose2dSame,
     FlattenHWC,
+    FromMap,
     UnflattenHWC,
     divisible,
+    to_map,
 )
 
 
@@ -25,6 +27,7 @@ def resnet(
     width: int = 64,
     depth: int = 2,
     halvings: int = 2,
+    latent_map: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     """Residual networks in the style of Kingma et al. 2016.
 
@@ -33,13 +36,18 @@ def resnet(
     The decoder mirrors it, with transposed convolutions; a 3x3 convolution at the full size makes the parameters. With
     two halvings 28x28 becomes 7x7, and 32x32 becomes 8x8; larger images need a third or a fourth.
 
+    With `latent_map` the latents lie on the small map, as many at each place (van den Oord et al. 2017): a 1x1
+    convolution takes the place of each dense layer.
+
     Args:
         width: channels at half the image's size; each further halving doubles them
         depth: residual blocks (two 3x3 convolutions each) at each size, in encoder and decoder
         halvings: how often height and width are halved
+        latent_map: whether the latents lie on the small map
 
     Raises:
-        ConfigError: an option is not a positive integer, or H or W is not a multiple of 2**halvings.
+        ConfigError: an option is not as above, H or W is not a multiple of 2**halvings, or with `latent_map` the places
+            of the small map do not have equally many latents.
     """
     for key, value in {"width": width, "depth": depth, "halvings": halvings}.items():
         positive_int(key, value)
@@ -57,14 +65,15 @@ def resnet(
     for before, after in pairwise([*reversed(widths), width]):
         up += [*blocks(before), ConvTranspose2dSame(before, after, 4, stride=2)]
 
-    encoder = nn.Sequential(*down, normed_silu(widths[-1]), FlattenHWC(), nn.Linear(math.prod(small), num_features))
-    decoder = nn.Sequential(
-        nn.Linear(latent_dim, math.prod(small)),
-        UnflattenHWC(*small),
-        *up,
-        normed_silu(width),
-        Conv2dSame(width, num_params, 3),
-    )
+    down += [normed_silu(widths[-1])]
+    up += [normed_silu(width), Conv2dSame(width, num_params, 3)]
+    if one_of("latent_map", latent_map, (False, True)):
+        *places, channels = small
+        encoder = nn.Sequential(*down, *to_map(channels, num_features, places))
+        decoder: nn.Module = FromMap(latent_dim, channels, places, *up)
+    else:
+        encoder = nn.Sequential(*down, FlattenHWC(), nn.Linear(math.prod(small), num_features))
+        decoder = nn.Sequential(nn.Linear(latent_dim, math.prod(small)), UnflattenHWC(*small), *up)
     return encoder.apply(he_init), decoder.apply(he_init)
 
 

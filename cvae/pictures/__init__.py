@@ -2,9 +2,10 @@
 
 from cvae.pictures.figures import curves, latent_map, manifold, rates, traversal
 from cvae.pictures.grids import gif, grid, headed, image_summary, png, side_by_side, strips
-from cvae.pictures.latent import latent_manifold, plane, quantiles, require_plane
+from cvae.pictures.latent import code_maps, latent_manifold, plane, quantiles, require_plane
 
 __all__ = [
+    "code_maps",
     "curves",
     "gif",
     "grid",

@@ -3,6 +3,8 @@
 from importlib.util import find_spec
 
 import torch
+import torch.nn.functional as F
+from matplotlib import colormaps
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -27,6 +29,22 @@ def quantiles(p: Distribution, steps: int) -> Tensor:
         return base.icdf(levels.to(base.mean).unsqueeze(1).expand(-1, *p.event_shape))
     z = p.sample((DRAWS,))
     return z.quantile(levels.to(z), 0)
+
+
+@torch.no_grad()
+def code_maps(vae: VAE, x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Images x (N, C, H, W), their codes as colours, a row for each map of codes, and the reconstructions from these.
+
+    (R, N, 3, H, W) in [0, 1]. Codes that do not lie on a map are a strip. Colours go by the codes' numbers.
+    """
+    z = vae.encode(x, y).sample()
+    places = vae.latent_map or (1, z.shape[-1] // vae.posterior.width)
+    share = vae.posterior.read(z).float() / max((vae.posterior.num_codes or 1) - 1, 1)
+    coloured = torch.from_numpy(colormaps["turbo"](share.cpu().numpy())[..., :3]).to(x)  # (N, M, 3)
+    maps = coloured.mT.unflatten(-1, (-1, *places)).permute(2, 0, 1, 3, 4)  # (n, N, 3, H', W')
+    shown = torch.stack([F.interpolate(each, x.shape[2:]) for each in maps])
+    around = torch.stack([x, vae.decode(z, y).mean]).expand(-1, -1, 3, -1, -1)
+    return torch.cat([around[:1], shown, around[1:]])
 
 
 @torch.no_grad()

@@ -33,6 +33,10 @@ class Posterior(nn.Module, ABC):
         """p(z), event (D,), from what the prior gives, which for codes is a distribution of their numbers."""
         return p
 
+    def read(self, z: Tensor) -> Tensor:
+        """What a prior scores, from z (..., D): z itself, or the numbers of its codes (..., latent_dim)."""
+        return z
+
     def penalties(self, q: Distribution) -> Mapping[str, Tensor]:
         """What this part adds to the loss alone, (B,) each: no part of the bound."""
         return {}

@@ -5,6 +5,7 @@ from cvae.priors.flow import FlowPrior
 from cvae.priors.mixture import MixtureOfGaussians
 from cvae.priors.prior import Prior
 from cvae.priors.standard_normal import StandardNormal
+from cvae.priors.standardized import Standardized
 from cvae.priors.uniform import UniformCodes
 from cvae.priors.vamp import VampPrior
 
@@ -14,6 +15,7 @@ __all__ = [
     "MixtureOfGaussians",
     "Prior",
     "StandardNormal",
+    "Standardized",
     "UniformCodes",
     "VampPrior",
 ]

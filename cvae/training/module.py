@@ -16,7 +16,7 @@ from cvae.training.engine import Compiled, count_step, take_step, training_terms
 from cvae.training.graphs import Graphed
 from cvae.training.loggers import log_curves
 from cvae.training.rewind import positions
-from cvae.training.totals import Totals, of_all_processes, summed
+from cvae.training.totals import CodeCounts, Totals, of_all_processes, summed
 from cvae.vae import VAE
 from cvae.version import VERSION
 
@@ -213,6 +213,9 @@ class VAEModule(L.LightningModule):
         if not self.trainer.testing:
             self.require_finite_weights()
         self.evaluation.reset()
+        if self.vae.posterior.num_codes is not None:
+            self.codes = CodeCounts(self.vae)
+            self.hook = self.vae.register_forward_hook(self.codes)
         # The same noise at every evaluation, and training goes on as if there had been none.
         self.noise = fixed_noise(self.seed + self.global_rank, self.device)
         self.noise.__enter__()
@@ -224,6 +227,9 @@ class VAEModule(L.LightningModule):
         self.noise.__exit__(None, None, None)
         split = "validation" if self.trainer.datamodule.validation and not self.trainer.testing else "test"
         means = self.evaluation.means_of_all_processes()
+        if self.vae.posterior.num_codes is not None:
+            self.hook.remove()
+            means["perplexity"] = self.codes.perplexity_of_all_processes()
         require_finite(means, f"{split} set, epoch {self.current_epoch + 1}")
         self.draw_curves(named(split, means))
         self.keep({f"{split}/{name}": value for name, value in means.items()})

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 SPLITS = {"train_epoch": "train", "validation": "validation", "test": "test"}  # in figures, and on curves
 WAYS, STEPS = 5, 10  # interpolations, and images of each
 VARIATIONS = 8  # images that differ by one group of latents
+CODED, MAPS = 10, 4  # images with their codes, and at most so many maps of these
 DIMS, PLACES = 10, 7  # latents that are traversed, and images of each
 
 
@@ -188,9 +189,18 @@ class Pictures(Callback):
             points, names = pictures.plane(found.means, self.plane, self.seed)
             title = f"posterior means of the test images, {latent_dim} dimensions"
             yield self.run.map, pictures.latent_map(points.numpy(), labels[: len(points)].numpy(), names, title)
-        if not codes:  # between which nothing lies
+        if codes:
+            yield self.run.codes, self._codes(vae, device)
+        else:  # of codes, between which nothing lies, there is none to move
             yield from self._moved(vae, found, self.x.to(device), None if self.y is None else self.y.to(device))
         yield self.run.curves, pictures.curves(self.history)
+
+    def _codes(self, vae: VAE, device: torch.device) -> np.ndarray:
+        """Test images with their codes."""
+        x, y = self.x[:CODED].to(device), None if self.y is None else self.y[:CODED].to(device)
+        rows = pictures.code_maps(vae, x, y)
+        shown = torch.cat([rows[:-1][: MAPS + 1], rows[-1:]])
+        return pictures.headed(pictures.grid(shown.flatten(0, 1), len(x)), "test images, codes, reconstructions")
 
     def _moved(self, vae: VAE, found: Latents, x: Tensor, y: Tensor | None) -> Iterator[tuple[Path, np.ndarray]]:
         """Latents of test images moved along single dimensions, and to those of others."""

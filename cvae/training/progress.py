@@ -15,6 +15,8 @@ __all__ = ["EpochLines", "ProgressBar"]  # what conf/ and saved configs may name
 
 log = logging.getLogger(__name__)
 
+REDRAW = 0.5  # seconds
+
 
 class ProgressBar(Callback):
     """One bar for the whole training with the time left, and the figures of the last `log_every_n_steps` steps."""
@@ -28,7 +30,7 @@ class ProgressBar(Callback):
             TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
         )  # fmt: skip
-        self.bar = Progress(*columns, console=console)
+        self.bar = Progress(*columns, console=console, auto_refresh=False)
         steps = trainer.estimated_stepping_batches  # of Lightning's loop
         if trainer.datamodule.minibatches > 1:
             steps = trainer.max_epochs * trainer.datamodule.steps_of_an_epoch()
@@ -39,15 +41,15 @@ class ProgressBar(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: VAEModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        # Five times a second is enough for the eye, and costs the training nothing.
-        if trainer.is_global_zero and time.monotonic() - self.drawn > 0.2:
+        # Drawing takes milliseconds, and in a thread of its own it would stop those that multiply matrices.
+        if trainer.is_global_zero and time.monotonic() - self.drawn > REDRAW:
             self._draw(trainer, module)
 
     def _draw(self, trainer: Trainer, module: VAEModule) -> None:
         shown = SHOWN if console.width >= 100 else SHOWN[:1]  # leave room for the time left
         figures = "  ".join(f"{name} {module.recent[name]:.2f}" for name in shown if name in module.recent)
         epoch = f"{min(trainer.current_epoch + 1, trainer.max_epochs)}/{trainer.max_epochs}"
-        self.bar.update(self.task, completed=trainer.global_step, epoch=epoch, figures=figures)
+        self.bar.update(self.task, completed=trainer.global_step, epoch=epoch, figures=figures, refresh=True)
         self.drawn = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, module: VAEModule) -> None:

@@ -7,7 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cvae.evaluation.figures import perplexity
 from cvae.objectives import Terms
+from cvae.vae import VAE, Trace
 
 SHOWN = ("elbo", "rate", "distortion")  # the figures on a log line and on the progress bar
 
@@ -74,6 +76,28 @@ class Totals:
     def load_state_dict(self, state: dict, device: torch.device) -> None:
         self.names, self.count = tuple(state["names"]), state["count"]
         self.sums = [sums.to(device) for sums in state["sums"]]
+
+
+class CodeCounts:
+    """How often each code is used, where latents are codes, by a draw an image: a hook on the model's forward pass.
+
+    Args:
+        vae: the model, whose top group has the codes
+    """
+
+    def __init__(self, vae: VAE) -> None:
+        self.posterior = vae.posterior
+        self.counts = torch.zeros(vae.posterior.num_codes or 0, dtype=torch.long, device=next(vae.parameters()).device)
+
+    def __call__(self, vae: VAE, inputs: tuple, trace: Trace) -> None:
+        codes = self.posterior.read(trace.latents[0].z[0]).flatten()
+        self.counts += codes.bincount(minlength=len(self.counts))
+
+    def perplexity_of_all_processes(self) -> float:
+        """exp(entropy of the codes' shares), over the images of all processes; every process must call it."""
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self.counts)
+        return perplexity(self.counts)
 
 
 def summed(terms: Terms) -> tuple[tuple[str, ...], Tensor]:

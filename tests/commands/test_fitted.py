@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from code_vaes import CODES, OF_CODES, vae_of
 from test_commands import make_run, other_weights
 from test_use import arrays
 from tiny import TINY
@@ -10,9 +11,10 @@ from tiny import TINY
 import cvae
 from cvae.build import load_data
 from cvae.commands import fitted as module
-from cvae.evaluation.fit import Standardized, fit
+from cvae.evaluation.fit import fit
 from cvae.noise import fixed_noise
-from cvae.priors import FlowPrior, MixtureOfGaussians
+from cvae.posteriors import DiagonalGaussian
+from cvae.priors import FlowPrior, MixtureOfGaussians, Standardized, StandardNormal
 from cvae.run import Run
 
 CPU = torch.device("cpu")
@@ -21,7 +23,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ROUNDS", 2)
-    monkeypatch.setattr(module, "COMPONENTS", 3)
+    monkeypatch.setitem(module.NUMBERS["gmm"], "components", 3)
     torch.manual_seed(1)
     folder = make_run(tmp_path / "run", "conditional=true", base=TINY)
     other_weights(folder)
@@ -30,7 +32,7 @@ def run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("kind", "make"),
-    [("gmm", lambda: MixtureOfGaussians(2, components=3)), ("flow", lambda: Standardized(FlowPrior(2), 2))],
+    [("gmm", lambda: MixtureOfGaussians(2, components=3)), ("flow", lambda: Standardized(2, None, FlowPrior))],
 )
 def test_samples_come_from_the_density_that_is_fitted(run, call, tmp_path, monkeypatch, kind, make):
     monkeypatch.setattr(module, "BATCH", 4)
@@ -67,8 +69,14 @@ def test_it_is_fitted_once_for_each_checkpoint(run, call, monkeypatch):
 
 
 def test_the_numbers_of_the_fit():
-    assert (module.COMPONENTS, module.ROUNDS, module.KINDS) == (50, 50, ("gmm", "flow"))
-    assert module.unfitted("gmm", 3).mean.shape == (50, 3)
+    assert module.ROUNDS == 50 and module.KINDS == ("gmm", "flow", "autoregressive")
+    vae = vae_of(lambda _: DiagonalGaussian(3), lambda dims, shape, codes: StandardNormal(dims))
+    assert module.unfitted(module.NUMBERS["gmm"], vae).mean.shape == (50, 3)
+    prior = module.unfitted(module.NUMBERS["flow"], vae)
+    assert prior.loc.shape == (3,) and prior.state_dict().keys() == Standardized(3, None, FlowPrior).state_dict().keys()
+    codes = vae_of(CODES["vq"], OF_CODES["uniform"])
+    prior = module.unfitted(module.CODES["autoregressive"], codes)
+    assert (prior.latent_dim, prior.num_codes) == (3, 5)
 
 
 def test_a_file_that_holds_another_density(run, call):

@@ -176,6 +176,39 @@ def test_mlp_is_what_it_says():
     torch.testing.assert_close(linear((a + b) / 2), (linear(a) + linear(b)) / 2)
 
 
+def on_a_map(latents, num_features, **options):
+    return build("resnet", (1, 8, 12), num_features, 2, latents, width=6, depth=1, latent_map=True, **options)
+
+
+def test_latents_on_a_map_are_of_their_place():
+    """z (n, H', W') and the features, flattened: far from a place nothing depends on what lies there."""
+    encoder, decoder = on_a_map(18, 12)
+    with torch.no_grad():
+        for parameter in [*encoder.parameters(), *decoder.parameters()]:
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    assert decoder.latent_map == (2, 3)
+    x = torch.rand(1, 1, 8, 12, requires_grad=True)
+    features = encoder(x)
+    assert features.shape == (1, 12)
+    by_place = features.unflatten(1, (2, 2, 3))
+    kernel = encoder[-2].weight[:, :, 0, 0]
+    expected = torch.einsum("fc,nchw->nfhw", kernel, encoder[:-2](x)) + encoder[-2].bias[:, None, None]
+    torch.testing.assert_close(by_place, expected)
+    z = torch.randn(1, 18)
+    inside = torch.einsum("fc,nchw->nfhw", decoder[1].weight[:, :, 0, 0], z.view(1, 3, 2, 3))
+    torch.testing.assert_close(decoder[1](decoder[0](z)), inside + decoder[1].bias[:, None, None])
+    assert decoder(z).shape == (1, 2, 8, 12)
+
+
+@pytest.mark.parametrize(("latents", "num_features", "what"), [(17, 12, "numbers of z, 17"), (18, 11, "features, 11")])
+def test_a_map_has_as_many_latents_at_each_place(latents, num_features, what):
+    message = rf"^model.latent_map=True: must be false where the .*{what}, are no multiple of the map's places, 2x3"
+    with pytest.raises(ConfigError, match=message):
+        on_a_map(latents, num_features)
+    with pytest.raises(ConfigError, match="^model.latent_map=yes: must be one of False, True$"):
+        build("resnet", (1, 8, 8), latent_map="yes")
+
+
 # layer, how many inputs one output sums over, how many outputs one input reaches
 LAYERS = [
     (nn.Linear(500, 300), 500, 300),

@@ -5,6 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from code_vaes import CODES, OF_CODES, vae_of
+from matplotlib import colormaps
 from torch.distributions import Independent, Laplace, Normal
 
 from cvae import pictures
@@ -132,3 +135,21 @@ def test_a_plane_is_a_word_and_its_package_is_there(monkeypatch):
         pictures.require_plane("plane", "lda")
     monkeypatch.setattr(latent, "find_spec", lambda name: "there")
     assert pictures.require_plane("plane", "umap") == "umap"
+
+
+@pytest.mark.parametrize(("latent_map", "places", "maps"), [((1, 2), (1, 2), 2), (None, (1, 4), 1)])
+def test_code_maps(latent_map, places, maps):
+    """Between images and what is made of their codes: a row for each map, a colour for each number."""
+    vae = vae_of(CODES["fsq"], OF_CODES["uniform"], codes=4).float()
+    vae.decoder.latent_map = latent_map
+    x = torch.randint(2, (3, 1, 2, 2)).float()
+    rows = pictures.code_maps(vae, x)
+    assert rows.shape == (maps + 2, 3, 3, 2, 2)
+    torch.testing.assert_close(rows[0], x.expand(-1, 3, -1, -1))
+    q = vae.encode(x)
+    torch.testing.assert_close(rows[-1], vae.decode(q.mean).mean.expand(-1, 3, -1, -1))
+    codes = vae.posterior.read(q.mean).view(3, maps, *places)
+    for n in range(3):
+        for number in range(maps):
+            expected = torch.tensor(colormaps["turbo"](codes[n, number].numpy() / 5)[..., :3]).float().permute(2, 0, 1)
+            torch.testing.assert_close(rows[1 + number, n], F.interpolate(expected[None], (2, 2))[0])

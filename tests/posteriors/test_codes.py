@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from cvae.distributions import Codes, OneHots, is_discrete, rsample_and_log_prob
 from cvae.errors import ConfigError, UserError
 from cvae.evaluation import Settings, evaluate
 from cvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
-from cvae.posteriors import FSQ, VQ, Categorical
+from cvae.posteriors import FSQ, VQ, Categorical, DiagonalGaussian
 from cvae.schedules import Linear
 
 F64 = torch.float64
@@ -369,6 +370,39 @@ def test_the_evaluation_says_that_one_code_gives_a_bound(vae):
             assert each["nll"].value == pytest.approx(bound) and each["elbo"].value == pytest.approx(-bound)
 
 
-def test_no_density_is_fitted_to_codes(vae):
-    with pytest.raises(ConfigError, match="^--prior=gmm: must be left out: the latents of this model are codes"):
-        fitted("gmm", SimpleNamespace(run="nowhere"), vae, 1)
+def test_the_evaluation_of_one_code_makes_no_draws_that_are_the_same(vae):
+    seen = []
+    vae.register_forward_hook(lambda vae, inputs, trace: seen.append(len(trace.latents[0].z)))
+    figures = evaluate(vae, [(binary(8), None)], Settings(samples=30))
+    one = type(vae.posterior) is not Categorical
+    assert sum(seen) >= 30 or one
+    assert len([number for number in seen if number == 10]) == (1 if one else 3)
+    assert figures["effective_samples"].unit == ("of 10" if one else "of 30")
+    until = evaluate(vae, [(binary(8), None)], Settings(samples=30, until=1e-9)) if one else figures
+    assert until["nll"].meaning == figures["nll"].meaning
+
+
+def test_the_evaluation_says_how_many_codes_are_used(vae):
+    x = binary(9)
+    figures = evaluate(vae, [(x[:5], None), (x[5:], None)], Settings(samples=2))
+    torch.manual_seed(0)
+    if type(vae.posterior) is Categorical:
+        every = []
+        vae.register_forward_hook(lambda vae, inputs, trace: every.append(trace.latents[0].z[0]))
+        evaluate(vae, [(x, None)], Settings(samples=2))
+        codes = vae.posterior.read(every[1][:9])  # the first draw of the block
+    else:
+        codes = vae.posterior.read(vae.encode(x).mean)
+    shares = [(codes == code).double().mean().item() for code in codes.unique()]
+    entropy = -sum(share * math.log(share) for share in shares)
+    assert figures["perplexity"].value == pytest.approx(math.exp(entropy))
+    assert figures["used_codes"].value == len(shares)
+    assert figures["used_codes"].unit == figures["perplexity"].unit == f"of {vae.posterior.num_codes} codes"
+
+
+@pytest.mark.parametrize(("kind", "latents"), [("gmm", "codes"), ("autoregressive", "numbers")])
+def test_each_kind_of_latents_has_priors_of_its_own(vae, kind, latents):
+    if latents == "numbers":
+        vae.posterior = DiagonalGaussian(2)
+    with pytest.raises(ConfigError, match=f"^--prior={kind}: must be .*: the latents of this model are {latents}$"):
+        fitted(kind, SimpleNamespace(run="nowhere"), vae, 1)

@@ -215,12 +215,36 @@ def test_a_plane_traversals_and_rates_of_any_number_of_latents(stage, latent_dim
     assert np.array_equal(read(show.run.latent_traversal), expected)
 
 
-def test_codes_are_not_moved(stage):
+def test_codes_are_shown_and_not_moved(stage):
     """Between two of them there is nothing; the plane shows the probabilities of each."""
-    show = stage("posterior=categorical", "prior=uniform", "model.latent_dim=4")
+    show = stage("posterior=fsq", "prior=uniform", "model.latent_dim=4")
     show.epochs(1)
     names = {path.name for path in show.run.path.glob("*.png")}
-    assert names == {"reconstruction.png", "latent_map.png", "learning_curves.png"}
+    assert names == {"reconstruction.png", "latent_map.png", "latent_codes.png", "learning_curves.png"}
+    rows = pictures.code_maps(show.vae, show.data.batch("test", range(4))[0])
+    expected = pictures.headed(pictures.grid(rows.flatten(0, 1), 4), "test images, codes, reconstructions")
+    assert rows.shape[0] == 3 and np.array_equal(read(show.run.codes), expected)
+
+
+def test_of_many_maps_of_codes_few_are_shown(stage):
+    show = stage("callbacks.pictures.num=25", "data.source.test_size=12")
+    show.epochs(0)
+    words = [
+        "model=resnet",
+        "model.latent_map=true",
+        "model.latent_dim=24",
+        "model.width=4",
+        "data.image_shape=[1,8,8]",
+    ]
+    show.vae = build_vae(config("data=synthetic", "posterior=fsq", "prior=uniform", *words))
+    show.module = VAEModule(show.vae, None, None, None)
+    show.module.figures = {}
+    show.callback.publish(show.trainer, show.module)
+    rows = pictures.code_maps(show.vae, show.data.batch("test", range(10))[0])
+    assert rows.shape[:2] == (8, 10)  # 6 maps of 2x2, of ten images
+    shown = torch.cat([rows[:5], rows[7:]])
+    expected = pictures.headed(pictures.grid(shown.flatten(0, 1), 10), "test images, codes, reconstructions")
+    assert np.array_equal(read(show.run.codes), expected)
 
 
 def test_interpolations_are_between_neighbouring_test_images(stage):
