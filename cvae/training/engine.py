@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytorch_lightning as L
 import torch
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.plugins import Precision
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
@@ -28,14 +30,16 @@ WATCHING = (
 )
 
 
-# Keys of the trainer that do not change what a training step is, beside those that choose a device. Others may
-# count minibatches, average or clip gradients: then each minibatch is a step of Lightning's loop.
+# Keys of the trainer that do not change what a training step is, beside those that choose a device, and those that the
+# module sees to. Others may count minibatches or average gradients: then each minibatch is a step of Lightning's loop.
 HARMLESS = {
     "_target_", "accelerator", "devices", "strategy", "compile", "cuda_graphs", "max_epochs", "log_every_n_steps",
     "num_sanity_val_steps", "enable_progress_bar", "enable_model_summary", "plugins", "use_distributed_sampler",
     "check_val_every_n_epoch", "limit_val_batches", "limit_test_batches", "deterministic", "benchmark",
-    "precision",
+    "precision", "gradient_clip_val", "gradient_clip_algorithm",
 }  # fmt: skip
+
+Clip = Callable[[Optimizer], Any]  # changes the gradients of the optimizer's parameters
 
 
 def minibatches_of_a_step(trainer: L.Trainer, options: Iterable[str]) -> int:
@@ -90,11 +94,29 @@ class Compiled:
             return self.plain(objective, vae, x, y, step)
 
 
-def take_step(loss: Callable[[], tuple[Tensor, Terms]], optimizer: Optimizer) -> Terms:
+def clipping(precision: Precision, value: float | None, algorithm: str | None) -> Clip | None:
+    """How gradients are clipped before an optimizer step; None where value is None. It waits for no device.
+
+    The functions are Lightning's. The module calls them, for the trainer refuses to clip where `training_step` takes
+    several optimizer steps, and in bfloat16 it refuses fused optimizers.
+
+    Args:
+        value: the largest norm of all gradients together, or with algorithm="value" the largest size of each number in
+            them
+    """
+    if value is None:
+        return None
+    clip = precision.clip_grad_by_value if algorithm == "value" else precision.clip_grad_by_norm
+    return lambda optimizer: clip(optimizer, value)
+
+
+def take_step(loss: Callable[[], tuple[Tensor, Terms]], optimizer: Optimizer, clip: Clip | None = None) -> Terms:
     """One optimizer step, as Lightning takes it in full precision and in bfloat16, without its hooks."""
     optimizer.zero_grad()
     mean, terms = loss()
     mean.backward()
+    if clip:
+        clip(optimizer)
     optimizer.step()
     torch.clear_autocast_cache()  # which holds the weights from before the step
     return terms

@@ -3,16 +3,18 @@
 import math
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytorch_lightning as L
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from cvae.checkpoint import FORMAT
 from cvae.errors import NotFinite
 from cvae.noise import fixed_noise, noise_of
 from cvae.objectives import Objective, Terms
-from cvae.training.engine import Compiled, count_step, take_step, training_terms
+from cvae.training.engine import Clip, Compiled, count_step, take_step, training_terms
 from cvae.training.graphs import Graphed
 from cvae.training.loggers import log_curves
 from cvae.training.rewind import positions
@@ -37,6 +39,7 @@ class VAEModule(L.LightningModule):
         minibatches: how many a batch of Lightning's has. With 1 it optimizes; with more `training_step` does
         compile: whether torch.compile makes one program of the terms of a training step
         graphs: whether the steps of several minibatches are CUDA graphs
+        clip: what is done to the gradients before an optimizer step
     """
 
     def __init__(
@@ -49,10 +52,11 @@ class VAEModule(L.LightningModule):
         minibatches: int = 1,
         compile: bool = False,
         graphs: bool = False,
+        clip: Clip | None = None,
     ) -> None:
         super().__init__()
         self.training_terms = Compiled(training_terms) if compile else training_terms
-        self.automatic_optimization, self.graphs = minibatches == 1, graphs
+        self.automatic_optimization, self.graphs, self.clip = minibatches == 1, graphs, clip
         self.vae, self.objective, self.seed = vae, objective, seed
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.window, self.epoch, self.evaluation = Totals(), Totals(), Totals()
@@ -99,9 +103,14 @@ class VAEModule(L.LightningModule):
         What differs from step to step is in the arguments, in the parameters and in the device's random numbers, so
         that a CUDA graph can repeat it.
         """
-        terms = take_step(lambda: self.loss(levels, y, step), self.optimizers(use_pl_optimizer=False))
+        terms = take_step(lambda: self.loss(levels, y, step), self.optimizers(use_pl_optimizer=False), self.clip)
         self.names, sums = summed(terms)
         return sums
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        """Where each minibatch is a step of Lightning's loop, which calls this before the optimizer's step."""
+        if self.clip:
+            self.clip(optimizer)
 
     def loss(self, levels: Tensor, y: Tensor, step: int | Tensor) -> tuple[Tensor, Terms]:
         """What is minimized, for levels uint8 (B, C, H, W) and labels y (B,), and the terms that it is the mean of."""

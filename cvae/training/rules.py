@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from pytorch_lightning import Trainer
 from torch import nn
 
 from cvae.build import make
@@ -61,6 +62,7 @@ RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config ha
     "trainer.limit_val_batches": some_batches,
     "trainer.limit_test_batches": some_batches,
     "trainer.gradient_clip_val": or_null(positive_number),
+    "trainer.gradient_clip_algorithm": partial(one_of, allowed=("norm", "value", None)),
     "optimizer.lr": positive_number,
     "optimizer.eps": positive_number,
     "optimizer.weight_decay": number,
@@ -95,6 +97,14 @@ def require_batches(cfg: DictConfig, data: ImageData) -> None:
         share, count = cfg.trainer.get(key), len(loader())
         if isinstance(share, float) and int(share * count) == 0:
             raise ConfigError(f"trainer.{key}", share, f"at least {1 / count:.3g}: there are {count} batches")
+
+
+def require_unscaled(cfg: DictConfig, trainer: Trainer) -> None:
+    """Raise ConfigError where gradients are to be clipped that the optimizer unscales only within its step."""
+    if trainer.precision == "16-mixed" and cfg.trainer.get("gradient_clip_val") and cfg.optimizer.get("fused"):
+        raise ConfigError(
+            "optimizer.fused", True, "false with trainer.precision=16-mixed and trainer.gradient_clip_val"
+        )
 
 
 def tried(cfg: DictConfig, group: str, argument: Any) -> Any:

@@ -23,14 +23,14 @@ from cvae.evaluation.report import markdown, report, scalars
 from cvae.noise import fixed_noise
 from cvae.run import LAST, Run, first_process
 from cvae.training.checkpoints import Checkpoints, last_good
-from cvae.training.engine import graphs_of, minibatches_of_a_step
+from cvae.training.engine import clipping, graphs_of, minibatches_of_a_step
 from cvae.training.loggers import close, forgiving, log_curves, log_start, log_table
 from cvae.training.module import SELECTION, VAEModule
 from cvae.training.pictures import Pictures
 from cvae.training.processes import together
 from cvae.training.progress import EpochLines
 from cvae.training.rewind import rewind
-from cvae.training.rules import check, require_batches
+from cvae.training.rules import check, require_batches, require_unscaled
 from cvae.training.signals import requeue, signals
 
 log = logging.getLogger(__name__)
@@ -172,10 +172,14 @@ def assemble(cfg: DictConfig) -> Parts:
     callbacks, loggers = list(make(cfg, "callbacks").values()), [*map(forgiving, make(cfg, "logger").values())]
     saves = any(isinstance(part, L.callbacks.Checkpoint) for part in callbacks)  # else Lightning adds one of its own
     trainer = make(for_lightning(cfg), "trainer", logger=loggers, callbacks=callbacks, enable_checkpointing=saves)
+    require_unscaled(cfg, trainer)
     data.minibatches = minibatches_of_a_step(trainer, [key for key, value in cfg.trainer.items() if value is not None])
     parts = (make(cfg, name) for name in ("objective", "optimizer", "scheduler"))
-    graphs = graphs_of(trainer, cfg.trainer.get("cuda_graphs", False))
-    module = VAEModule(vae, *parts, cfg.seed, data.minibatches, cfg.trainer.get("compile", False), graphs)
+    compile, graphs = cfg.trainer.get("compile", False), graphs_of(trainer, cfg.trainer.get("cuda_graphs", False))
+    clip = clipping(
+        trainer.precision_plugin, *(cfg.trainer.get(f"gradient_clip_{key}") for key in ("val", "algorithm"))
+    )
+    module = VAEModule(vae, *parts, cfg.seed, data.minibatches, compile, graphs, clip)
     if not trainer.is_global_zero:  # only rank 0 speaks
         logging.getLogger("cvae").setLevel(logging.WARNING)
     return Parts(data, module, trainer, settings)
@@ -185,7 +189,7 @@ def for_lightning(cfg: DictConfig) -> DictConfig:
     """The config without the trainer's keys that are ours."""
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
-    for key in ("compile", "cuda_graphs"):
+    for key in ("compile", "cuda_graphs", "gradient_clip_val", "gradient_clip_algorithm"):
         cfg.trainer.pop(key, None)
     return cfg
 

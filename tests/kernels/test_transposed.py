@@ -80,6 +80,14 @@ def test_under_autocast_it_computes_in_bfloat16_and_gives_float32_gradients():
         torch.testing.assert_close(gradient, theirs, rtol=2e-2, atol=2e-2 * theirs.abs().max().item())
 
 
+def test_under_autocast_without_a_bias():
+    x, weight, _ = inputs(3, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = conv_transpose2d_same(x, weight, None, 2)
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.float(), cropped(x, weight, None, 2), rtol=2e-2, atol=5e-2)
+
+
 def test_channels_last_stays_channels_last():
     x, weight, bias = inputs(3, torch.float32)
     x, weight = (part.detach().to(memory_format=torch.channels_last) for part in (x, weight))

@@ -197,9 +197,9 @@ def test_weights_that_are_not_finite_replace_no_good_ones(tmp_path, monkeypatch)
     """A gradient at step 5 of epochs of three: last.ckpt is of the first epoch, best.ckpt as well."""
     step = engine.take_step
 
-    def breaks(loss, optimizer, calls=[]):  # noqa: B006, counts
+    def breaks(loss, optimizer, clip, calls=[]):  # noqa: B006, counts
         calls.append(1)
-        terms = step(loss, optimizer)
+        terms = step(loss, optimizer, clip)
         if len(calls) == 6:
             optimizer.param_groups[0]["params"][0].data[0] = math.nan
         return terms

@@ -1,6 +1,7 @@
 """Several minibatches to a step of Lightning's loop: the same results, and only where nobody has to see each one."""
 
 import csv
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,9 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from test_cli import train_py
 from tiny import QUIET, TINY, tiny
 
+from cvae.build import build_data, build_vae, make
 from cvae.errors import ConfigError
+from cvae.noise import noise_of
 from cvae.training import engine
 from cvae.training.progress import EpochLines, ProgressBar
 from cvae.training.train import assemble, train
@@ -22,7 +25,11 @@ SAME = {
     "schedules by step and by epoch": ["scheduler=cosine", "objective/beta=linear"],
     "whole minibatches": ["data.source.train_size=8"],
     "an epoch without evaluation": ["+trainer.check_val_every_n_epoch=2"],
-}
+    "clipped by norm": ["trainer.gradient_clip_val=5"],
+    "clipped by value, in bfloat16": [
+        "trainer.gradient_clip_val=0.1", "+trainer.gradient_clip_algorithm=value", "trainer.precision=bf16-mixed"
+    ],
+}  # fmt: skip
 
 
 def outcome(folder, minibatches, monkeypatch, *overrides):
@@ -44,6 +51,8 @@ def test_the_same_weights_curves_and_counts_as_step_by_step(name, tmp_path, monk
         torch.testing.assert_close(several["optimizer_states"], one["optimizer_states"], rtol=0, atol=0)
         assert several["lr_schedulers"][0]["last_epoch"] == 3
         assert several["global_step"] == one["global_step"] == (6 if name == "whole minibatches" else 9)
+        counted = several["loops"]["fit_loop"]["epoch_loop.manual_optimization.optim_step_progress"]["total"]
+        assert counted == {"ready": several["global_step"], "completed": several["global_step"]}
         assert others == rows
 
 
@@ -81,6 +90,7 @@ class Watching(L.Callback):
         (Watching(), True),
         (ModelCheckpoint(), False),
         (ModelCheckpoint(every_n_train_steps=3), True),
+        (ModelCheckpoint(train_time_interval=timedelta(hours=1)), True),
         (ProgressBar(), False),
         (EpochLines(), False),
         (LearningRateMonitor(), True),
@@ -90,7 +100,11 @@ def test_callbacks_that_watch_minibatches(callback, watches):
     assert engine.watches_minibatches(callback) is watches
 
 
-@pytest.mark.parametrize("hook", engine.WATCHING)
+@pytest.mark.parametrize(
+    "hook",
+    ["on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward", "on_after_backward",
+     "on_before_optimizer_step"],
+)  # fmt: skip
 def test_every_hook_of_a_minibatch_is_known(hook):
     assert hasattr(L.Callback, hook)
     assert engine.watches_minibatches(type("One", (L.Callback,), {hook: lambda *_: None})())
@@ -101,7 +115,9 @@ def test_every_hook_of_a_minibatch_is_known(hook):
     [
         ([], 10),
         (["trainer.precision=bf16-mixed", "+trainer.limit_val_batches=1", "+trainer.deterministic=true"], 10),
-        (["+trainer.gradient_clip_val=1"], 1),
+        (["+trainer.limit_test_batches=1", "+trainer.check_val_every_n_epoch=2", "+trainer.benchmark=true"], 10),
+        (["trainer.gradient_clip_val=0.25"], 10),
+        (["trainer.gradient_clip_val=1", "+trainer.gradient_clip_algorithm=value"], 10),
         (["+trainer.accumulate_grad_batches=2"], 1),
         (["+trainer.limit_train_batches=2"], 1),
         (["+trainer.max_steps=3"], 1),
@@ -125,17 +141,52 @@ def test_several_devices_and_scaled_gradients_are_lightnings(monkeypatch):
         assert engine.minibatches_of_a_step(trainer, ["precision"]) == minibatches
 
 
-def test_clipped_gradients_train_as_before(tmp_path):
-    cfg = tiny(tmp_path, *QUIET, "+trainer.gradient_clip_val=1e-12", "trainer.max_epochs=1", "optimizer.eps=1")
-    before = assemble(tiny(tmp_path / "other", *QUIET))[1].state_dict()
-    train(cfg)
-    after = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    torch.testing.assert_close(after, before, rtol=0, atol=1e-10)  # nothing is left of the gradients
-
-
 def weights(folder, *overrides):
     train(tiny(folder, *QUIET, *overrides))
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def steps_by_hand(cfg, clip):
+    """The weights after an epoch of plain descent, and the gradients of its steps, before clip(them)."""
+    torch.manual_seed(cfg.seed)
+    vae, data, seen = build_vae(cfg), build_data(cfg), []
+    data.setup()
+    objective = make(cfg, "objective")
+    for number, (x, y) in enumerate(data.train_dataloader()):
+        noise_of(cfg.seed, 0, 0, number, device=torch.device("cpu"))
+        loss = objective(vae, x / 255, vae.labels(y)).loss.mean()
+        seen.append(torch.autograd.grad(loss, list(vae.parameters())))
+        with torch.no_grad():
+            for p, gradient in zip(vae.parameters(), clip(seen[-1]), strict=True):
+                p -= cfg.optimizer.lr * gradient
+    return {f"vae.{name}": value for name, value in vae.state_dict().items()}, seen
+
+
+def norm_of(gradients):
+    return torch.cat([gradient.flatten() for gradient in gradients]).norm()
+
+
+@pytest.mark.parametrize("minibatches", [1, 10])
+@pytest.mark.parametrize("algorithm", [None, "norm", "value"])
+def test_gradients_are_clipped(algorithm, minibatches, tmp_path, monkeypatch):
+    """Against a plain loop: the norm of all of them together, or each number by itself."""
+    monkeypatch.setattr(engine, "MINIBATCHES", minibatches)
+    bound = 0.2 if algorithm == "value" else 5
+    words = [
+        f"trainer.gradient_clip_val={bound}",
+        *([f"+trainer.gradient_clip_algorithm={algorithm}"] * bool(algorithm)),
+    ]
+    words += ["optimizer=sgd", "optimizer.momentum=0", "trainer.max_epochs=1"]
+
+    def clip(gradients):
+        if algorithm == "value":
+            return [gradient.clamp(-bound, bound) for gradient in gradients]
+        return [gradient * min(1, bound / (norm_of(gradients) + 1e-6)) for gradient in gradients]
+
+    expected, seen = steps_by_hand(tiny(tmp_path, *words), clip)
+    sizes = torch.cat([g.abs().flatten() for g in seen[0]]) if algorithm == "value" else [*map(norm_of, seen)]
+    assert min(sizes) < bound < max(sizes)  # some are clipped, some are not
+    torch.testing.assert_close(weights(tmp_path, *words), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_the_terms_are_traced_once_for_each_size_and_have_the_same_noise(tmp_path, monkeypatch):
@@ -155,6 +206,24 @@ def test_the_terms_are_traced_once_for_each_size_and_have_the_same_noise(tmp_pat
     torch.testing.assert_close(compiled, plain)
     assert given == {"dynamic": False, "fallback_random": True}
     assert len(traced) == 2  # minibatches of 4 and of 2, whatever the step
+
+
+def test_a_compiled_step_gets_its_number_as_a_tensor_on_the_device_of_the_images(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    given = engine.Compiled(lambda *arguments: arguments)("objective", "vae", torch.zeros(1, device="meta"), "y", 7)
+    assert given[:2] == ("objective", "vae") and given[3] == "y"
+    assert given[4].device.type == "meta" and given[4].shape == () and not given[4].is_floating_point()
+
+
+@pytest.mark.parametrize("error", [ImportError("no module"), OSError("no g++\n  here\n\nmore")])
+def test_what_a_missing_compiler_raises_is_said_in_a_line(error, monkeypatch, caplog):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *given: (_ for _ in ()).throw(error))
+    compiled = engine.Compiled(lambda *arguments: arguments)
+    for step in (3, 4):
+        assert compiled(1, 2, torch.zeros(1), None, step)[3:] == (None, step)
+    (line,) = [record.getMessage() for record in caplog.records]
+    said = "no module" if isinstance(error, ImportError) else "no g++ here"
+    assert line == f"trainer.compile=true: training goes on without, since torch cannot compile it: {said}"
 
 
 def test_without_a_compiler_training_goes_on_with_one_line(tmp_path, monkeypatch, caplog):

@@ -1,6 +1,7 @@
 """Steps that are recorded and replayed. The CUDA graph itself needs a GPU; what is around it is tested without one."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def test_a_step_is_recorded_after_the_warm_up_and_gets_its_own_inputs(recorder):
     results = [take(x, 10 * number) for number, x in enumerate(given)]
     assert [result.item() for result in results] == [0, 2, 4, 6, 8, 10]  # each is kept, whatever came after it
     assert seen == [([float(number)], 10 * number) for number in range(6)]
-    assert (recorder.recorded, recorder.replays) == (1, 6 - WARM_UP)
+    assert (recorder.recorded, recorder.replays) == (1, 3)
     assert [x.item() for x in given] == [0, 1, 2, 3, 4, 5]  # the inputs are copied, not kept
 
 
@@ -69,6 +70,68 @@ def test_each_size_has_a_recording_of_its_own(recorder):
     assert (recorder.recorded, recorder.replays) == (2, 4)
 
 
+def test_each_kind_of_number_has_a_recording_of_its_own(recorder):
+    take, _ = graphed(lambda x: x + 1)
+    for _ in range(WARM_UP + 1):
+        for dtype in (torch.float32, torch.float64):
+            assert take(torch.ones(2, dtype=dtype)).tolist() == [2, 2]
+    assert (recorder.recorded, recorder.replays) == (2, 2)
+
+
+def test_integers_become_tensors_on_the_device(recorder):
+    seen = []
+    take, _ = graphed(lambda x, number: seen.append(number) or x)
+    take.device = torch.device("meta")
+    take(torch.ones(1), 5)
+    assert seen[0].device.type == "meta" and seen[0].shape == ()
+
+
+def test_what_is_recorded_is_the_step_with_the_inputs_that_it_will_read(monkeypatch):
+    """What CUDA would do is left out: a graph that notes what happens while it is open."""
+    events = []
+
+    class Graph:
+        def replay(self):
+            events.append("replayed")
+
+    @contextmanager
+    def recording(graph):
+        events.append(f"begins with a {type(graph).__name__}")
+        yield
+        events.append("ends")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    replay, result = graphs.record(lambda x, y: events.append((x, y)) or x + y, [1, 2])
+    replay()
+    assert result == 3 and events == ["begins with a Graph", (1, 2), "ends", "replayed"]
+
+
+def test_the_warm_up_has_a_stream_of_its_own_that_waits_and_is_waited_for(monkeypatch):
+    events = []
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            events.append(f"{self.name} waits for {other.name}")
+
+    @contextmanager
+    def on(stream):
+        events.append(f"on {stream.name}")
+        yield
+        events.append(f"off {stream.name}")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(f"a new one of {device}"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(f"that of {device}"))
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    take, _ = graphed(lambda x: events.append(x.item()) or x + 1)
+    assert take(torch.ones(1)).item() == 2
+    new, current = "a new one of cpu", "that of cpu"
+    assert events == [f"{new} waits for {current}", f"on {new}", 1, f"off {new}", f"{current} waits for {new}"]
+
+
 def test_another_learning_rate_is_recorded_anew(recorder):
     take, optimizer = graphed(lambda x: x * optimizer.param_groups[0]["lr"])
     for _ in range(WARM_UP + 2):
@@ -77,6 +140,11 @@ def test_another_learning_rate_is_recorded_anew(recorder):
     optimizer.param_groups[0]["lr"] = 0.5
     assert [take(torch.ones(1)).item() for _ in range(3)] == [0.5] * 3
     assert recorder.recorded == 2
+    optimizer.add_param_group({"params": [torch.zeros(1, requires_grad=True)], "lr": 3.0})
+    for number, rate in enumerate((3.0, 4.0)):  # of the second group alone
+        optimizer.param_groups[1]["lr"] = rate
+        take(torch.ones(1)), take(torch.ones(1))
+        assert recorder.recorded == 3 + number
 
 
 def test_what_cannot_be_recorded_is_taken_as_it_comes_with_one_line(recorder, caplog):
@@ -94,6 +162,7 @@ OVERRIDES = {
     "drawn images": ["data.binarization=stochastic"],
     "schedules": ["scheduler=cosine", "objective/beta=linear"],
     "whole minibatches": ["data.source.train_size=8"],
+    "clipped": ["trainer.gradient_clip_val=5"],
 }
 
 

@@ -2,6 +2,8 @@
 
 import copy
 import re
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -9,7 +11,7 @@ from tiny import tiny
 
 from cvae.build import build_data
 from cvae.errors import ConfigError, UserError
-from cvae.training.rules import RULES, check, require_batches
+from cvae.training.rules import RULES, check, require_batches, require_unscaled
 
 NAN, INF = float("nan"), float("inf")
 FLAG = ([True, False], [1, 0, None, "no-way"], "one of False, True")
@@ -29,6 +31,7 @@ CASES = {  # key: values that are taken, values that are not, what is said of th
     "trainer.compile": FLAG,
     "trainer.cuda_graphs": FLAG,
     "trainer.gradient_clip_val": ([None, *ABOVE_0[0]], [v for v in ABOVE_0[1] if v is not None], ABOVE_0[2]),
+    "trainer.gradient_clip_algorithm": (["norm", "value", None], ["NORM", "inf", 2], "one of norm, value, None"),
     "trainer.max_epochs": WHOLE,
     "trainer.max_steps": ([1, 100, -1], [0, -2, 2.5, True, None, "few"], "a positive integer, or -1 for no limit"),
     "trainer.log_every_n_steps": WHOLE,
@@ -130,3 +133,19 @@ def test_a_share_of_the_batches_that_leaves_none_is_refused(name, count, tmp_pat
     require_batches(cfg, data)
     cfg.trainer[key.partition(".")[2]] = 1
     require_batches(cfg, data)
+
+
+@pytest.mark.parametrize(
+    ("precision", "words", "refused"),
+    [
+        ("16-mixed", ["trainer.gradient_clip_val=1"], True),
+        ("16-mixed", [], False),
+        ("16-mixed", ["trainer.gradient_clip_val=1", "optimizer.fused=false"], False),
+        ("16-mixed", ["trainer.gradient_clip_val=1", "optimizer=adamax"], False),
+        ("bf16-mixed", ["trainer.gradient_clip_val=1"], False),
+    ],
+)
+def test_what_a_fused_optimizer_unscales_in_its_step_cannot_be_clipped_before(precision, words, refused):
+    said = "^optimizer.fused=True: must be false with trainer.precision=16-mixed and trainer.gradient_clip_val$"
+    with pytest.raises(ConfigError, match=said) if refused else nullcontext():
+        require_unscaled(tiny("nowhere", *words), SimpleNamespace(precision=precision))

@@ -9,13 +9,12 @@ from conftest import config
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from tiny import QUIET, tiny
 
 import cvae
 from cvae.data.mnist import MNIST
 from cvae.errors import ConfigError, NotFinite, UserError
 from cvae.run import Run
-from cvae.training.train import assemble, train
+from cvae.training.train import train
 
 
 @pytest.fixture
@@ -274,11 +273,3 @@ def test_a_gpu_that_is_not_there(run, monkeypatch):
         ConfigError, match="trainer.accelerator=gpu: must be a device of this machine: one of auto, cpu"
     ):
         run("a", "trainer=gpu", "trainer.accelerator=gpu")
-
-
-@pytest.mark.parametrize(("value", "minibatches"), [("null", 10), ("0.25", 1)])
-def test_gradients_are_clipped_where_lightning_sees_each_minibatch(tmp_path, value, minibatches):
-    """A key that is null does not count as one that changes what a step is."""
-    parts = assemble(tiny(tmp_path, f"trainer.gradient_clip_val={value}", *QUIET))
-    assert parts.data.minibatches == minibatches
-    assert parts.trainer.gradient_clip_val == (None if value == "null" else 0.25)
