@@ -14,7 +14,9 @@ from typing import Any
 import yaml
 
 from cvae import allowed
+from cvae.checks import is_number
 from cvae.errors import UserError
+from cvae.measured import best_evaluation
 from cvae.names import safe, shortened
 from cvae.run import STATES, Run, read_json
 
@@ -23,6 +25,8 @@ FIGURES = {
     "ELBO": ("test/elbo", 2), "NLL": ("evaluation/nll", 2), "rate": ("test/rate", 2),
     "distortion": ("test/distortion", 2), "active units": ("evaluation/active_units", 0), "seconds": ("seconds", 0),
 }  # fmt: skip
+UNKNOWN = "unknown"  # how the NLL was found
+WORDS = ("run", "NLL by", "state", "tags")  # the titles of columns without numbers
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
 
 
@@ -34,6 +38,7 @@ class Entry:
     state: str
     figures: dict[str, float]  # title -> value, where there is one
     tags: list[str]
+    by: str = ""  # how its NLL was found: samples and images
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -55,6 +60,10 @@ class Row:
     def deviation(self, title: str) -> float | None:
         """The standard deviation over seeds (n - 1), or None for fewer than two."""
         return statistics.stdev(self.values(title)) if len(self.values(title)) > 1 else None
+
+    def by(self) -> str:
+        """How its NLL was found."""
+        return "; ".join(dict.fromkeys(entry.by or UNKNOWN for entry in self.entries if "NLL" in entry.figures))
 
     def state(self) -> str:
         states = [entry.state for entry in self.entries]
@@ -96,10 +105,13 @@ def read(runs: Iterable[Run]) -> list[Entry]:
     for run in runs:
         metrics, config = read_json(run.metrics), read_config(run.config_file)
         pairs = dict(word.lstrip("+~").partition("=")[::2] for word in run.overrides())
-        if seconds := metrics.get("train/seconds_per_epoch"):
+        seconds, tags, by = metrics.get("train/seconds_per_epoch"), config.get("tags"), ""
+        if seconds and isinstance(seconds, list) and all(map(is_number, seconds)):
             metrics["seconds"] = sum(seconds)
-        figures = {title: metrics[key] for title, (key, _) in FIGURES.items() if key in metrics}
-        entries.append(Entry(run, run.state(), figures, list(config.get("tags") or [])))
+        if best := best_evaluation(run, metrics.get("steps")):
+            metrics, by = metrics | best.figures, best.by
+        figures = {title: metrics[key] for title, (key, _) in FIGURES.items() if is_number(metrics.get(key))}
+        entries.append(Entry(run, run.state(), figures, list(map(str, tags)) if isinstance(tags, list) else [], by))
         configs.append((config, pairs))
         typed |= dict.fromkeys(pairs)
     for entry, (config, pairs) in zip(entries, configs, strict=True):
@@ -204,6 +216,7 @@ def cells(table: list[Row]) -> tuple[list[str], list[list[str]]]:
     The name of a run comes first, unless it says what its settings say.
     """
     shown = [title for title in FIGURES if any(row.values(title) for row in table)]
+    measured = len(ways(table)) > 1
     grouped, tagged = any(len(row.entries) > 1 for row in table), any(row.entries[0].tags for row in table)
     named = any(row.label != settings_of(row) for row in table)
     titles = [
@@ -211,6 +224,7 @@ def cells(table: list[Row]) -> tuple[list[str], list[list[str]]]:
         *shortened(table[0].settings),
         *(["runs"] if grouped else []),
         *shown,
+        *(["NLL by"] if measured else []),
         "state",
     ]
     lines = []
@@ -219,8 +233,20 @@ def cells(table: list[Row]) -> tuple[list[str], list[list[str]]]:
         count = [str(len(row.entries))] if grouped else []
         figures = [figure(row.mean(title), row.deviation(title), FIGURES[title][1]) for title in shown]
         tags = [",".join(row.entries[0].tags)] if tagged else []
-        lines.append([*([row.label] if named else []), *settings, *count, *figures, row.state(), *tags])
+        by = [row.by() or "-"] if measured else []
+        lines.append([*([row.label] if named else []), *settings, *count, *figures, *by, row.state(), *tags])
     return titles + (["tags"] if tagged else []), lines
+
+
+def ways(table: list[Row]) -> set[str]:
+    """How the NLL of the rows were found."""
+    return {row.by() for row in table if row.values("NLL")}
+
+
+def caption(table: list[Row]) -> str:
+    """How all NLL were found; nothing where they differ, which a column shows, or where it is not known."""
+    said = ways(table) or {UNKNOWN}
+    return f"NLL by {said.pop()}" if len(said) == 1 and UNKNOWN not in said else ""
 
 
 def figure(mean: float, deviation: float | None, digits: int) -> str:
@@ -231,17 +257,18 @@ def figure(mean: float, deviation: float | None, digits: int) -> str:
 
 def as_markdown(table: list[Row]) -> str:
     titles, lines = cells(table)
-    rule = ["---" if title in ("run", "state", "tags") else "---:" for title in titles]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (titles, rule, *lines))
+    rule = ["---" if title in WORDS else "---:" for title in titles]
+    said = ["", caption(table)] if caption(table) else []
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in (titles, rule, *lines)), *said])
 
 
 def as_csv(entries: list[Entry]) -> str:
     """A line for each run, with its path and all digits."""
     keys, out = differing(entries), io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["path", *keys, *FIGURES, "state", "tags"])
+    writer.writerow(["path", *keys, *FIGURES, "NLL by", "state", "tags"])
     for entry in entries:
         settings = [text_of(entry.settings[key]) for key in keys]
         figures = [entry.figures.get(title, "") for title in FIGURES]
-        writer.writerow([entry.run, *settings, *figures, entry.state, " ".join(entry.tags)])
+        writer.writerow([entry.run, *settings, *figures, entry.by, entry.state, " ".join(entry.tags)])
     return out.getvalue()

@@ -1,6 +1,7 @@
 """Many runs in one table: what differs, which runs share a row, the order, the numbers as they are printed."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -121,9 +122,16 @@ def test_each_run_has_a_row_of_its_own(sweep):
         ("NLL", [8, 32, 2]),
         ("distortion", [8, 32, 2]),
         ("rate", [2, 8, 32]),
+        ("seconds", [2, 8, 32]),
+        ("active units", [32, 8, 2]),
     ],
 )
 def test_sorted_by_a_column(sweep, column, order):
+    for folder in sweep.iterdir():  # active units: as many as latents
+        if (folder / "metrics.json").exists():
+            metrics = json.loads((folder / "metrics.json").read_text())
+            metrics["evaluation/active_units"] = int(re.search(r"dim=(\d+)", folder.name)[1])
+            (folder / "metrics.json").write_text(json.dumps(metrics))
     found = [row.settings["model.latent_dim"] for row in rows(read(find([sweep])), column)]
     assert found == order
 
@@ -171,9 +179,9 @@ def test_markdown(sweep):
 
 def test_csv_has_every_run_with_all_digits(sweep):
     lines = as_csv(read(find([sweep]))).splitlines()
-    assert lines[0] == "path,model.latent_dim,seed,ELBO,NLL,rate,distortion,active units,seconds,state,tags"
-    assert lines[1] == f'"{sweep}/0_latent_dim=2,seed=0",2,0,-150.0,148.0,5.0,145.0,2,3.5,finished,'
-    assert lines[4].endswith(",8,1,,,,,,,failed,") and len(lines) == 7
+    assert lines[0] == "path,model.latent_dim,seed,ELBO,NLL,rate,distortion,active units,seconds,NLL by,state,tags"
+    assert lines[1] == f'"{sweep}/0_latent_dim=2,seed=0",2,0,-150.0,148.0,5.0,145.0,2,3.5,,finished,'
+    assert lines[4].endswith(",8,1,,,,,,,,failed,") and len(lines) == 7
 
 
 def test_values_as_typed():
@@ -229,3 +237,20 @@ def test_choices_of_others_are_text(tmp_path, said, found):
     run.hydra_file.parent.mkdir()
     run.hydra_file.write_text(f"hydra: {{runtime: {{choices: {said}}}}}")
     assert choices(run).get("prior") == found
+
+
+def test_values_of_another_kind_are_left_out(tmp_path):
+    make(tmp_path / "a", "seed=1", elbo=-1.0, tags=["x", "y"])
+    make(tmp_path / "b", "seed=2", seed=2)
+    (tmp_path / "b" / "metrics.json").write_text(
+        '{"test/elbo": "-1", "test/rate": NaN, "test/distortion": [1], "evaluation/nll": true, "test/loss": 1,'
+        ' "train/seconds_per_epoch": ["a"], "evaluation/active_units": 3}'
+    )
+    config = (tmp_path / "b" / ".hydra" / "config.yaml").read_text()
+    (tmp_path / "b" / ".hydra" / "config.yaml").write_text(config.replace("tags: []", "tags: 5"))
+    one, two = read(find([tmp_path]))
+    assert two.figures == {"active units": 3} and two.tags == []
+    assert as_csv([one]).splitlines()[1].endswith(",finished,x y")
+    for seconds in ([], 3, {"a": 1}, [1, None]):
+        (tmp_path / "b" / "metrics.json").write_text(json.dumps({"train/seconds_per_epoch": seconds}))
+        assert read(find([tmp_path]))[1].figures == {}

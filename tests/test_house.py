@@ -21,7 +21,7 @@ ROWS = (
     ("commands", "jobs", "resume"),
     ("training", "cli", "explorer"),
     ("build", "comparison"),
-    ("objectives", "evaluation", "data", "pictures", "ladder", "curves"),
+    ("objectives", "evaluation", "data", "pictures", "ladder", "curves", "measured"),
     ("vae",),
     ("networks", "posteriors", "priors", "likelihoods"),
     ("distributions", "kernels", "schedules", "paths", "noise", "run", "devices", "experiments", "names", "checkpoint"),

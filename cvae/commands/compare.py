@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvae.comparison import Row, as_csv, as_markdown, cells, find, read, rows
+from cvae.comparison import WORDS, Row, as_csv, as_markdown, caption, cells, find, read, rows
 from cvae.curves import curve
 from cvae.errors import ConfigError
 from cvae.files import save
@@ -75,10 +75,13 @@ def print_table(table: list[Row]) -> None:
     titles, lines = cells(table)
     shown = Table(box=None)
     for title in titles:
-        shown.add_column(title, justify="left" if title in ("run", "state", "tags") else "right", no_wrap=True)
+        shown.add_column(title, justify="left" if title in WORDS else "right", no_wrap=True)
     for line in lines:
         shown.add_row(*line)
-    Console(width=1000).print(shown, markup=False)  # a table that is cut at the terminal's width is none
+    wide = Console(width=1000)  # a table that is cut at the terminal's width is none
+    wide.print(shown, markup=False)
+    if said := caption(table):
+        wide.print(said, markup=False, highlight=False)
 
 
 def against(table: list[Row], key: str | None) -> str | None:

@@ -107,3 +107,107 @@ def test_the_elbo_against_a_number(sweep, axes):  # noqa: F811
     assert points == [(2, -151.0), (8, -120.0), (32, -120.0)]
     assert axes.get_xscale() == "log" and list(axes.get_xticks()) == [2, 8, 32]
     assert axes.get_xlabel() == "model.latent_dim"
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved, each with how."""
+    from matplotlib.figure import Figure
+
+    saved = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, content, **how: saved.append((figure, how)))
+    return saved
+
+
+def test_a_row_has_one_colour_and_one_line_in_the_legend(sweep, figures):  # noqa: F811
+    from matplotlib import colormaps
+
+    table = rows(read(find([sweep])), "latent_dim")
+    drawn(table, "model.latent_dim", "svg")
+    drawn(table, None, "png")
+    (figure, how), (without, _) = figures
+    assert how == {"format": "svg", "dpi": 110}
+    assert tuple(figure.get_size_inches()) == (15, 4.2) and tuple(without.get_size_inches()) == (10, 4.2)
+    assert [axes.get_title() for axes in figure.axes] == [
+        "learning curves", "rate and distortion", "ELBO against model.latent_dim",
+    ]  # fmt: skip
+    assert len(without.axes) == 2
+    palette = [colormaps["viridis"](part) for part in (0.0, 0.46, 0.92)]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["latent_dim=2", "latent_dim=8", "latent_dim=32"]
+    assert [line.get_color() for line in legend.get_lines()] == palette
+    assert [tuple(part.get_facecolor()[0]) for part in figure.axes[1].collections] == palette
+    assert [line.get_color() for line in figure.axes[2].lines if line.get_marker() == "o"] == palette
+
+
+@pytest.mark.parametrize(("count", "legends"), [(12, 1), (13, 0)])
+def test_many_rows_have_no_legend(tmp_path, figures, count, legends):
+    for number in range(count):
+        make(tmp_path / str(number), f"seed={number}", elbo=-1.0 - number, seed=number)
+    drawn(rows(read(find([tmp_path])), each=True), None, "png")
+    assert len(figures[0][0].legends) == legends
+
+
+def test_one_row_is_drawn(tmp_path, figures):
+    make(tmp_path / "a", elbo=-1.0)
+    drawn(rows(read(find([tmp_path]))), None, "png")
+    assert figures[0][0].legends[0].get_texts()[0].get_text() == "a"
+
+
+@pytest.mark.parametrize(("ending", "begins"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_the_kind_of_file_is_that_of_its_name(sweep, tmp_path, capsys, ending, begins):  # noqa: F811
+    call(sweep, "--plot", tmp_path / f"a.{ending}")
+    assert (tmp_path / f"a.{ending}").read_bytes().startswith(begins)
+    assert capsys.readouterr().err == f"figure: {tmp_path}/a.{ending}\n"
+
+
+def test_the_first_quarter_of_a_curve_does_not_set_the_scale(sweep, axes):  # noqa: F811
+    (row,) = (row for row in rows(read(find([sweep]))) if row.label == "latent_dim=2")
+    for number, member in enumerate(row.entries):
+        board = TensorBoard(str(member.run))
+        for step, value in enumerate([-900.0, -800, -40, -30, -20, -20, -20, -10]):
+            board.log_metrics({"test/elbo": value - 10 * number, "test/rate": 0.0}, step)
+        board.close("success")
+    learning_curves(axes, [row], ["red"])
+    assert axes.get_ylim() == pytest.approx((-50 - 0.15 * 40, -10 + 0.15 * 40))  # of the last three quarters of both
+    assert [line.get_color() for line in axes.lines] == ["red", "red"]
+    assert axes.get_legend_handles_labels()[1] == ["latent_dim=2"]
+
+
+def test_lines_of_the_same_elbo_are_inside_the_plane(sweep, axes):  # noqa: F811
+    rate_distortion(axes, rows(read(find([sweep])), "latent_dim"), ["red", "green", "blue"])
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    totals = [line.get_xdata()[0] + line.get_ydata()[0] for line in axes.lines]
+    least, most = left + low, right + high
+    assert totals == pytest.approx([least + part / 10 * (most - least) for part in range(1, 10)])
+    assert all(tuple(line.get_xdata()) == (left, right) for line in axes.lines)
+    assert left < 5 < right and low < 114 and 147 < high
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([1, 8], "log"),
+        ([1, 7], "linear"),
+        ([0, 8], "linear"),
+        ([-1, 8], "linear"),
+        ([0.1, 0.8], "log"),
+        ([3], "linear"),
+    ],
+)
+def test_the_scale_of_a_number(tmp_path, axes, values, scale):
+    for number, value in enumerate(values):
+        make(tmp_path / str(number), "optimizer.lr=1", elbo=-1.0, optimizer={"lr": value})
+    table = rows(read(find([tmp_path])), each=True)
+    for row, value in zip(table, values, strict=True):
+        row.settings["optimizer.lr"] = value
+    against_number(axes, table, "optimizer.lr", ["red"] * len(values))
+    assert axes.get_xscale() == scale
+    if values == [1, 8]:
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "8"]
+
+
+def test_seeds_have_a_standard_deviation(sweep, axes):  # noqa: F811
+    against_number(axes, rows(read(find([sweep])), "latent_dim"), "model.latent_dim", ["red", "green", "blue"])
+    bars = [part.get_segments()[0][:, 1].tolist() for part in axes.collections]
+    assert bars[0] == pytest.approx([-151 - 2**0.5, -151 + 2**0.5]) and len(bars) == 2  # one of 8 has failed
