@@ -1,7 +1,10 @@
 """Devices and their memory."""
 
 import ctypes
+import os
 import platform
+import re
+from pathlib import Path
 
 import torch
 
@@ -9,6 +12,8 @@ from cvae.checks import one_of
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")  # Lightning's names
 DEVICES = ("cpu", "cuda", "mps")  # torch's names
+MEMINFO = Path("/proc/meminfo")  # of Linux
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
 
 
 def available(key: str, name: str, names: tuple[str, ...] = ACCELERATORS) -> str:
@@ -21,6 +26,15 @@ def available(key: str, name: str, names: tuple[str, ...] = ACCELERATORS) -> str
 def free_memory(device: torch.device) -> int:
     """The bytes that are free on a GPU; 0 for other devices, which have no memory of their own."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+def main_memory() -> int:
+    """The bytes of main memory that this process may still take; all there are where the system does not say more."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    if MEMINFO.exists() and (line := re.search(r"^MemAvailable: *(\d+) kB$", MEMINFO.read_text(), re.MULTILINE)):
+        found.append(1024 * int(line[1]))
+    texts = [file.read_text().strip() for file in LIMITS if file.exists()]
+    return min(found + [int(text) for text in texts if text.isdecimal()])
 
 
 def keep_freed_memory() -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cvae.devices import available, free_memory, keep_freed_memory
+from cvae.devices import available, free_memory, keep_freed_memory, main_memory
 from cvae.noise import fixed_noise
 
 
@@ -89,3 +89,27 @@ def test_noise_on_the_cpu_leaves_gpus_alone(monkeypatch):
 def test_free_memory_is_that_of_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (11 + device.index, 80))
     assert [free_memory(torch.device(name)) for name in ("cpu", "mps", "cuda:2")] == [0, 0, 13]
+
+
+def test_the_main_memory_that_is_left(monkeypatch, tmp_path):
+    """The least of what there is, what is free, and what a container may have."""
+    import os
+
+    files = {name: tmp_path / name for name in ("meminfo", "new", "old")}
+    monkeypatch.setattr("cvae.devices.MEMINFO", files["meminfo"])
+    monkeypatch.setattr("cvae.devices.LIMITS", (files["new"], files["old"]))
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}.get)
+    assert main_memory() == 4_096_000
+    files["meminfo"].write_text("MemTotal:       4000 kB\nMemAvailable:       3000 kB\nSwapFree: 1 kB\n")
+    assert main_memory() == 3_072_000
+    files["new"].write_text("max\n")
+    assert main_memory() == 3_072_000
+    files["new"].write_text("2000000\n")
+    files["old"].write_text("9223372036854771712\n")
+    assert main_memory() == 2_000_000
+    files["old"].write_text("1000\n")
+    assert main_memory() == 1000
+
+
+def test_the_main_memory_of_this_machine():
+    assert 2**20 < main_memory() < 2**50

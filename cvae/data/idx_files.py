@@ -1,6 +1,7 @@
 """MNIST, Fashion-MNIST and KMNIST: four files in LeCun's idx format, packed or not, each known by its MD5 sum."""
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterable
 from functools import partial
@@ -24,6 +25,8 @@ FILES = (  # images and labels for training, then for testing
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+
+LARGEST = 2**26  # bytes; the largest of these files has 47,040,016
 
 MD5 = {  # of the unpacked files. KMNIST: not known, torchvision has the sums of the archives
     "MNIST": {
@@ -91,7 +94,7 @@ class IdxFiles:
             verify(path, content, self.archives[path.name], "md5")
         if path.suffix == ".gz":
             try:
-                content = gzip.decompress(content)
+                content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST)
             except (OSError, EOFError, zlib.error) as error:
                 raise damaged(path, str(error)) from error
         if name in self.md5:

@@ -1,6 +1,8 @@
 """A user's own images as NumPy arrays."""
 
+import io
 import logging
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +15,14 @@ from torch import Tensor
 from cvae.checks import seed_number
 from cvae.data.images import Images, held_out, size_of_test_set
 from cvae.data.module import ImageData
+from cvae.devices import main_memory
 from cvae.errors import ConfigError, DataError
 
 __all__ = ["npz"]  # what conf/ and saved configs may name
 
 log = logging.getLogger(__name__)
+
+HEADER = 2**14  # bytes, of which numpy allows about 10,000
 
 
 def npz(image_shape: Sequence[int] | None, test_size: float, seed: int, root: str | None, **options: Any) -> ImageData:
@@ -36,7 +41,8 @@ class Npz:
            rounded to the nearest of 256 levels; or bool
         y  (N,), integers of at least 0: the labels. Without y, all images are of class 0
 
-    In memory all images are uint8. Arrays of objects are refused: reading them could run code.
+    In memory all images are uint8. Arrays of objects are refused: reading them could run code. So are arrays that would
+    not fit into the memory, which a small file can unpack to.
 
     Args:
         root: the file or the folder
@@ -94,17 +100,18 @@ def headers(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         with zipfile.ZipFile(file) as archive:
             for name in archive.namelist():
                 with archive.open(name) as stream:
-                    old = np.lib.format.read_magic(stream) == (1, 0)
-                    reader = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-                    shape, _, dtype = reader(stream)
-                    found[name.removesuffix(".npy")] = shape, dtype
+                    start = io.BytesIO(stream.read(HEADER))  # a header can say that it has 4 GiB
+                old = np.lib.format.read_magic(start) == (1, 0)
+                reader = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+                shape, _, dtype = reader(start)
+                found[name.removesuffix(".npy")] = shape, dtype
     except Exception as error:  # damaged bytes make zipfile and numpy raise almost anything
         raise DataError(f"{file} is damaged or no file of numpy.savez: {error}") from error
     return found
 
 
 def check_arrays(file: Path) -> tuple[int, ...]:
-    """The shape of x. Raises DataError if x is missing, or if x or y is of a wrong type or shape."""
+    """The shape of x. Raises DataError if x is missing, if x or y is of a wrong type or shape, or too large."""
     arrays = headers(file)
     if "x" not in arrays:
         raise DataError(f"{file} has no array x, the images; it has: {', '.join(arrays) or 'none'}")
@@ -116,6 +123,10 @@ def check_arrays(file: Path) -> tuple[int, ...]:
     labels, of = arrays.get("y", (shape[:1], np.dtype(int)))
     if labels != shape[:1] or not np.issubdtype(of, np.integer):
         raise DataError(f"{file}: y is {of} {labels}; it must be integers {shape[:1]}, a label for each image of x")
+    needed = math.prod(shape) * (dtype.itemsize + 1) + 2 * shape[0] * of.itemsize  # as read, and as kept
+    if needed > (free := main_memory()):
+        sizes = f"takes {needed / 2**30:.1f} GiB to read; {free / 2**30:.1f} GiB of memory are free"
+        raise DataError(f"{file}: x is {dtype} {shape}, which {sizes}")
     return shape
 
 

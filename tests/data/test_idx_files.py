@@ -10,7 +10,7 @@ import torch
 from data_files import NOWHERE, assert_is, below, md5, serving
 from torchvision import datasets
 
-from cvae.data.idx_files import FILES, MD5, IdxFiles, read_idx, write_idx
+from cvae.data.idx_files import FILES, LARGEST, MD5, IdxFiles, read_idx, write_idx
 from cvae.errors import ConfigError, DataError
 
 SETS = ("MNIST", "FashionMNIST", "KMNIST")
@@ -133,6 +133,20 @@ def test_archive_damaged_inside_is_named(tmp_path):
     put(tmp_path, "MNIST", ARCHIVES | {name: content[:10] + b"\xff" * 50 + content[60:]})
     with pytest.raises(DataError, match=f"{name} is damaged .*invalid block type"):
         IdxFiles(tmp_path, "MNIST").load()
+
+
+def test_an_archive_is_unpacked_no_further_than_the_largest_file(tmp_path, monkeypatch):
+    """A small archive can unpack to gigabytes; then it is none of ours."""
+    put(tmp_path, "MNIST", ARCHIVES | {f"{FILES[1]}.gz": gzip.compress(b"a" * 10**6)})
+    monkeypatch.setattr("cvae.data.idx_files.LARGEST", len(UNPACKED[FILES[0]]))
+    with pytest.raises(DataError, match=f"{FILES[1]}.gz is damaged .its md5 is {md5(b'a' * len(UNPACKED[FILES[0]]))}"):
+        IdxFiles(tmp_path, "MNIST").load()
+    put(tmp_path, "MNIST", ARCHIVES)
+    assert_loads(IdxFiles(tmp_path, "MNIST"))
+
+
+def test_the_largest_file_of_the_real_sets_is_unpacked_whole():
+    assert 4 + 3 * 4 + 60_000 * 28 * 28 < LARGEST < 10**8
 
 
 def test_the_sums_are_those_of_the_files(tmp_path, monkeypatch):

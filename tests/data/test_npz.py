@@ -317,3 +317,75 @@ def test_wrong_values_name_their_key(values, key):
     with pytest.raises(ConfigError) as error:
         Npz(*values)
     assert error.value.key == key
+
+
+# Files that unpack to more than there is
+
+
+@pytest.mark.parametrize(
+    "free, dtype, labels, fits",
+    [
+        (
+            1000 + 160,
+            np.uint8,
+            None,
+            True,
+        ),  # 10 images of 50 pixels, as they are and as they are kept; two int64 a label
+        (1000 + 159, np.uint8, None, False),
+        (4500 + 160, np.float64, None, True),
+        (4500 + 159, np.float64, None, False),
+        (1000 + 20, np.uint8, np.uint8, True),
+        (1000 + 19, np.uint8, np.uint8, False),
+    ],
+)
+def test_arrays_that_do_not_fit_into_the_memory(saved, monkeypatch, free, dtype, labels, fits):
+    arrays = {"x": np.zeros((10, 5, 10), dtype)} | ({} if labels is None else {"y": np.zeros(10, labels)})
+    root = saved(**arrays)
+    monkeypatch.setattr("cvae.data.npz.main_memory", lambda: free)
+    if fits:
+        source(root).load()
+        return
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("read"))
+    for call in ("download", "classes", "load", "image_shape"):
+        with pytest.raises(
+            DataError, match=r"images.npz: x is \w+ \(10, 5, 10\), which takes 0.0 GiB to read; 0.0 GiB"
+        ):
+            getattr(source(root), call)()
+
+
+def bomb(file, start):
+    """An archive of a few kilobytes whose x.npy begins like this, and goes on for 50 MB."""
+    import zipfile
+
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", start + b" " * 50_000_000)
+    assert file.stat().st_size < 100_000
+    return str(file)
+
+
+def header(shape):
+    import io
+
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return content.getvalue()
+
+
+def test_bombs_are_refused_before_memory_is_spent(tmp_path):
+    import tracemalloc
+
+    images = bomb(tmp_path / "images.npz", header((10**6, 2000, 2000)))
+    long = bomb(tmp_path / "long.npz", b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little"))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"x is uint8 \(1000000, 2000, 2000\), which takes 7450.6 GiB to read; "):
+        source(images).download()
+    with pytest.raises(DataError, match="long.npz is damaged or no file of numpy.savez: EOF"):
+        source(long).download()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_of_an_array_no_more_is_read_than_its_header_says(tmp_path):
+    train, test = source(bomb(tmp_path / "images.npz", header((4, 2, 2))), test_size=1).load()
+    assert len(train.x) == 3 and (test.x == 32).all()
