@@ -51,6 +51,13 @@ def safe(text: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", text, flags=re.ASCII).strip("-.")
 
 
+def folder_of_sweep(experiment: str, overrides: Iterable[str]) -> str:
+    """Where a sweep is, below outputs/: EXPERIMENT/multirun; just multirun where it is over several experiments."""
+    typed = OverridesParser.create().parse_overrides(list(overrides))
+    several = any(override.key_or_group == "experiment" and override.is_sweep_override() for override in typed)
+    return "multirun" if several else f"{experiment}/multirun"
+
+
 class NameBySwept(Callback):
     """A member of a sweep is named by what is swept alone."""
 
@@ -62,3 +69,4 @@ class NameBySwept(Callback):
 
 
 OmegaConf.register_new_resolver("suffix", suffix, replace=True)
+OmegaConf.register_new_resolver("folder_of_sweep", folder_of_sweep, replace=True)

@@ -86,6 +86,17 @@ def test_the_folder_of_a_run_ends_with_its_name(tmp_path):
     assert folders >= {"TIME_latent_dim=0", "TIME_my-run", "multirun/TIME_mine/0_seed=1"}
 
 
+@pytest.mark.slow
+def test_the_folder_of_a_sweep_over_experiments(tmp_path):
+    done = train_py("-m", "experiment=iwae,beta_vae", "model.latent_dim=0", "name=both", cwd=tmp_path)
+    assert done.returncode == 1 and "2 of the 2 runs in outputs/multirun/" in done.stderr
+    folders = [path.parent.relative_to(tmp_path).parts for path in sorted(tmp_path.rglob(".hydra"))]
+    assert [(*place, name[19:], member) for *place, name, member in folders] == [
+        ("outputs", "multirun", "_both", "0_experiment=iwae"),
+        ("outputs", "multirun", "_both", "1_experiment=beta_vae"),
+    ]
+
+
 def test_a_bad_value_ends_with_one_message_which_the_log_has_too(tmp_path):
     done = train_py("model.latent_dim=0", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr

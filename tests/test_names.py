@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from cvae.names import LONGEST, NameBySwept, safe, shortened, suffix
+from cvae.names import LONGEST, NameBySwept, folder_of_sweep, safe, shortened, suffix
 from cvae.run import Run
 
 
@@ -75,3 +75,15 @@ def test_members_of_a_sweep_are_named_by_what_is_swept():
 )
 def test_the_name_of_a_run_is_that_of_its_folder_without_the_time(tmp_path, folder, name):
     assert Run(tmp_path / folder).name == name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "folder"),
+    [
+        ([], "iwae/multirun"), (["seed=1,2", "experiment=iwae"], "iwae/multirun"),
+        (["experiment=iwae,vampprior"], "multirun"), (["seed=1", "experiment=choice(iwae,vampprior)"], "multirun"),
+        (["experiment=glob(*)"], "multirun"), (["name=experiment", "tags=[experiment,b]"], "iwae/multirun"),
+    ],
+)  # fmt: skip
+def test_a_sweep_over_experiments_is_in_none_of_their_folders(overrides, folder):
+    assert folder_of_sweep("iwae", overrides) == folder
