@@ -4,7 +4,7 @@ import argparse
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from cvae.run import Run
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from cvae.networks.ladder import Choose, Group
     from cvae.vae import VAE
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -40,9 +41,9 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         help="write the model as ONNX and as programs of torch.export",
         description="Write encoder (x -> z, the posterior mean), decoder (z -> x, the mean of p(x|z)) and sampler "
         "(noise -> x) into RUN/export, as ONNX and as programs of torch.export (.pt2). They take batches of any size. "
-        "The sampler makes draws of the prior from normal noise (B, D) and, for mixtures, from choice (B), uniform in "
-        "[0, 1). A model that is conditioned on the class takes the label y (B), too. Each file is compared with the "
-        "model before it is written.",
+        "The sampler makes draws of the prior from normal noise (B, D), that of several groups of latents side by "
+        "side, and, for mixtures, from choice (B), uniform in [0, 1). A model that is conditioned on the class takes "
+        "the label y (B), too. Each file is compared with the model before it is written.",
         epilog="example: python -m cvae export outputs/tf_tutorial/2026-01-31_12-00-00",
     )
     export.set_defaults(call=write)
@@ -92,17 +93,18 @@ def parts_of(vae: "VAE") -> list[Part]:
         def forward(self, z: "Tensor", y: "Tensor | None" = None) -> "Tensor":
             return self.vae._likelihood_of(z, y).mean
 
-    class Sampler(Encoder):
-        def forward(self, noise: "Tensor", y: "Tensor | None" = None) -> "Tensor":
-            return self.vae._likelihood_of(from_noise(self.vae.p_z(), noise, noise[:, 0]), y).mean
-
     class MixtureSampler(Encoder):
         def forward(self, noise: "Tensor", choice: "Tensor", y: "Tensor | None" = None) -> "Tensor":
-            return self.vae._likelihood_of(from_noise(self.vae.p_z(), noise, choice), y).mean
+            top, *others = noise.split([*z, *below], 1)
+            return self.vae._likelihood_of(from_noise(self.vae.p_z(), top, choice), y, *taking(others)).mean
 
-    (z, x), p = vae.shapes, vae.p_z()
+    class Sampler(MixtureSampler):
+        def forward(self, noise: "Tensor", y: "Tensor | None" = None) -> "Tensor":
+            return super().forward(noise, noise[:, 0], y)  # no choice is needed
+
+    (z, x), p, below = vae.shapes, vae.p_z(), sizes_below(vae)
     label = {"y": torch.arange(2) % vae.num_classes} if vae.num_classes else {}
-    noise = {"noise": torch.randn(2, *z)}
+    noise = {"noise": torch.randn(2, sum([*z, *below]))}
     parts = [
         Part("encoder", Encoder(), {"x": torch.rand(2, *x), **label}),
         Part("decoder", Decoder(), {"z": torch.randn(2, *z), **label}),
@@ -112,6 +114,32 @@ def parts_of(vae: "VAE") -> list[Part]:
     elif not is_discrete(p):
         parts.append(Part("sampler", Sampler(), noise | label))
     return parts
+
+
+def sizes_below(vae: "VAE") -> list[int]:
+    """How many numbers an image has of each group of latents below the top one."""
+    import torch
+
+    from cvae.ladder import at
+
+    sizes: list[int] = []
+
+    def note(group: "Group", mean: "Tensor") -> "Tensor":
+        sizes.append(mean[0].numel())
+        return torch.zeros_like(mean)
+
+    if vae.groups > 1:
+        y = torch.zeros(1, dtype=torch.long) if vae.num_classes else None
+        vae._likelihood_of(torch.zeros(1, *vae.shapes[0]), y, at(note))
+    return sizes
+
+
+def taking(noise: "Sequence[Tensor]") -> "list[Choose]":
+    """What a decoder is told so that the groups below the top one take this noise, (B, n) each."""
+    from cvae.ladder import at
+
+    rest = iter(noise)
+    return [at(lambda group, mean: next(rest).view_as(mean))] if noise else []
 
 
 def export(part: Part, onnx: Path, program: Path) -> float:

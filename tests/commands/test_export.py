@@ -1,5 +1,8 @@
 """Exported models: their files give what the model gives, for batches of any size."""
 
+import logging
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -163,3 +166,69 @@ def test_differences_are_absolute_up_to_one_and_relative_above(tmp_path, monkeyp
     for value, expected in ((1.0, 2e-3), (0.01, 1e-3)):  # the one by a factor, the other by a constant
         part = module.Part("", Ten(), {"x": torch.full((2, 2), value)})
         assert module.difference(part, "onnx", "program", 5) == pytest.approx(expected, rel=1e-3)
+
+
+LADDERS = {  # with groups of two sizes; dense, of a class and with a mixture as prior of the top group
+    "maps": ["model.groups=[4x1,8x2]", "model.width=4", "model.channels=2"],
+    "dense": ["model.groups=[1x2]", "model.width=8", "model.channels=3", "prior=mixture", "conditional=true"],
+}
+
+
+def drawn_from(vae, y, noise, choice):
+    """The model's own samples, at temperature 0.5, whose noise is this."""
+    parts = list(noise)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn", lambda *_: parts.pop(0))
+        patch.setattr(torch, "rand", lambda *_: choice)
+        patch.setattr(torch, "randn_like", lambda mean: parts.pop(0).view_as(mean))
+        images = vae.sample(len(choice), y, temperature=0.5)
+    assert not parts
+    return images
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", LADDERS)
+def test_a_ladder_runs_elsewhere_with_the_noise_of_all_its_groups(network, tmp_path, call):
+    """The sampler gives what the model's own samples are for the same noise, of all groups side by side."""
+    needed()
+    import onnxruntime
+
+    words = [word for word in TINY if not word.startswith("model")]
+    run = make_run(tmp_path / "run", "model=ladder", "model.latent_dim=3", *LADDERS[network], base=words)
+    weights = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    for value in weights["state_dict"].values():
+        value.add_(0.3 * torch.randn_like(value))  # at its start the noise of a group changes hardly anything
+    torch.save(weights, run / "checkpoints" / "last.ckpt")
+    code, printed = call("export", run)
+    assert code == 0, printed
+    vae = cvae.load(run)
+    below = [2 * 16, 2 * 64, 2 * 64] if network == "maps" else [3, 3]
+    for size in (1, 7):
+        noise, choice = torch.randn(size, 3 + sum(below)), torch.rand(size)
+        y = torch.arange(size) % 10 if network == "dense" else None
+        expected = drawn_from(vae, y, noise.split([3, *below], 1), choice)
+        assert size == 1 or (expected[0] - expected[1]).abs().max() > 0.01
+        session = onnxruntime.InferenceSession(run / "export" / "sampler.onnx", providers=["CPUExecutionProvider"])
+        given = {"noise": noise / 2, "choice": choice, "y": y}
+        given = {part.name: given[part.name].numpy() for part in session.get_inputs()}
+        assert set(given) == ({"noise", "choice", "y"} if network == "dense" else {"noise"})
+        assert np.allclose(session.run(None, given)[0], expected.numpy(), rtol=1e-5, atol=1e-5)
+        z, x = torch.randn(size, 3), torch.rand(size, 1, 8, 8).round()
+        with torch.no_grad():
+            wanted = {"decoder": ("z", z, vae.decode(z, y).mean), "encoder": ("x", x, vae.encode(x, y).mean)}
+        for name, (key, value, result) in wanted.items():
+            session = onnxruntime.InferenceSession(run / "export" / f"{name}.onnx", providers=["CPUExecutionProvider"])
+            given = {key: value.numpy()} | ({} if y is None else {"y": y.numpy()})
+            assert np.allclose(session.run(None, given)[0], result.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_exporters_are_quiet_and_the_rest_is_not(caplog, recwarn):
+    before = logging.root.manager.disable
+    with module.quiet():
+        logging.getLogger("theirs").warning("a hint")
+        logging.getLogger("theirs").error("a fault")
+        warnings.warn("a hint", stacklevel=1)
+    with pytest.raises(KeyError), module.quiet():
+        raise KeyError
+    logging.getLogger("theirs").warning("ours")
+    assert caplog.messages == ["a fault", "ours"] and not recwarn.list and logging.root.manager.disable == before
