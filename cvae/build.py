@@ -218,6 +218,8 @@ def load_with_step(run: Run, checkpoint: str, device: str) -> tuple[VAE, int]:
         vae.load_state_dict(weights)
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{file} does not hold the weights of the model in {run.config_file}: {error}") from error
+    if not all(part.isfinite().all() for part in vae.parameters()):
+        raise UserError(f"{file} has weights that are no finite numbers, which no training saves")
     return vae.to(device).eval(), content.get("global_step", 0)
 
 

@@ -39,8 +39,8 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     encode.add_argument(
         "--out",
         metavar="FILE",
-        help="where to: a .npz with latents (N, D), labels (N,) and names (N,); or a .csv with a row for each image "
-        "(default: RUN/latents.npz)",
+        help="where to: a .npz with latents (N, D), labels (N,) and names (N,), and of a model of codes codes (N, M), "
+        "whose vectors the latents are; or a .csv with a row for each image (default: RUN/latents.npz)",
     )
 
 
@@ -55,18 +55,23 @@ def write_latents(args: argparse.Namespace) -> None:
     out = target(args, Run(args.run).latents, (".npz", ".csv"))
     import torch
 
+    from cvae.noise import fixed_noise
     from cvae.paths import centre
 
     vae, _ = model_of(args)
     names, labels, batches = batches_of(args, vae)
-    with torch.no_grad():
-        parts = [centre(vae.encode(x, y)) for x, y in watched(batches, "encoding", math.ceil(len(names) / BATCH))]
-    latents = torch.cat(parts).numpy()
+    of_codes, means, read = vae.posterior.num_codes is not None, [], []
+    with torch.no_grad(), fixed_noise(args.seed, torch.device("cpu")):  # training images may be drawn anew
+        for x, y in watched(batches, "encoding", math.ceil(len(names) / BATCH)):
+            means.append(centre(vae.encode(x, y)))
+            read += [vae.posterior.read(means[-1]).flatten(1)] if of_codes else []
+    latents, codes = torch.cat(means).numpy(), torch.cat(read).numpy() if of_codes else None
     if out.suffix.lower() == ".npz":
-        save_arrays(out, latents=latents, labels=labels, names=names)
+        save_arrays(out, latents=latents, labels=labels, names=names, codes=codes)
     else:
-        save(out, table(latents, labels, names).encode())
-    said(f"{len(latents)} images, {latents.shape[1]} latents: {out}")
+        save(out, table(latents, labels, names, codes).encode())
+    made = f"{latents.shape[1]} latents" if codes is None else f"{codes.shape[1]} codes each"
+    said(f"{len(latents)} images, {made}: {out}")
 
 
 def batches_of(
@@ -88,14 +93,13 @@ def batches_of(
     return names, images.images.y.cpu().numpy(), ((x, vae.labels(y)) for x, y in batches)
 
 
-def table(latents: "ndarray", labels: "ndarray | None", names: Sequence[str]) -> str:
-    """As comma-separated values: name, label (where known), z0, z1, …; all digits of a float32."""
-
-    def rows() -> Iterator[list]:
-        yield ["name", *(["label"] if labels is not None else []), *(f"z{d}" for d in range(latents.shape[1]))]
-        for number, (name, z) in enumerate(zip(names, latents, strict=True)):
-            yield [name, *([labels[number]] if labels is not None else []), *(f"{value:.9g}" for value in z)]
-
+def table(latents: "ndarray", labels: "ndarray | None", names: Sequence[str], codes: "ndarray | None" = None) -> str:
+    """As comma-separated values: name, label (where known), codes (where there are), z; all digits of a float32."""
+    known = [] if labels is None else [("label", labels)]
+    known += [] if codes is None else [(f"code{number}", column) for number, column in enumerate(codes.T)]
+    rows = [["name", *(name for name, _ in known), *(f"z{d}" for d in range(latents.shape[1]))]]
+    for number, (name, z) in enumerate(zip(names, latents, strict=True)):
+        rows.append([name, *(column[number] for _, column in known), *(f"{value:.9g}" for value in z)])
     content = io.StringIO()
-    csv.writer(content, lineterminator="\n").writerows(rows())
+    csv.writer(content, lineterminator="\n").writerows(rows)
     return content.getvalue()

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from cvae.checks import positive_int, seed_number
+from cvae.checks import positive_int
 from cvae.commands.inputs import data_of, model_of, said
 from cvae.errors import ConfigError, UserError
 from cvae.files import save
@@ -41,7 +41,6 @@ def look(args: argparse.Namespace) -> None:
     """
     if args.images is not None:
         positive_int("--images", args.images)
-    seed_number("--seed", args.seed)
     serve = None if args.html else server(args.port)
     from cvae.explorer import table
     from cvae.explorer.space import require_numbers, space_of

@@ -2,12 +2,15 @@
 
 import argparse
 import io
+import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.progress import track
 
+from cvae.checks import seed_number
 from cvae.console import console
 from cvae.errors import ConfigError, UserError
 from cvae.files import save
@@ -22,10 +25,12 @@ if TYPE_CHECKING:  # torch takes seconds to import: not for --help, nor for a wr
 
 T = TypeVar("T")
 BATCH = 500  # images that go through the model at once
+BYTES = 50  # that a number of an image takes until it is in a picture: as float32, and three times as high and wide
 
 
 def model_of(args: argparse.Namespace) -> "tuple[VAE, int]":
-    """The trained model, and how many optimizer steps it has had."""
+    """The trained model, and how many optimizer steps it has had. Raises UserError if it, or --seed, is wrong."""
+    seed_number("--seed", args.seed)
     from cvae.build import load_with_step
 
     return load_with_step(Run(args.run, args.trust), args.checkpoint, "cpu")
@@ -44,6 +49,8 @@ def own_images(files: Sequence[str], args: argparse.Namespace) -> "Tensor":
     Raises:
         UserError: a file is missing or cannot be read as an image.
     """
+    if folders := [file for file in files if Path(file).is_dir()]:
+        raise UserError(f"{folders[0]} is a folder: name the files in it, as {folders[0]}/*.png does")
     if missing := [file for file in files if not Path(file).is_file()]:
         raise UserError(f"there is no such file: {', '.join(missing)}")
     from cvae.build import make, saved_config
@@ -65,7 +72,7 @@ def images_of(
     """
     import torch
 
-    numbers = {word: int(word) for word in words if word.isdecimal() and not Path(word).exists()}
+    numbers = {word: int(word) for word in words if is_number_of_an_image(word)}
     x, y = {}, {}
     if numbers:
         data = data or data_of(args)
@@ -78,6 +85,11 @@ def images_of(
     together = torch.cat([x[word] for word in words])
     known = torch.cat([y[word] for word in words]) if len(y) == len(x) and args.label is None else None
     return together, vae.labels(known) if known is not None else labels_of(args, vae, len(words))
+
+
+def is_number_of_an_image(word: str) -> bool:
+    """Whether a word is the number of a test image, and no file (a run of a sweep may be a folder with a number)."""
+    return word.isdecimal() and not Path(word).is_file()
 
 
 def labels_of(args: argparse.Namespace, vae: "VAE", num: int) -> "Tensor | None":
@@ -108,7 +120,20 @@ def target(args: argparse.Namespace, default: Path, endings: Sequence[str]) -> P
     ending = out.suffix.lower()
     if ending not in endings or (out.is_dir() if ending else out.is_file()):
         raise ConfigError("--out", out, ", or ".join(wanted))
+    folder = out.parent if ending else out
+    there = folder if folder.exists() else folder.parent
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ConfigError("--out", out, f"in a folder that is there and can be written, which {there} is not")
     return out
+
+
+def require_room(key: str, num: int, vae: "VAE", each: int = 1) -> None:
+    """Raise ConfigError unless `num` times so many images of the model fit into the memory."""
+    from cvae.devices import main_memory
+
+    most = main_memory() // (BYTES * math.prod(vae.shapes[1]) * each)
+    if num > most:
+        raise ConfigError(key, num, f"at most {most:,}: more images do not fit into the memory")
 
 
 def save_images(

@@ -3,7 +3,7 @@
 import argparse
 
 from cvae.checks import positive_int
-from cvae.commands.inputs import images_of, model_of, said, target
+from cvae.commands.inputs import images_of, model_of, require_room, said, target
 from cvae.errors import ConfigError
 from cvae.files import save
 from cvae.run import Run
@@ -45,6 +45,7 @@ def walk(args: argparse.Namespace) -> None:
     from cvae import pictures
 
     vae, _ = model_of(args)
+    require_room("--steps", args.steps, vae)
     x, y = images_of([args.a, args.b], args, vae)
     way = vae.interpolate(x[:1], x[1:], None if y is None else y[:1], args.steps)  # (steps, 1, C, H, W)
     save(out, pictures.png(pictures.strips(x[:1], way, x[1:])))

@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cvae.checks import seed_number
 from cvae.commands.inputs import BATCH, labels_of, model_of, own_images, said, save_images, target, watched
 from cvae.run import Run
 
@@ -41,7 +40,6 @@ def redraw(args: argparse.Namespace) -> None:
     Raises:
         UserError: an option or the run is wrong, or a file cannot be read.
     """
-    seed_number("--seed", args.seed)
     out = target(args, Run(args.run).reconstructed, (".png", ".npz", ""))
     import torch
 

@@ -3,9 +3,9 @@
 import argparse
 import math
 
-from cvae.checks import number, positive_int, seed_number
+from cvae.checks import number, positive_int
 from cvae.commands.fitted import KINDS, fitted
-from cvae.commands.inputs import BATCH, labels_of, model_of, said, save_images, target, watched
+from cvae.commands.inputs import BATCH, labels_of, model_of, require_room, said, save_images, target, watched
 from cvae.run import Run
 
 
@@ -52,7 +52,6 @@ def draw(args: argparse.Namespace) -> None:
         UserError: an option or the run is wrong, or a density is to be fitted and the data are missing.
     """
     num = positive_int("--num", args.num)
-    seed_number("--seed", args.seed)
     number("--temperature", args.temperature)
     out = target(args, Run(args.run).samples, (".png", ".npz", ""))
     import torch
@@ -61,6 +60,7 @@ def draw(args: argparse.Namespace) -> None:
     from cvae.noise import fixed_noise
 
     vae, step = model_of(args)
+    require_room("--num", num, vae)
     columns = round(num**0.5)
     if vae.num_classes and args.label is None:
         columns = math.ceil(num / vae.num_classes)

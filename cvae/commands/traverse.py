@@ -2,10 +2,18 @@
 
 import argparse
 import math
-from pathlib import Path
 
 from cvae.checks import positive_int
-from cvae.commands.inputs import data_of, images_of, model_of, said, target, watched
+from cvae.commands.inputs import (
+    data_of,
+    images_of,
+    is_number_of_an_image,
+    model_of,
+    require_room,
+    said,
+    target,
+    watched,
+)
 from cvae.errors import ConfigError
 from cvae.files import save
 from cvae.run import Run
@@ -53,12 +61,13 @@ def move(args: argparse.Namespace) -> None:
     from cvae.noise import fixed_noise
 
     vae, _ = model_of(args)
+    require_room("--steps", args.steps, vae, min(args.dims, *vae.shapes[0]))
     data = data_of(args)
     x, y = images_of([args.image], args, vae, data)
     with fixed_noise(args.seed, torch.device("cpu")):
         batches = test_batches(vae, data, len(data.test), torch.device("cpu"))
         found = latents(vae, watched(batches, "encoding", math.ceil(len(data.test) / IMAGES)))
     shown = traverse(vae, found, x, y, args.dims, args.steps)
-    title = f"test image {args.image}" if args.image.isdecimal() and not Path(args.image).exists() else args.image
+    title = f"test image {args.image}" if is_number_of_an_image(args.image) else args.image
     save(out, pictures.png(pictures.traversal(*shown, title)))
     said(f"{len(shown.dims)} dimensions: {out}")

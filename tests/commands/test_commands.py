@@ -96,7 +96,7 @@ def other_weights(run):
     weights = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     for name, factor in (("last", 2.5), ("best", 1.3)):
         for value in weights["state_dict"].values():
-            value.mul_(factor)
+            value.mul_(factor if value.is_floating_point() else 1)
         torch.save(weights, run / "checkpoints" / f"{name}.ckpt")
 
 

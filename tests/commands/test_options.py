@@ -266,6 +266,7 @@ def drawn(folder, monkeypatch, classes=0, **options):
 
     class Model:
         num_classes = classes
+        shapes = ((2,), (1, 2, 2))
 
         def sample(self, num, labels, temperature):
             found["asked"] = (num, None if labels is None else labels.tolist(), torch.rand(()).item())

@@ -111,6 +111,18 @@ def test_many_samples_come_in_batches(tiny_run, call, tmp_path, monkeypatch):
     assert BATCH == 500
 
 
+def test_arrays_of_images_are_in_range(tiny_run, call, tmp_path):
+    """The mean of a Gaussian need not be."""
+    run = tiny_run("data.binarization=none", "likelihood=gaussian")
+    call("sample", run, "--num", 50, "--out", tmp_path / "s.npz")
+    vae = cvae.load(run)
+    with fixed_noise(0, CPU):
+        expected = vae.sample(50)
+    assert expected.min() < 0 and expected.max() > 1
+    found = arrays(tmp_path / "s.npz")["x"]
+    assert np.allclose(found[..., 0], expected[:, 0].clamp(0, 1).numpy(), atol=1e-6)
+
+
 # reconstruct
 
 
@@ -202,6 +214,38 @@ def test_latents_of_files_as_a_table(tiny_run, call, tmp_path):
     assert len(rows(tmp_path / "l.csv")[0]) == 3
     call("encode", plain, files[0], "--out", tmp_path / "l.npz")
     assert set(arrays(tmp_path / "l.npz")) == {"latents", "names"}
+
+
+@pytest.mark.parametrize("posterior", ["categorical", "fsq", "vq"])
+def test_codes_stand_beside_their_vectors(tiny_run, call, tmp_path, monkeypatch, posterior):
+    run = tiny_run(f"posterior={posterior}", "prior=uniform", "model.latent_dim=3", "conditional=true")
+    monkeypatch.setattr(encode, "BATCH", 4)
+    code, printed = call("encode", run, "--split", "test", "--out", tmp_path / "l.npz")
+    assert code == 0 and "7 images, 3 codes each: " in printed
+    found, vae = arrays(tmp_path / "l.npz"), cvae.load(run)
+    x, y = load_data(Run(run)).batch("test", range(7))
+    q = vae.encode(x, y)
+    wanted = q.logits.argmax(1) if posterior == "categorical" else vae.posterior.read(q.mean)
+    assert set(found) == {"latents", "labels", "names", "codes"} and found["codes"].dtype == np.int64
+    assert found["codes"].tolist() == wanted.tolist() and len(set(map(tuple, wanted.tolist()))) > 1
+    assert np.allclose(found["latents"], q.mean.detach().numpy(), atol=1e-6)
+    call("encode", run, "--split", "test", "--out", tmp_path / "l.csv")
+    head, *table = rows(tmp_path / "l.csv")
+    assert head[:6] == ["name", "label", "code0", "code1", "code2", "z0"] and len(head) == 5 + found["latents"].shape[1]
+    assert [[int(value) for value in row[1:5]] for row in table] == np.c_[found["labels"], found["codes"]].tolist()
+    assert np.array_equal(np.array([row[5:] for row in table], np.float32), found["latents"])
+
+
+def test_training_images_that_are_drawn_anew_are_drawn_by_the_seed(tiny_run, call, tmp_path):
+    run = tiny_run("data.binarization=stochastic")
+    found = {}
+    for name, seed in (("one", 3), ("two", 3), ("other", 4)):
+        call("encode", run, "--split", "train", "--seed", seed, "--out", tmp_path / f"{name}.npz")
+        found[name] = arrays(tmp_path / f"{name}.npz")["latents"]
+    with fixed_noise(3, CPU):
+        x, _ = load_data(Run(run)).batch("train", range(10))
+    assert np.allclose(found["one"], cvae.load(run).encode(x).mean.detach().numpy(), atol=1e-6)
+    assert np.array_equal(found["one"], found["two"]) and not np.allclose(found["one"], found["other"])
 
 
 # interpolate, traverse
@@ -306,7 +350,7 @@ def test_what_is_wrong_is_said(tiny_run, call, tmp_path):
             ("reconstruct", plain, good, text),
             f"Repair or delete them: {text}: not an image",
         ),
-        (("reconstruct", plain, tmp_path / "in"), "there is no such file"),
+        (("reconstruct", plain, tmp_path / "in"), "in is a folder: name the files in it, as "),
         (("reconstruct", plain, good, "--class", 1), "--class=1: must be left out: this model knows no classes"),
         (("reconstruct", classes, good), "--class=None: must be from 0 to 9: this model is given the class"),
         (("reconstruct", classes, good, "--class", 10), "--class=10: must be from 0 to 9"),
