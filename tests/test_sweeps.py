@@ -1,6 +1,7 @@
 """Sweeps: several runs at a time, a search by Optuna, and a sweep that goes on after it was stopped."""
 
 import json
+import os
 
 import pytest
 import yaml
@@ -132,3 +133,47 @@ def test_a_sweep_through_submitit_on_this_machine(tmp_path):
     done = train_py("-m", *WORDS, "seed=1", "hydra/launcher=submitit_local", "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert Run(tmp_path / "sweep" / "0").state() == "finished"
+
+
+# What submitit calls: sbatch starts the tasks of an array, srun runs a task's command, sacct knows nothing.
+SLURM = {
+    "sbatch": """
+        cp "$1" "$JOBS/script"
+        last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$1")
+        for task in $(seq 0 "$last"); do
+            export SLURM_ARRAY_JOB_ID=70 SLURM_ARRAY_TASK_ID=$task SLURM_JOB_ID=$((71 + task)) SLURM_JOB_NAME=train
+            export SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0
+            SLURM_JOB_NODELIST=node1 setsid bash "$JOBS/script" >/dev/null 2>&1 &
+        done
+        echo Submitted batch job 70
+    """,
+    "srun": """
+        while [[ $1 == --* ]]; do
+            [[ $1 == --unbuffered ]] && shift || shift 2  # --output FILE, --error FILE
+        done
+        "$@" >>"$JOBS/$SLURM_ARRAY_TASK_ID" 2>&1
+    """,
+    "sacct": "echo 'JobID|State|NodeList'",
+}
+
+
+@pytest.mark.slow
+def test_a_sweep_through_slurm(tmp_path):
+    """Of three runs, one of which fails. Each is a job of its own, and knows its number."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    (tmp_path / "bin").mkdir()
+    for name, script in SLURM.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{script}")
+        (tmp_path / "bin" / name).chmod(0o755)
+    words = ["-m", *WORDS, "model.latent_dim=2,0,3", "hydra/launcher=submitit_slurm", "hydra.sweep.dir=sweep"]
+    words += ["hydra.launcher.partition=long", "hydra.launcher.timeout_min=7"]
+    path = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "JOBS": str(tmp_path)}
+    done = train_py(*words, cwd=tmp_path, PYTHONPATH=str(ROOT), **path)
+    assert done.returncode == 1 and "1 of the 3 runs in sweep did not finish" in done.stderr + done.stdout
+    script = (tmp_path / "script").read_text()
+    assert all(f"#SBATCH --{flag}\n" in script for flag in ("array=0-2%3", "partition=long", "time=7"))
+    for task, (name, state) in enumerate([("2", "finished"), ("0", "failed"), ("3", "finished")]):
+        run = Run(tmp_path / "sweep" / f"{task}_latent_dim={name}")
+        assert run.state() == state and run.status()["slurm_job"] == str(71 + task)
+        said = (tmp_path / str(task)).read_text()
+        assert ("Error: model.latent_dim=0: must be" in said) == (state == "failed") and "Traceback" not in said
