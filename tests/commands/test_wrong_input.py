@@ -1,5 +1,6 @@
 """Wrong files, places and numbers: each command names what is wrong, at once, and leaves nothing behind."""
 
+import itertools
 import os
 from types import SimpleNamespace
 
@@ -57,10 +58,10 @@ def bad_files(folder):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("command", [["reconstruct"], ["encode"], ["interpolate", "0"], ["traverse"]])
-def test_files_that_are_no_images(plain, refused, tmp_path, command):
-    name, *first = command
-    for file, message in bad_files(tmp_path / "in").items():
+def test_files_that_are_no_images(plain, refused, tmp_path):
+    """Each kind of file, by one of the commands that take files."""
+    commands = itertools.cycle([["reconstruct"], ["encode"], ["interpolate", "0"], ["traverse"]])
+    for (file, message), (name, *first) in zip(bad_files(tmp_path / "in").items(), commands, strict=False):
         refused(message, name, plain, *first, tmp_path / "in" / file)
 
 
@@ -96,13 +97,12 @@ def test_a_new_folder_is_made_where_its_own_folder_is_there(plain, call, tmp_pat
     assert (tmp_path / "new" / "a.png").is_file() and (tmp_path / "folder" / "0.png").is_file()
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32])
 @pytest.mark.parametrize("command", [*COMMANDS, "export", "explore"])
-def test_seeds(plain, refused, tmp_path, command, seed, monkeypatch):
+def test_seeds(plain, refused, tmp_path, command, monkeypatch):
     monkeypatch.setattr("cvae.commands.explore.server", lambda port: None)
     monkeypatch.setattr("cvae.commands.export.find_spec", lambda name: True)
     words = [tmp_path / word if word == "good.png" else word for word in COMMANDS.get(command, [])]
-    refused(f"--seed={seed}: must be an integer from 0 to 4294967295", command, plain, *words, "--seed", seed)
+    refused("--seed=4294967296: must be an integer from 0 to 4294967295", command, plain, *words, "--seed", 2**32)
 
 
 def test_numbers(plain, refused, monkeypatch):
@@ -142,7 +142,9 @@ def test_what_codes_do_not_have(tiny_run, refused, tmp_path):  # noqa: F811
     codes = tiny_run("posterior=fsq", "prior=uniform")
     for command in (["interpolate", "0", "1"], ["traverse"]):
         refused("posterior=FSQ: must be one of numbers", command[0], codes, *command[1:])
-    refused("--prior=gmm: must be left out: the latents", "sample", codes, "--prior", "gmm")
+    refused(
+        "--prior=gmm: must be autoregressive: the latents of this model are codes", "sample", codes, "--prior", "gmm"
+    )
     refused("prior=Codes: must be made of normal distributions", "sample", codes, "--temperature", 0.5)
 
 
