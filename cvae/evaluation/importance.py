@@ -74,8 +74,9 @@ def measure(
             top = trace.latents[0]
             first = top.z[0, :count].clone(), precise(top.log_q[0, :count]), precise(top.log_p[0, :count])
             known = torch.cat([known_mean(latent, images)[:count] for latent in trace.latents], -1)
-            if all(map(is_one_code, trace.latents)):
-                samples, until = min(samples, SAMPLES), None  # further draws would be the same
+            if all(map(is_one_code, trace.latents)):  # further draws would be the same
+                advance("rows", max(samples - SAMPLES, 0) * count)
+                samples, until = min(samples, SAMPLES), None
         advance("rows", log_px_z.numel())
         start += SAMPLES
         if until is not None and start == samples:
@@ -86,10 +87,9 @@ def measure(
     error = (square - mean**2) / (samples - 1) if samples > 1 else torch.full_like(mean, torch.nan)
     mean, error = torch.where(known.isnan(), mean, known), torch.where(known.isnan(), error, 0.0)
     log_px, effective = log_sums[0] - math.log(samples), (2 * log_sums[0] - log_sums[1]).exp()
-    drawn = torch.full((count,), samples)
     if any(map(is_one_code, trace.latents)):
         effective = torch.full_like(effective, torch.nan)  # all draws are one code: equal, and still no estimate
-    measured = Measured(log_px, mean_rates, distortion, drawn, effective, *first)
+    measured = Measured(log_px, mean_rates, distortion, torch.full((count,), samples), effective, *first)
     return Measured(*(part.cpu() for part in measured))._replace(z=measured.z), Means(mean.cpu(), error.cpu())
 
 
