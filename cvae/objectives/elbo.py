@@ -1,6 +1,6 @@
 """The evidence lower bound, beta-VAE and free bits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,23 +29,29 @@ class ELBO(Objective):
     Args:
         samples: K, draws of z per image
         kl: monte_carlo, the mean of log q(z|x) - log p(z) at the K draws; closed_form, torch's `kl_divergence`
-        beta: weight of the rate, a number or a schedule (Higgins et al. 2017, eq. 4)
+        beta: weight of the rate, a number or a schedule (Higgins et al. 2017, eq. 4); or a list of these, one for each
+            group of latents from the top down
         free_bits: lambda, nats for each latent dimension, or for each group where there are several; 0 switches it off.
             With one group it needs the rate of each dimension, so a posterior and a prior that are independent over the
             dimensions.
 
     Raises:
         ConfigError: a value is not allowed; at the first call, the posterior and the prior lack what kl or free_bits
-            need.
+            need, or there are more or fewer groups than the list has.
     """
 
     def __init__(
-        self, samples: int = 1, kl: str = "monte_carlo", beta: float | Callable = 1, free_bits: float = 0
+        self,
+        samples: int = 1,
+        kl: str = "monte_carlo",
+        beta: float | Callable | Sequence[float | Callable] = 1,
+        free_bits: float = 0,
     ) -> None:
         super().__init__()
         self.samples = positive_int("samples", samples)
         self.kl = one_of("kl", kl, ("monte_carlo", "closed_form"))
-        self.beta = number_or_schedule("beta", beta)
+        listed = list(beta) if isinstance(beta, Sequence) and not isinstance(beta, str) and beta else [beta]
+        self.betas = [number_or_schedule("beta", each) for each in listed]
         self.free_bits = number("free_bits", free_bits)
 
     def forward(self, vae: VAE, x: Tensor, y: Tensor | None = None, step: int | Tensor = 0) -> Terms:
@@ -58,8 +64,8 @@ class ELBO(Objective):
             rates = [self._rate(latent) for latent in trace.latents]  # (B,) each
             parts = torch.stack(rates, -1)  # (B, L)
         rate = total(rates)
-        charged = self._charge(parts) if self.free_bits else rate
-        loss = penalized(distortion + at(self.beta, step) * charged, trace)
+        charged = self._charge(parts) if self.free_bits else parts
+        loss = penalized(distortion + self._weighted(charged, len(trace.latents), step), trace)
         return Terms(loss, -distortion - rate, rate, distortion, rate_of_groups(rates) | dict(trace.penalties))
 
     def _rate(self, latent: Latent) -> Tensor:
@@ -76,11 +82,20 @@ class ELBO(Objective):
         return (q.log_prob(latent.z) - p.log_prob(latent.z)).mean(0)
 
     def _charge(self, rate: Tensor) -> Tensor:
-        """The rate (B, D) of dimensions or groups, or free_bits where the mean of one is below it, summed: (B,).
+        """The rate (B, D) of dimensions or groups, or free_bits where the mean of one is below it: (B, D).
 
-        The mean over the batch is then the sum of the maxima.
+        The mean over the batch is then the maximum.
         """
-        return torch.where(rate.mean(0) > self.free_bits, rate, self.free_bits).sum(-1)
+        return torch.where(rate.mean(0) > self.free_bits, rate, self.free_bits)
+
+    def _weighted(self, charged: Tensor, groups: int, step: int | Tensor) -> Tensor:
+        """The sum over dimensions or groups (B, D), each by its beta: (B,)."""
+        if len(self.betas) == 1:
+            return at(self.betas[0], step) * charged.sum(-1)
+        if len(self.betas) != groups:
+            allowed = f"one value, or one for each group of latents, of which there are {groups}"
+            raise ConfigError("objective.beta", f"[{len(self.betas)} values]", allowed)
+        return total([at(beta, step) * each for beta, each in zip(self.betas, charged.unbind(-1), strict=True)])
 
     def _closed_form(self, q: Distribution, p: Distribution) -> Tensor:
         try:

@@ -71,6 +71,7 @@ COMMAND_LINES = [
     (["+objective=elbo", "objective/beta=linear", "objective.beta.steps=100", "objective.beta.end=4"], 50, 2),
     (["+objective=elbo", "objective/beta=cyclical", "objective.beta.period=100"], 125, 0.5),
     (["+objective=elbo", "objective.beta={_target_: cvae.schedules.Linear, start: 0, end: 1, steps: 10}"], 5, 0.5),
+    (["+objective=elbo", "objective.beta=[0.3]"], 5, 0.3),
     (["+objective=beta_tcvae", "objective/beta=linear", "objective.beta.end=6"], 5000, 3),
 ]
 
@@ -79,13 +80,14 @@ COMMAND_LINES = [
 def test_on_the_command_line(overrides, step, beta):
     with initialize_config_dir(CONF, version_base="1.3"):
         objective = make(compose(None, overrides), "objective")
-    assert at(objective.beta, step) == pytest.approx(beta)
+    (value,) = getattr(objective, "betas", None) or [objective.beta]
+    assert at(value, step) == pytest.approx(beta)
 
 
 def test_in_the_whole_config():
     with initialize_config_dir(CONF, version_base="1.3"):
         objective = make(compose("config", ["objective/beta=linear", "objective.beta.steps=100"]), "objective")
-    assert objective.beta(50) == 0.5
+    assert objective.betas[0](50) == 0.5
 
 
 @pytest.mark.filterwarnings("error")

@@ -190,6 +190,21 @@ def test_the_first_step_is_0():
         assert (objective(vae, x).loss - objective(vae, x, step=1).loss).abs().min() > 1e-4
 
 
+@pytest.mark.parametrize("free_bits", [0, 0.4])
+def test_each_group_has_a_beta_of_its_own(free_bits):
+    """A warm-up per group: each rate with its own weight, at this step."""
+    vae, x = Fixed(group(3), group(2, deep=True), group(2, deep=True)), images()
+    terms = ELBO(K, beta=[Linear(0, 1, 10), 2, Linear(0, 1, 20)], free_bits=free_bits)(vae, x, step=5)
+    rates = [(latent.log_q - latent.log_p).mean(0) for latent in vae.trace.latents]
+    if free_bits:
+        rates = [rate if rate.mean() > free_bits else torch.full_like(rate, free_bits) for rate in rates]
+    expected = terms.distortion + 0.5 * rates[0] + 2 * rates[1] + 0.25 * rates[2]
+    torch.testing.assert_close(terms.loss, expected)
+    torch.testing.assert_close(terms.rate, sum((latent.log_q - latent.log_p).mean(0) for latent in vae.trace.latents))
+    one = ELBO(K, beta=[2.0], free_bits=free_bits)(vae, x, step=5)
+    torch.testing.assert_close(one.loss, terms.distortion + 2 * sum(rates))
+
+
 @pytest.mark.parametrize("kind", ["flow", "mixture"])
 def test_which_priors_the_discrepancy_trains(kind):
     """One that can be reparameterized, by the gradient of the MMD at the same draws; a mixture not at all."""
@@ -227,7 +242,7 @@ def test_the_mmd_needs_pairs():
 def test_a_dimension_at_exactly_free_bits_is_free():
     """Its rate has no gradient up to and at the threshold; above it each image's rate counts as it is."""
     rates = torch.tensor([[0.5, 0.1, 2.0], [0.5, 0.3, 0.0]], dtype=F64, requires_grad=True)
-    charged = ELBO(free_bits=0.5)._charge(rates)
+    charged = ELBO(free_bits=0.5)._charge(rates).sum(-1)
     torch.testing.assert_close(charged, torch.tensor([3.0, 1.0], dtype=F64))
     (gradient,) = torch.autograd.grad(charged.sum(), [rates])
     assert gradient.tolist() == [[0, 0, 1], [0, 0, 1]]
@@ -279,6 +294,12 @@ def test_messages_of_what_does_not_go_together():
         "objective.gradient=dreg: must be plain or stl, or another model=: this one has 2 groups of latents": (
             lambda: IWAE(2, "dreg")(several, x)
         ),
+        "objective.beta=[3 values]: must be one value, or one for each group of latents, of which there are 2": (
+            lambda: ELBO(beta=[1, 1, 1])(several, x)
+        ),
+        "beta=-1: must be a finite number of at least 0, or a schedule (as in objective/beta=linear)": (
+            lambda: ELBO(beta=[1, -1])
+        ),
         "alpha=1.5: must be a number of at most 1": lambda: InfoVAE(1.5),
         "lambda_=0.25: must be at least 1 - alpha, 0.5: the MMD would be rewarded": lambda: InfoVAE(0.5, 0.25),
         "kernel=linear: must be one of rbf, imq": lambda: InfoVAE(kernel="linear"),
@@ -313,7 +334,7 @@ def test_shared_parts():
 
 def test_defaults():
     elbo, iwae, tcvae, info = ELBO(), IWAE(), BetaTCVAE(), InfoVAE()
-    assert (elbo.samples, elbo.kl, elbo.beta, elbo.free_bits) == (1, "monte_carlo", 1, 0)
+    assert (elbo.samples, elbo.kl, elbo.betas, elbo.free_bits) == (1, "monte_carlo", [1], 0)
     assert (iwae.samples, iwae.gradient) == (50, "plain")
     assert (tcvae.beta, tcvae.sampling, tcvae.num_images) == (6, "weighted", None)
     assert (info.alpha, info.lambda_, info.kernel, info.bandwidth) == (1, 1000, "rbf", 1)
