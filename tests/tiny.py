@@ -15,7 +15,9 @@ QUIET = ["~callbacks.pictures", "~callbacks.progress", "~logger.tensorboard"]
 
 def tiny(folder, *overrides):
     """The config of a tiny run into `folder`: 10 training images in batches of 4, 7 test images in batches of 3."""
-    return config(*TINY, f"run_dir={folder}", *overrides)
+    another = any(word.startswith("model=") for word in overrides)
+    base = [word for word in TINY if not (another and word.startswith("model."))]
+    return config(*base, f"run_dir={folder}", *overrides)
 
 
 def trained(folder, *overrides):

@@ -23,6 +23,18 @@ CHOICES = {
     "beta_tcvae, a validation split": ["objective=beta_tcvae", "data.validation_size=4", "data.source.train_size=26"],
     "VampPrior, drawn images": ["prior=vamp", "prior.components=3", "data.binarization=stochastic"],
     "conditional, momentum": ["conditional=true", "optimizer=sgd", "optimizer.momentum=0.9"],
+    "vq, a prior that learns": [
+        "posterior=vq", "posterior.codes=5", "posterior.width=2", "prior=autoregressive",
+        "prior.hidden=8", "prior.heads=2",
+    ],
+    "categorical, its temperature falls": [
+        "posterior=categorical", "posterior/temperature=linear", "posterior.temperature.steps=9",
+        "prior=uniform", PLAIN,
+    ],
+    "a ladder": [
+        "model=ladder", "model.groups=[4x1]", "model.width=4", "model.latent_dim=2", "objective.beta=[1,0.5]",
+        "trainer.gradient_clip_val=1", PLAIN,
+    ],
     "clipped, two batches a step": ["trainer.gradient_clip_val=1", "+trainer.accumulate_grad_batches=2"],
     "evaluated every other epoch": ["+trainer.check_val_every_n_epoch=2", "logger=[tensorboard,csv]"],
 }  # fmt: skip
