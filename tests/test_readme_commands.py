@@ -1,0 +1,203 @@
+"""Every command of README.md as a reader types it, in its own words; behind them come words that make it small."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import PLUGINS, ROOT
+from explorer.browser import free_port
+from PIL import Image
+
+from cvae.run import Run
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+ELSEWHERE = {  # a command that is not run here: why
+    "pip install -c constraints.txt -e .": ".ci/run runs the next line, which installs this and more",
+    "pip install -c constraints.txt -e .[test]": ".ci/run runs it",
+    "pytest": ".ci/run runs it",
+    "pip install -c constraints.txt -e .[sweep]": ".ci/run installs all extras at once",
+    "pip install -c constraints.txt -e .[explore]": ".ci/run installs all extras at once",
+    "tensorboard --logdir outputs": "tests/training/test_tensorboard_server.py starts it, and reads its pages",
+    "python tests/soak.py": "takes an hour; tests/test_kills.py runs its trainings with fewer kills",
+    "python -m benchmarks.steps": "needs MNIST and an idle machine; tests/test_benchmarks.py runs what it is made of",
+    "python -m benchmarks.nll": "needs MNIST and an idle machine",
+    "bash benchmarks/gpu.sh": "needs a GPU",
+    "python -m cvae": "how the commands after a run begin",
+    "python -m cvae fit-prior": "how that command begins",
+}
+TYPED = {"seed=S": "seed=3", "S": "4", "N": "7", "data.root=/my/images": "data.root=SUBSET"}  # what a word stands for
+LESS = {  # a word of a command: what makes the command small
+    "search=lr_latent_dim": ["hydra.sweeper.n_trials=2"],
+    "data.validation_size=45000": ["data.validation_size=10"],
+    "trainer=ddp": ["trainer.accelerator=cpu", "trainer.devices=2"],
+    "evaluate": ["--samples", "4"],
+    "--until": ["--until", "0.5"],
+    "fit-prior": ["--rounds", "1"],
+}
+
+
+def commands(text):
+    """Each command once, without its comment: the lines of code blocks, and what begins like one between backticks."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    shown = [block for language, block in blocks if not language and not block.startswith("outputs/")]
+    lines = [line for block in shown for line in block.splitlines()]
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+    lines += [span for span in spans if re.match(r"(python|pip|bash|pytest|tensorboard|torchrun|srun) ", span)]
+    lines += re.findall(r"tensorboard --logdir \w+", text)  # in the middle of a line
+    parts = [part for line in lines for part in line.split(" && ")]
+    return list(dict.fromkeys(" ".join(shlex.split(part, comments=True)) for part in parts))
+
+
+COMMANDS = commands(README)
+TRAININGS = [command for command in COMMANDS if re.match(r"python train\.py(?!.*resume=)", command)]
+RESUMED = [command for command in COMMANDS if re.match(r"python train\.py.*resume=", command)]
+SERVED = ["python -m cvae explore RUN"]
+AFTER = [command for command in COMMANDS if command.startswith("python -m cvae ") and command not in ELSEWHERE]
+AFTER = [command for command in AFTER if command not in SERVED]
+
+
+def test_commands_are_found():
+    text = (
+        "```\npip install . && python train.py\npython train.py a=1  # why\nmake\n```\nor\n`python train.py -m b=1,2\n"
+    )
+    text += "c=3`, `python`, `a=1`.\n```python\nx = 1\n```\n```\noutputs/x\n  y  z: tensorboard --logdir outputs\n```\n"
+    assert commands(text) == [
+        "pip install .", "python train.py", "python train.py a=1", "make", "python train.py -m b=1,2 c=3",
+        "tensorboard --logdir outputs",
+    ]  # fmt: skip
+
+
+def test_each_command_is_run_here_or_elsewhere():
+    assert sorted(COMMANDS) == sorted([*TRAININGS, *RESUMED, *AFTER, *SERVED, *ELSEWHERE])
+
+
+def test_every_extra_is_installed_by_the_checks():
+    installed = re.search(r'^pip install -c constraints.txt -e "\.\[(.*)\]"$', (ROOT / ".ci/run").read_text(), re.M)
+    extras = re.findall(r"^pip install .*\[([\w,]+)\]", "\n".join(COMMANDS), re.M)
+    assert {extra for names in extras for extra in names.split(",")} <= {*installed[1].split(","), "test"}
+
+
+def words_of(command):
+    """What is typed: the README's words, then those that make the command small."""
+    words = [TYPED.get(word, word) for word in command.split()]
+    return words + [more for word in words for more in LESS.get(word, [])]
+
+
+def start(command, folder, *more):
+    """A process in a folder that has what a checkout has."""
+    for name in ("train.py", "conf", "cvae"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("HYDRA_", "CVAE_", "PYTEST_"))
+    }
+    words = [sys.executable, *words_of(command)[1:], *more]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(words, cwd=folder, env=environment | {"OMP_NUM_THREADS": "1"}, **pipe)
+
+
+def finish(process):
+    """What it said. Raises AssertionError if it says an unexpected error."""
+    said, _ = process.communicate(timeout=300)
+    assert "Traceback" not in said, said
+    return said
+
+
+def train(command, folder, *more):
+    """Its exit code, what it said, and the runs it has left."""
+    for beginning, plugin in PLUGINS.items():
+        if beginning in command:
+            pytest.importorskip(plugin, reason="the extra sweep is not installed")
+    small = ["trainer.max_epochs=1", "callbacks.pictures.manifold_steps=2"]
+    if " data=" not in command:
+        small += ["data=synthetic", "data.source.train_size=40", "data.source.test_size=20"]
+    process = start(command, folder, *(() if "--help" in command else small), *more)
+    said = finish(process)
+    return process.returncode, said, [Run(file.parents[1]) for file in folder.glob("outputs/**/.hydra/config.yaml")]
+
+
+def images(folder, count):
+    folder.mkdir()
+    for number, levels in enumerate(np.random.default_rng(0).integers(0, 256, (count, 40, 32, 3)).astype(np.uint8)):
+        Image.fromarray(levels).save(folder / f"{number}.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", TRAININGS)
+def test_a_training(command, tmp_path):
+    images(tmp_path / "SUBSET", 20)
+    code, said, runs = train(command, tmp_path)
+    if "--help" in command:
+        assert code == 0 and "Groups (choose with GROUP=NAME" in said
+        return
+    too_large = [run for run in runs if run.state() == "failed" and run.name == "lr=10"]  # as the README's table shows
+    assert code == (1 if too_large else 0), said
+    assert {run.state() for run in runs if run not in too_large} == {"finished"}, said
+    members = re.search(r"-m .*=([\w.-]+(?:,[\w.-]+)+)", command)
+    assert len(runs) == (len(members[1].split(",")) if members else 2 if "search=" in command else 1)
+    kind = re.search(r"experiment=(\w+)", command)
+    experiment = kind[1] if kind else "tf_tutorial"
+    assert all(run.path.relative_to(tmp_path).parts[1] == experiment for run in runs)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A reader's folder: a run of the tutorial as RUN, a sweep as SWEEP and below outputs/, and an image."""
+    folder = tmp_path_factory.mktemp("reader")
+    code, said, runs = train("python train.py -m seed=0,1", folder)
+    assert code == 0, said
+    shutil.copytree(runs[0].path, folder / "RUN")
+    shutil.copytree(runs[0].path.parent, folder / "SWEEP")
+    Image.new("RGB", (40, 30), "white").save(folder / "mine.png")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", RESUMED)
+def test_a_run_that_goes_on(command, trained, tmp_path):
+    shutil.copytree(trained / "RUN", tmp_path / "RUN")
+    process = start(command, tmp_path, "trainer.max_epochs=2")
+    said = finish(process)
+    assert process.returncode == 0 and Run(tmp_path / "RUN").state() == "finished", said
+    assert "Goes on from RUN/checkpoints/last.ckpt" in said and "Epoch 2" in said
+
+
+@pytest.fixture(scope="module")
+def of_codes(tmp_path_factory):
+    """A reader's folder with a run of codes as RUN."""
+    folder = tmp_path_factory.mktemp("codes")
+    code, said, (run,) = train("python train.py experiment=vq_mnist", folder)
+    assert code == 0, said
+    shutil.move(run.path, folder / "RUN")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", AFTER)
+def test_a_command_after_a_run(command, request, monkeypatch, call):
+    folder = request.getfixturevalue("of_codes" if "fit-prior" in command else "trained")
+    monkeypatch.chdir(folder)
+    if " export " in command:
+        pytest.importorskip("onnxscript", reason="the extra export is not installed")
+    code, printed = call(*words_of(command)[3:])
+    assert code == 0 and printed, printed
+    for out in re.findall(r"--(?:out|plot|html) (\S+)", command):
+        assert (folder / out).stat().st_size > 500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", SERVED)
+def test_a_page_that_is_ended_by_ctrl_c(command, trained):
+    pytest.importorskip("nicegui", reason="needs NiceGUI: pip install -e '.[explore]'")
+    process = start(command, trained, "--no-browser", "--port", str(free_port()))
+    first = next((line for line in process.stdout if "shows RUN" in line), None)
+    process.send_signal(signal.SIGINT)
+    assert first and "Stopped." in finish(process) and process.returncode == 0
