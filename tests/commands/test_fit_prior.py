@@ -9,7 +9,8 @@ from test_commands import evaluations, make_run, other_weights
 from tiny import TINY, trained
 
 import cvae
-from cvae.build import load_data, saved_config
+from cvae.build import load_data, load_with_step, saved_config
+from cvae.checkpoint import FORMAT
 from cvae.commands import fit_prior
 from cvae.commands.fitted import posterior_draws
 from cvae.comparison import read
@@ -17,9 +18,11 @@ from cvae.errors import UserError
 from cvae.evaluation import Settings, evaluate
 from cvae.evaluation.fit import fit, split, surprise
 from cvae.noise import fixed_noise
+from cvae.posteriors import DiagonalGaussian
 from cvae.priors import AutoregressiveCodes, FlowPrior, MixtureOfGaussians, Standardized
 from cvae.resume import resume
 from cvae.run import Run
+from cvae.version import VERSION
 
 CPU = torch.device("cpu")
 OF_CODES = ("posterior=vq", "posterior.codes=5", "posterior.width=2", "prior=uniform", "model.latent_dim=3")
@@ -37,6 +40,10 @@ KINDS = {
         lambda: AutoregressiveCodes(3, None, 5, hidden=8, layers=1, heads=2),
     ),
 }
+
+
+class Own(DiagonalGaussian):
+    """A part that is not cvae's."""
 
 
 def run_of(folder, *overrides):
@@ -59,7 +66,7 @@ def test_a_run_with_the_same_model_and_the_fitted_prior(tmp_path, call, kind):
     with fixed_noise(3, CPU):
         prior, z = make(), posterior_draws(before, data)
         own, found = surprise(before.prior(before.infer), split(z)[1]), fit(prior, z, range(2))
-    said = f"-log p(z) of posterior draws held out: {own:.2f} nats by the prior of {old}, {found:.2f} by the new one"
+    said = f"draws held out: {own:.2f} nats by the prior of {old}, {found:.2f} by the new one The run is in"
     assert said in " ".join(printed.split())
     (new,) = (path for path in tmp_path.iterdir() if path != old)
     assert new.name == f"{old.name},{fit_prior.suffix(None, words)[1:]}" and f"The run is in {new}" in printed
@@ -79,7 +86,11 @@ def test_a_run_with_the_same_model_and_the_fitted_prior(tmp_path, call, kind):
     assert metrics["parameters"] == sum(parameter.numel() for parameter in vae.parameters())
     ((_, report),) = evaluations(new).items()
     assert report["settings"]["checkpoint"] == "last.ckpt" and report["settings"]["step"] == 7
+    assert load_with_step(Run(new), "last.ckpt", "cpu")[1] == 7
+    content = torch.load(new / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content["cvae"] == {"format": FORMAT, "version": VERSION}
     # As one of many runs.
+    assert (new / ".hydra" / "hydra.yaml").read_bytes() == (old / ".hydra" / "hydra.yaml").read_bytes()
     assert Run(new).state() == "finished" and saved_config(Run(new)).run_dir == str(new)
     assert Run(new).overrides() == ["optimizer.lr=1", *words]
     (entry,) = read([Run(new)])
@@ -112,7 +123,7 @@ def test_a_sample_of_codes_from_a_fitted_prior(tmp_path, call):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["prior=vamp"], "prior=vamp: must be prior=gmm|flow|autoregressive, and keys of it as in prior.hidden=256"),
+        (["prior=vamp"], "prior=vamp: must be prior=gmm|flow|autoregressive, and keys of it as in prior.hidden=256 "),
         (["gmm"], "gmm: must be prior=gmm|flow|autoregressive"),
         (["prior.components=3"], "prior.components=3: must be prior="),
         (["prior=gmm", "prior=flow"], "prior=gmm prior=flow: must be"),
@@ -124,14 +135,23 @@ def test_a_sample_of_codes_from_a_fitted_prior(tmp_path, call):
         (["prior=gmm", "--rounds", 0], "--rounds=0: must be a positive integer"),
         (["prior=gmm", "--samples", 0], "--samples=0: must be a positive integer"),
         (["prior=gmm", "--seed", -1], "--seed=-1: must be"),
-        (["prior=gmm", "--out", "."], "--out=.: must be a folder that is not there yet"),
+        (["prior=gmm", "--out", "."], "--out=.: must be a folder that is not there yet "),
     ],
 )
 def test_what_is_wrong_is_said_and_leaves_nothing(tmp_path, call, words, message):
     run = run_of(tmp_path / "run")
     code, printed = call("fit-prior", run, *words)
-    assert code == 1 and message in " ".join(printed.split())
+    assert code == 1 and message in " ".join(printed.split()) + " "
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_parts_of_others_need_trust(tmp_path, call):
+    run = run_of(tmp_path / "run", "posterior._target_=test_fit_prior.Own")
+    code, printed = call("fit-prior", run, "prior=gmm", "--rounds", 1, "--out", tmp_path / "new")
+    assert code == 1 and "--trust" in printed and not (tmp_path / "new").exists()
+    code, printed = call("fit-prior", run, "prior=gmm", "--rounds", 1, "--out", tmp_path / "new", "--trust")
+    assert code == 0, printed
+    assert type(cvae.load(tmp_path / "new", trust=True).posterior).__name__ == "Own"
 
 
 def test_missing_data_leave_nothing(tmp_path, call):
