@@ -105,7 +105,7 @@ experiment/ladder_mnist:
     likelihood=bernoulli, objective=elbo, optimizer=adam, scheduler=cosine]
   data: {batch_size: 128, binarization: stochastic}
   model: {latent_dim: 16, groups: [7x2, 14x2], channels: 4, width: 32, depth: 1}
-  objective: {kl: closed_form, free_bits: 3}
+  objective: {kl: closed_form}
   optimizer: {lr: 0.001, eps: 1.0e-08}
   trainer: {max_epochs: 100, gradient_clip_val: 200}
 experiment/mnist_fast:
