@@ -121,6 +121,22 @@ experiment/resnet_mnist:
   model: {latent_dim: 32, width: 32, depth: 1}
   optimizer: {lr: 0.001, eps: 1.0e-08}
   trainer: {max_epochs: 100}
+experiment/fsq_mnist:
+  choices: [data=mnist, model=resnet, posterior=fsq, prior=uniform,
+    likelihood=bernoulli, objective=elbo, optimizer=adam, scheduler=cosine]
+  data: {batch_size: 128, binarization: stochastic}
+  model: {latent_dim: 49, width: 32, depth: 1, latent_map: true}
+  posterior: {levels: [4, 4, 2]}
+  optimizer: {lr: 0.001, eps: 1.0e-08}
+  trainer: {max_epochs: 20}
+experiment/vq_mnist:
+  choices: [data=mnist, model=resnet, posterior=vq, prior=uniform,
+    likelihood=bernoulli, objective=elbo, optimizer=adam, scheduler=cosine]
+  data: {batch_size: 128, binarization: stochastic}
+  model: {latent_dim: 49, width: 32, depth: 1, latent_map: true}
+  posterior: {codes: 32, width: 8}
+  optimizer: {lr: 0.001, eps: 1.0e-08}
+  trainer: {max_epochs: 20}
 experiment/tf_guide:
   choices: [data=mnist, model=mlp, posterior=diagonal_gaussian, prior=standard_normal,
     likelihood=gaussian, objective=elbo, optimizer=adam, scheduler=constant]
@@ -176,7 +192,7 @@ model/ladder:
   width: 32
   depth: 1
 model/mlp: {_target_: cvae.networks.mlp, latent_dim: 50, hidden: [200, 200], activation: tanh}
-model/resnet: {_target_: cvae.networks.resnet, latent_dim: 32, width: 64, depth: 2, halvings: 2}
+model/resnet: {_target_: cvae.networks.resnet, latent_dim: 32, width: 64, depth: 2, halvings: 2, latent_map: false}
 objective/beta/cyclical: {_target_: cvae.schedules.Cyclical, start: 0.0, end: 1.0, period: 10000, rise: 0.5}
 objective/beta/linear: {_target_: cvae.schedules.Linear, start: 0.0, end: 1.0, steps: 10000}
 objective/beta_tcvae:
