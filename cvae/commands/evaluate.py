@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from cvae.commands.inputs import add_device, device_of
 from cvae.errors import ConfigError
 from cvae.run import Run
 
@@ -50,7 +51,7 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     evaluate.add_argument(
         "--data-root", metavar="DIR", help="the folder of the data, if it has moved since the training"
     )
-    evaluate.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: cuda if there is one, else cpu")
+    add_device(evaluate)
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -61,18 +62,15 @@ def measure(args: argparse.Namespace) -> None:
     Raises:
         UserError: an option, the run or its data are wrong.
     """
-    import torch
-
     from cvae.build import load_data, load_with_step
-    from cvae.devices import DEVICES, available, keep_freed_memory
+    from cvae.devices import keep_freed_memory
     from cvae.evaluation import Settings
 
     try:
         settings = Settings(args.samples, args.images, args.aggregate_images, args.memory, args.seed, args.until)
     except ConfigError as error:
         raise ConfigError("--" + error.key.replace("_", "-"), error.value, error.allowed) from error
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    device = available("--device", args.device or default, DEVICES)
+    device = device_of(args)
     keep_freed_memory()
     run = Run(args.run, args.trust)
     vae, step = load_with_step(run, args.checkpoint, device)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from cvae.checks import positive_int, seed_number
 from cvae.commands.fitted import KINDS, ROUNDS, part_of, posterior_draws, unfitted
-from cvae.commands.inputs import data_of, model_of, said, watched
+from cvae.commands.inputs import add_device, data_of, device_of, model_of, said, watched
 from cvae.errors import ConfigError, UserError
 from cvae.files import new_folder, save
 from cvae.names import suffix
@@ -46,6 +46,7 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     fit_prior.add_argument(
         "--samples", type=int, default=10, help="importance samples per test image, at the end (default: %(default)s)"
     )
+    add_device(fit_prior)
     fit_prior.add_argument("--data-root", metavar="DIR", help="the folder of the data, if it has moved")
     fit_prior.add_argument("--out", metavar="DIR", help="a new folder for the run (default: beside RUN)")
 
@@ -71,10 +72,11 @@ def make_run(args: argparse.Namespace) -> None:
 
     keep_freed_memory()
     old = Run(args.run, args.trust)
-    (vae, step), data = model_of(args), data_of(args)
+    device = device_of(args)
+    (vae, step), data = model_of(args, device), data_of(args)
     part = with_keys(part_of(kind, vae, "prior"), keys)
-    with fixed_noise(args.seed, torch.device("cpu")):
-        prior = unfitted(part, vae)
+    with fixed_noise(args.seed, torch.device(device)):
+        prior = unfitted(part, vae).to(device)
         z = posterior_draws(vae, data)
         before = surprise(vae.prior(vae.infer), split(z)[1])
         after = fit(prior, z, watched(range(args.rounds), f"fitting {kind}", args.rounds))

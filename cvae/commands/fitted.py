@@ -86,6 +86,6 @@ def posterior_draws(vae: "VAE", data: "ImageData") -> "Tensor":
     with torch.no_grad():
         batches = torch.arange(len(data.train)).split(BATCH)
         for rows in watched(batches, "encoding", len(batches)):
-            x, y = data.batch("train", rows.tolist())
+            x, y = data.batch("train", rows.tolist(), next(vae.parameters()).device)
             parts.append(vae.posterior.read(vae.encode(x, vae.labels(y)).sample()))
     return torch.cat(parts)

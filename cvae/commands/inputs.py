@@ -28,12 +28,12 @@ BATCH = 500  # images that go through the model at once
 BYTES = 50  # that a number of an image takes until it is in a picture: as float32, and three times as high and wide
 
 
-def model_of(args: argparse.Namespace) -> "tuple[VAE, int]":
+def model_of(args: argparse.Namespace, device: str = "cpu") -> "tuple[VAE, int]":
     """The trained model, and how many optimizer steps it has had. Raises UserError if it, or --seed, is wrong."""
     seed_number("--seed", args.seed)
     from cvae.build import load_with_step
 
-    return load_with_step(Run(args.run, args.trust), args.checkpoint, "cpu")
+    return load_with_step(Run(args.run, args.trust), args.checkpoint, device)
 
 
 def data_of(args: argparse.Namespace) -> "ImageData":
@@ -41,6 +41,19 @@ def data_of(args: argparse.Namespace) -> "ImageData":
     from cvae.build import load_data
 
     return load_data(Run(args.run, args.trust), args.data_root)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: cuda if there is one, else cpu")
+
+
+def device_of(args: argparse.Namespace) -> str:
+    """--device, or its default. Raises ConfigError where this machine has no such device."""
+    import torch
+
+    from cvae.devices import DEVICES, available
+
+    return available("--device", args.device or ("cuda" if torch.cuda.is_available() else "cpu"), DEVICES)
 
 
 def own_images(files: Sequence[str], args: argparse.Namespace) -> "Tensor":
