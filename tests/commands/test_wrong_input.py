@@ -2,22 +2,33 @@
 
 import itertools
 import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_commands import make_run, other_weights
 from test_use import drawing, tiny_run  # noqa: F401, a fixture
+from tiny import TINY
 
 from cvae.commands.inputs import is_number_of_an_image, require_room
 from cvae.errors import ConfigError
 from cvae.vae import VAE
 
 
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory):
+    run = make_run(tmp_path_factory.mktemp("run") / "plain", base=TINY)
+    other_weights(run)
+    return run
+
+
 @pytest.fixture
-def plain(tiny_run):  # noqa: F811
-    return tiny_run(name="plain")
+def plain(made_once, tmp_path):
+    """A run of 8x8 images with two latents, of a test's own."""
+    return shutil.copytree(made_once, tmp_path / "plain")
 
 
 def below(folder):
