@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as L
@@ -51,6 +52,16 @@ def test_best_is_the_epoch_with_the_highest_figure(tmp_path, monitor, steps):
     saved = fitted(tmp_path, *monitor)
     assert sorted(saved) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
     assert saved["best.ckpt"]["global_step"] == steps
+
+
+def test_of_two_epochs_with_the_same_figure_the_first_is_best(tmp_path):
+    saved = []
+    trainer = SimpleNamespace(global_step=3, world_size=1, save_checkpoint=lambda file: saved.append(file.name))
+    module = SimpleNamespace(figures={"selection/bound": 1.0}, require_finite_weights=lambda: None)
+    checkpoints = Checkpoints(str(tmp_path))
+    for _ in range(2):
+        checkpoints.on_train_epoch_end(trainer, module)
+    assert saved == ["best.ckpt", "last.ckpt", "last.ckpt"]
 
 
 def test_last_is_the_last_epoch_also_where_another_was_best(tmp_path):
