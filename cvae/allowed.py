@@ -36,12 +36,7 @@ PARTS = {  # group -> where its parts come from: a package of cvae with its modu
     "logger": ("pytorch_lightning.loggers.CSVLogger", "cvae.training"),
 }
 WRITING = ("trainer", "callbacks", "logger")  # groups of parts that write files
-PARTIAL = (
-    "data",
-    "optimizer",
-    "prior",
-    "scheduler",
-)  # groups of parts that are finished later: what Hydra calls _partial_
+PARTIAL = ("data.source", "optimizer", "prior.prior", "scheduler")  # parts that are finished later: Hydra's _partial_
 
 DATA_ROOT = "${oc.env:CVAE_DATA,data}"
 ENVIRONMENT = {  # references to the environment as conf/ has them, which lead to what the user chose
@@ -85,7 +80,7 @@ def require_parts(content: dict, group: str) -> None:
         if name == "_target_" and not is_part(value, PARTS.get(group, ())):
             places = " or ".join(PARTS.get(group, ())) or "nothing"
             raise UserError(f"{key}={value!r}: a saved config may build parts of {places} here, no others. {TRUST}")
-        partial = name == "_partial_" and group in PARTIAL
+        partial = name == "_partial_" and key.rpartition(".")[0] in PARTIAL
         if re.fullmatch("_.*_", name) and name != "_target_" and not partial:
             raise UserError(f"{key}={value!r}: a saved config may not say {name}. {TRUST}")
         if group in WRITING and leads_out(name, value, content):

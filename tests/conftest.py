@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import logging
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hydra._internal.utils import _locate
 import cvae.cli  # noqa: F401, as train.py does: an experiment's values are put in
 from cvae import pictures
 from cvae.__main__ import main
+from cvae.console import ConsoleHandler
 from cvae.data.idx_files import MD5, write_idx
 
 torch.set_num_threads(1)  # the tests run side by side, and their tensors are small
@@ -25,6 +27,14 @@ sys.path.append(str(ROOT))  # benchmarks/ is no part of the package; behind it, 
 def seeded():
     """The same random numbers for each test, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_console():
+    """Without what a command has set up for its own log lines, outside of a test."""
+    for handler in logging.root.handlers[:]:
+        if isinstance(handler, ConsoleHandler):
+            logging.root.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,7 @@ ELSEWHERE = {  # a command that is not run here: why
     "tensorboard --logdir outputs": "tests/training/test_tensorboard_server.py starts it, and reads its pages",
     "python tests/soak.py": "takes an hour; tests/test_kills.py runs its trainings with fewer kills",
     "python -m benchmarks.steps": "needs MNIST and an idle machine; tests/test_benchmarks.py runs what it is made of",
+    "python -m benchmarks.runs": "takes half an hour of an idle machine",
     "python -m benchmarks.nll": "needs MNIST and an idle machine",
     "python -m benchmarks.profile experiment=resnet_mnist trainer=cpu": "needs MNIST and an idle machine",
     "bash benchmarks/gpu.sh": "needs a GPU",

@@ -31,16 +31,23 @@ class Codes(Distribution):
         codes: the distribution of codes, batch (), event (M,), integers from 0 to C - 1
         write: codes (..., M) -> z (..., D)
         read: z (..., D) -> codes (..., M), the inverse of `write`
+        dims: D
+        num_codes: C
     """
 
     arg_constraints = {}
     support = CodeVectors()
 
     def __init__(
-        self, codes: Distribution, write: Callable[[Tensor], Tensor], read: Callable[[Tensor], Tensor], dims: int
+        self,
+        codes: Distribution,
+        write: Callable[[Tensor], Tensor],
+        read: Callable[[Tensor], Tensor],
+        dims: int,
+        num_codes: int,
     ) -> None:
         super().__init__(event_shape=torch.Size([dims]), validate_args=False)
-        self.codes, self.write, self.read = codes, write, read
+        self.codes, self.write, self.read, self.num_codes = codes, write, read, num_codes
 
     def log_prob(self, z: Tensor) -> Tensor:
         """z (..., D) -> (...), in nats. It has no gradient with respect to z."""

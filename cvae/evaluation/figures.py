@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
+from cvae.distributions import Codes
 from cvae.errors import NotFinite
 from cvae.evaluation.aggregate import log_aggregate
 from cvae.evaluation.blocks import Batch, images_of_a_block, in_blocks
 from cvae.evaluation.importance import Means, Measured, measure
 from cvae.evaluation.settings import Settings
 from cvae.noise import fixed_noise
-from cvae.posteriors import Posterior
 from cvae.vae import VAE
 
 ACTIVE = 0.01  # variance of the posterior mean over images, above which a latent counts as active
@@ -97,7 +98,8 @@ def evaluate(
                 kept.append((x[:wanted], None if y is None else y[:wanted]))
         every = Measured(*(torch.cat(parts) for parts in zip(*measured, strict=True)))
         log_qz = log_aggregate(vae, kept, every.z[:limit], every.log_q[:limit], advance)
-    figures = figures_of(vae, every, spread.variance(), log_qz, dims=x[0].numel())
+        p = vae(x[:1], None if y is None else y[:1]).latents[0].p
+    figures = figures_of(vae, every, spread.variance(), log_qz, dims=x[0].numel()) | of_codes(p, every.z)
     if bad := [f"{name} is {figure.value}" for name, figure in figures.items() if not finite(figure)]:
         raise NotFinite(f"evaluation of {len(every.log_px)} images: {', '.join(bad)}")
     return figures
@@ -123,7 +125,6 @@ def figures_of(vae: VAE, every: Measured, variance: Tensor, log_qz: Tensor, dims
         "few_effective": few_effective(every.effective),
         "active_units": active_units(variance),
         **of_groups(every.rates),
-        **of_codes(vae.posterior, every.z),
         "mutual_information": over_images(log_q - log_qz, "mutual information I(x; z)", undefined),
         "aggregate_kl": over_images(log_qz - log_p, "KL(q(z) || p(z))", undefined),
         "aggregate_rate": over_images(log_q - log_p, "sum of the two"),
@@ -179,16 +180,15 @@ def of_groups(rates: Tensor) -> dict[str, Figure]:
     return {"active_groups": Figure(active, None, f"of {groups} groups", "active groups"), **each}
 
 
-def of_codes(posterior: Posterior, z: Tensor) -> dict[str, Figure]:
-    """How many of its codes a posterior of codes uses, from the codes z (N, D) of N images; else nothing.
+def of_codes(p: Distribution, z: Tensor) -> dict[str, Figure]:
+    """How many of its codes a model uses, from p(z) and the z (N, D) of N images; nothing if z are no codes.
 
     Perplexity is exp(entropy of their shares): as many codes, used equally, would have this entropy (van den Oord et
     al. 2017 report it).
     """
-    if posterior.num_codes is None:
+    if not isinstance(p, Codes):
         return {}
-    counts = posterior.read(z).flatten().bincount(minlength=posterior.num_codes)
-    unit = f"of {posterior.num_codes:,} codes"
+    counts, unit = p.read(z).flatten().bincount(minlength=p.num_codes), f"of {p.num_codes:,} codes"
     return {
         "perplexity": Figure(perplexity(counts), None, unit, "perplexity of the codes"),
         "used_codes": Figure(int((counts > 0).sum()), None, unit, "codes that are used"),

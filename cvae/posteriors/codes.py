@@ -37,7 +37,7 @@ class CodePosterior(Posterior):
 
     def p_z(self, p: Distribution) -> Distribution:
         """p(z) from a prior of the codes, event (M,)."""
-        return Codes(p, self.write, self.read, self.latent_dim * self.width)
+        return Codes(p, self.write, self.read, self.latent_dim * self.width, self.num_codes)
 
     def columns(self, t: Tensor) -> Tensor:
         """(..., width M) -> (..., M, width): what belongs to each code."""

@@ -212,7 +212,7 @@ def test_impossible_options_are_refused(key, value, allowed):
 
 
 def test_no_closed_form_for_codes_that_depend_on_each_other():
-    p = Codes(Independent(Normal(torch.zeros(2), 1.0), 1), None, None, 6)
+    p = Codes(Independent(Normal(torch.zeros(2), 1.0), 1), None, None, 6, 3)
     with pytest.raises(NotImplementedError):
         kl_divergence(OneHots(torch.zeros(1, 3, 2)), p)
 
@@ -380,8 +380,8 @@ def test_the_evaluation_of_one_code_makes_no_draws_that_are_the_same(vae, until)
     settings = Settings(samples=30, until=until)
     figures = evaluate(vae, [(binary(8), None)], settings, lambda what, n: advanced.append((what, n)))
     one = type(vae.posterior) is not Categorical
-    # First one image, for the memory; at the end the aggregate posterior.
-    assert seen == [(1, 1), *[(10, 100)] * (1 if one else 3), (1, 8)]
+    # First one image, for the memory; at the end the aggregate posterior, and the prior.
+    assert seen == [(1, 1), *[(10, 100)] * (1 if one else 3), (1, 8), (1, 1)]
     assert figures["effective_samples"].unit == ("of 10" if one else "of 30")
     assert sum(n for what, n in advanced if what == "rows") == 240
     (few,) = {evaluate(vae, [(binary(8), None)], Settings(samples=n))["effective_samples"].unit for n in (3,)}
