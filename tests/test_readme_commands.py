@@ -186,7 +186,7 @@ def of_codes(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", AFTER)
 def test_a_command_after_a_run(command, request, monkeypatch, call):
-    folder = request.getfixturevalue("of_codes" if "fit-prior" in command else "trained")
+    folder = request.getfixturevalue("of_codes" if "prior=autoregressive" in command else "trained")
     monkeypatch.chdir(folder)
     if " export " in command:
         pytest.importorskip("onnxscript", reason="the extra export is not installed")
