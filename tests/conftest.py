@@ -35,6 +35,7 @@ def no_console():
     for handler in logging.root.handlers[:]:
         if isinstance(handler, ConsoleHandler):
             logging.root.removeHandler(handler)
+            logging.root.setLevel(logging.WARNING)
 
 
 @pytest.fixture(autouse=True)
