@@ -73,8 +73,9 @@ def make_run(args: argparse.Namespace) -> None:
     keep_freed_memory()
     old = Run(args.run, args.trust)
     device = device_of(args)
-    (vae, step), data = model_of(args, device), data_of(args)
+    vae, step = model_of(args, device)
     part = with_keys(part_of(kind, vae, "prior"), keys)
+    data = data_of(args)
     with fixed_noise(args.seed, torch.device(device)):
         prior = unfitted(part, vae).to(device)
         z = posterior_draws(vae, data)

@@ -98,7 +98,7 @@ def evaluate(
                 kept.append((x[:wanted], None if y is None else y[:wanted]))
         every = Measured(*(torch.cat(parts) for parts in zip(*measured, strict=True)))
         log_qz = log_aggregate(vae, kept, every.z[:limit], every.log_q[:limit], advance)
-        p = vae(x[:1], None if y is None else y[:1]).latents[0].p
+        p = vae(x[:1], None if y is None else y[:1]).latents[0].p  # any image has it
     figures = figures_of(vae, every, spread.variance(), log_qz, dims=x[0].numel()) | of_codes(p, every.z)
     if bad := [f"{name} is {figure.value}" for name, figure in figures.items() if not finite(figure)]:
         raise NotFinite(f"evaluation of {len(every.log_px)} images: {', '.join(bad)}")

@@ -23,7 +23,7 @@ from cvae.noise import fixed_noise, noise_of
 from cvae.run import Run
 from cvae.training import train as training
 from cvae.training.module import VAEModule
-from cvae.training.totals import Totals
+from cvae.training.totals import CodeCounts, Totals
 
 SPLITS = {"train": "train_epoch", "validation": "validation", "test": "test"}
 
@@ -448,3 +448,22 @@ def test_a_config_without_an_experiment(tmp_path, capsys):
         del cfg["experiment"]
         training.train(OmegaConf.create(cfg | experiment))
     assert "Test metric" not in capsys.readouterr().out  # Lightning's own table
+
+
+def test_perplexity_of_the_test_images_is_a_curve(tmp_path, monkeypatch):
+    """Of the codes of each test image once, by the weights at that time; training steps count nothing."""
+    count, calls = CodeCounts.__call__, []
+    monkeypatch.setattr(CodeCounts, "__call__", lambda *given: calls.append(1) or count(*given))
+    codes = ["posterior=fsq", "posterior.levels=[3,2]", "prior=uniform", "model.latent_dim=3", "logger=csv"]
+    cfg, _ = trained(tmp_path, *QUIET[:2], *codes)
+    vae, data = cvae.load(tmp_path), build_data(cfg)
+    data.setup()
+    counts = vae.posterior.read(vae.encode(data.batch("test", range(7))[0]).mean).flatten().bincount().double()
+    shares = counts[counts > 0] / 21
+    expected = (-(shares * shares.log()).sum()).exp().item()
+    assert Run(tmp_path).metrics.exists() and expected > 1
+    assert json.loads(Run(tmp_path).metrics.read_text())["test/perplexity"] == pytest.approx(expected)
+    (file,) = tmp_path.rglob("metrics.csv")
+    drawn = [row["test/perplexity"] for row in csv.DictReader(file.open()) if row["test/perplexity"]]
+    assert len(calls) == 3 * 3  # two epochs and the test at the end, three batches each
+    assert len(drawn) == 2 and float(drawn[-1]) == pytest.approx(expected)
