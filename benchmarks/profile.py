@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import driver, limits
 from benchmarks.ours import Bare, bare, config, mnist, overrides_of
 from benchmarks.turns import finish_device
-from cvae.devices import keep_freed_memory
+from cvae.devices import keep_freed_memory, say_where_no_gpu_is
 
 Milliseconds = tuple[float, float]  # minimum, median
 
@@ -49,6 +49,9 @@ def by_layer(ours: Bare, repeats: int) -> dict[str, tuple[Milliseconds, Millisec
         return hook
 
     layers = {name: module for name, module in ours.vae.named_modules() if not list(module.children())}
+    for module in layers.values():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # it would write the input that it is given again and again
     hooks = [module.register_forward_hook(note(name)) for name, module in layers.items()]
     ours.loss(ours.batches()[0]).backward()
     for hook in hooks:
@@ -145,6 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("overrides", nargs="*", help="as for train.py")
     args = options.parse_args(argv)
     keep_freed_memory()
+    say_where_no_gpu_is()
     with tempfile.TemporaryDirectory() as name:
         batch_size = config(args.overrides).data.batch_size
         images = mnist(Path(name), "train", min(args.steps * batch_size, 60_000))

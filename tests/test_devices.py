@@ -1,6 +1,7 @@
 """Devices, their memory, and their random numbers."""
 
 import ctypes
+import os
 import platform
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cvae.devices import available, free_memory, keep_freed_memory, main_memory
+from cvae.devices import available, free_memory, keep_freed_memory, main_memory, say_where_no_gpu_is
 from cvae.noise import fixed_noise
 
 
@@ -44,6 +45,14 @@ def test_glibc_alone_is_told_to_keep_what_is_freed(monkeypatch, libc, told):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: loaded.append(name) or library)
     keep_freed_memory()
     assert calls == told and loaded == ([None] if told else [])
+
+
+@pytest.mark.parametrize(("there", "told"), [(False, ""), (True, "1")])
+def test_torch_is_told_where_there_is_no_gpu(monkeypatch, there, told):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    say_where_no_gpu_is()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == told
 
 
 def test_noise_on_an_apple_gpu_is_fixed_and_put_back(monkeypatch):

@@ -4,11 +4,12 @@ import sys
 
 from benchmarks.ours import bare
 from benchmarks.turns import Turns
-from cvae.devices import keep_freed_memory
+from cvae.devices import keep_freed_memory, say_where_no_gpu_is
 
 
 def main(images: str, *overrides: str) -> None:
     keep_freed_memory()
+    say_where_no_gpu_is()
     ours = bare(images, list(overrides))
     turns = Turns(len(ours.batches()))
     while True:

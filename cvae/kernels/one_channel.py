@@ -36,7 +36,9 @@ class ConvToOneChannel(torch.autograd.Function):
     """Forward: a product of matrices and k*k sums. Backward: that of the transposed convolution."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.transposed, ctx.bias_sizes = transposed, None if bias is None else [1]
         kernel = turned(weight) if transposed else weight
         _, channels, size, _ = kernel.shape
         batch, _, height, width = x.shape
@@ -47,12 +49,6 @@ class ConvToOneChannel(torch.autograd.Function):
         for i, j in list(itertools.product(range(size), repeat=2))[1:]:
             total = total + maps[i, j, :, i : i + height, j : j + width]
         return total.unsqueeze(1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, weight, bias, ctx.transposed = inputs
-        ctx.save_for_backward(x, weight)
-        ctx.bias_sizes = None if bias is None else [1]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

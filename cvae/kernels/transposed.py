@@ -48,13 +48,10 @@ class ConvTransposeSame(torch.autograd.Function):
     """`by_torch`, and its gradients by the convolution that it is the adjoint of."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-        return by_torch(x, weight, bias, stride)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, weight, _, ctx.stride = inputs
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        return by_torch(x, weight, bias, stride)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -45,16 +45,16 @@ def conv(
     small = math.prod(((n - 3) // 2 + 1 - 3) // 2 + 1 for n in (height, width))  # after two unpadded convolutions
 
     encoder = nn.Sequential(
-        nn.Conv2d(channels, first, 3, stride=2), nn.ReLU(),
-        nn.Conv2d(first, second, 3, stride=2), nn.ReLU(),
+        nn.Conv2d(channels, first, 3, stride=2), nn.ReLU(inplace=True),
+        nn.Conv2d(first, second, 3, stride=2), nn.ReLU(inplace=True),
         FlattenHWC(),
         nn.Linear(small * second, num_features),
     )  # fmt: skip
     decoder = nn.Sequential(
-        nn.Linear(latent_dim, height // 4 * (width // 4) * base_channels), nn.ReLU(),
+        nn.Linear(latent_dim, height // 4 * (width // 4) * base_channels), nn.ReLU(inplace=True),
         UnflattenHWC(height // 4, width // 4, base_channels),
-        ConvTranspose2dSame(base_channels, second, 3, stride=2), nn.ReLU(),
-        ConvTranspose2dSame(second, first, 3, stride=2), nn.ReLU(),
+        ConvTranspose2dSame(base_channels, second, 3, stride=2), nn.ReLU(inplace=True),
+        ConvTranspose2dSame(second, first, 3, stride=2), nn.ReLU(inplace=True),
         ConvTranspose2dSame(first, num_params, 3, stride=1),
     )  # fmt: skip
     return encoder.apply(keras_init), decoder.apply(keras_init)
@@ -86,17 +86,17 @@ def conv_keras_io(
     small = height // 4, width // 4
 
     encoder = nn.Sequential(
-        Conv2dSame(channels, first, 3, stride=2), nn.ReLU(),
-        Conv2dSame(first, second, 3, stride=2), nn.ReLU(),
+        Conv2dSame(channels, first, 3, stride=2), nn.ReLU(inplace=True),
+        Conv2dSame(first, second, 3, stride=2), nn.ReLU(inplace=True),
         FlattenHWC(),
-        nn.Linear(math.prod(small) * second, positive_int("hidden", hidden)), nn.ReLU(),
+        nn.Linear(math.prod(small) * second, positive_int("hidden", hidden)), nn.ReLU(inplace=True),
         nn.Linear(hidden, num_features),
     )  # fmt: skip
     decoder = nn.Sequential(
-        nn.Linear(latent_dim, math.prod(small) * second), nn.ReLU(),
+        nn.Linear(latent_dim, math.prod(small) * second), nn.ReLU(inplace=True),
         UnflattenHWC(*small, second),
-        ConvTranspose2dSame(second, second, 3, stride=2), nn.ReLU(),
-        ConvTranspose2dSame(second, first, 3, stride=2), nn.ReLU(),
+        ConvTranspose2dSame(second, second, 3, stride=2), nn.ReLU(inplace=True),
+        ConvTranspose2dSame(second, first, 3, stride=2), nn.ReLU(inplace=True),
         ConvTranspose2dSame(first, num_params, 3, stride=1),
     )  # fmt: skip
     return encoder.apply(keras_init), decoder.apply(keras_init)

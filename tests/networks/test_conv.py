@@ -75,6 +75,8 @@ def test_layers(name):
         for layer in part:
             if type(layer) in (nn.Conv2d, nn.ConvTranspose2d):
                 assert layer.padding == (0, 0)
+            if type(layer) is nn.ReLU:
+                assert layer.inplace
             if hasattr(layer, "bias"):
                 assert not layer.bias.any() and layer.weight.any()  # Keras's initialization
 
