@@ -18,12 +18,14 @@ from cvae.evaluation.aggregate import log_aggregate
 from cvae.evaluation.blocks import Batch, images_of_a_block, in_blocks
 from cvae.evaluation.importance import Means, Measured, measure
 from cvae.evaluation.settings import Settings
+from cvae.evaluation.tails import can_fit
 from cvae.noise import fixed_noise
 from cvae.vae import VAE
 
 ACTIVE = 0.01  # variance of the posterior mean over images, above which a latent counts as active
 USED = 0.1  # nats an image of a group's rate, above which it counts as active
 FEW = 10  # effective samples, below which an image's log p(x) rests on a few weights
+HIGH = 0.7  # Pareto k-hat, above which it cannot be relied on (Vehtari et al. 2024, section 3.2.4)
 
 
 class Figure(NamedTuple):
@@ -53,7 +55,9 @@ def evaluate(
 
     How near it is, effective_samples says: the median over images of the effective sample size (Kish 1965), and
     few_effective the share of images where it is below 10. Where a few heavy weights carry the estimate, it is a loose
-    bound, and its standard error over images does not show that.
+    bound, and its standard error over images does not show that. pareto_k is the median of the Pareto k-hat of the
+    weights, high_pareto_k the share of images where it is above 0.7: there the estimate cannot be relied on (Vehtari et
+    al. 2024). Both need the package arviz-stats and 25 samples.
 
     A posterior of one code (vq, fsq) has no such weights: nll is then a bound, distortion - log p(code), that more
     samples don't tighten, and the table says "at most" (van den Oord et al. 2017, section 3.2).
@@ -123,6 +127,7 @@ def figures_of(vae: VAE, every: Measured, variance: Tensor, log_qz: Tensor, dims
         "bits_per_dim": bits_per_dim(vae, nll, dims),
         "effective_samples": effective_samples(every.effective, every.samples),
         "few_effective": few_effective(every.effective),
+        **pareto(every.pareto_k),
         "active_units": active_units(variance),
         **of_groups(every.rates),
         "mutual_information": over_images(log_q - log_qz, "mutual information I(x; z)", undefined),
@@ -142,6 +147,17 @@ def effective_samples(effective: Tensor, samples: Tensor) -> Figure:
     counts = [f"{number:,}" for number in (samples.min().item(), samples.max().item())]
     median = None if effective.isnan().any() else effective.median().item()
     return Figure(median, None, f"of {' to '.join(dict.fromkeys(counts))}", "effective samples, median")
+
+
+def pareto(k: Tensor) -> dict[str, Figure]:
+    """Of Pareto k-hat (N,) the median over the images that have one, and the share of these where it is above 0.7."""
+    known = k[~k.isnan()]
+    median, share = (known.median().item(), (known > HIGH).double().mean().item()) if len(known) else (None, None)
+    unit = "" if can_fit() else "needs arviz-stats"
+    return {
+        "pareto_k": Figure(median, None, unit, "Pareto k-hat, median"),
+        "high_pareto_k": Figure(share, None, "of the images", f"with above {HIGH}"),
+    }
 
 
 class Spread:

@@ -9,6 +9,7 @@ from torch import Tensor
 from zuko.distributions import NormalizingFlow
 
 from cvae.evaluation.blocks import SAMPLES, filled, noise_seed
+from cvae.evaluation.tails import pareto_k
 from cvae.noise import fixed_noise
 from cvae.vae import VAE, Latent
 
@@ -21,6 +22,7 @@ class Measured(NamedTuple):
     distortion: Tensor  # (B,) mean over samples of -log p(x|z)
     samples: Tensor  # (B,) how many draws there were
     effective: Tensor  # (B,) how many equal weights would be as good: (sum w)^2 / sum w^2; NaN for a single code
+    pareto_k: Tensor  # (B,) how heavy the weights' tail is, see `pareto_k`; NaN where it has none
     z: Tensor  # (B, D') the first draw of the top group, in the model's type and on its device
     log_q: Tensor  # (B,) of that draw
     log_p: Tensor  # (B,) of that draw
@@ -45,8 +47,8 @@ def measure(
 ) -> tuple[Measured, Means]:
     """Importance sampling for a block: images x (B, C, H, W), labels y (B,), B at most `images`, the full block's size.
 
-    log p(x) is estimated by log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x) (Burda et al. 2016, eq. 8), a running logsumexp.
-    Its weights have the effective sample size of Kish: (sum w)^2 / sum w^2.
+    log p(x) is estimated by log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x) (Burda et al. 2016, eq. 8). Its weights have the
+    effective sample size of Kish: (sum w)^2 / sum w^2.
 
     seeds: of the evaluation, and the block's number. advance: called with ("rows", n) after n rows.
     until: nats. The number of samples (rounded up to blocks of SAMPLES) doubles until the block's mean log p(x) has
@@ -56,7 +58,7 @@ def measure(
     if until is not None:
         samples = math.ceil(samples / SAMPLES) * SAMPLES
     x, y = filled(x, images), None if y is None else filled(y, images)
-    log_sums = precise(x.new_full((2, count), -torch.inf))  # of the weights, and of their squares
+    weights: list[Tensor] = []  # their logarithms, (at most SAMPLES, B) each
     last = math.inf  # the block's mean log p(x) from half as many samples
     sums: list[Tensor] = []  # over the samples, of: rates (B, L), distortion (B,), z, z^2 (B, D)
     start = 0
@@ -65,8 +67,8 @@ def measure(
             trace = vae(x, y, SAMPLES)
         kept = slice(0, min(SAMPLES, samples - start)), slice(0, count)
         rates = torch.stack([precise(latent.log_q[kept]) - precise(latent.log_p[kept]) for latent in trace.latents], -1)
-        log_w = (log_px_z := precise(trace.px.log_prob(x)[kept])) - rates.sum(-1)
-        log_sums = torch.logaddexp(log_sums, torch.stack([log_w, 2 * log_w]).logsumexp(1))
+        log_px_z = precise(trace.px.log_prob(x)[kept])
+        weights.append(log_px_z - rates.sum(-1))
         z = torch.cat([precise(latent.z[kept]) for latent in trace.latents], -1)
         more = [part.sum(0) for part in (rates, -log_px_z, z, z**2)]
         sums = [before + part for before, part in zip(sums, more, strict=True)] if sums else more
@@ -80,17 +82,27 @@ def measure(
         advance("rows", log_px_z.numel())
         start += SAMPLES
         if until is not None and start == samples:
-            now = log_sums[0].mean().item() - math.log(samples)
+            now = torch.cat(weights).logsumexp(0).mean().item() - math.log(samples)
             samples *= 2 if abs(now - last) >= until else 1
             last = now
     mean_rates, distortion, mean, square = (part / samples for part in sums)
     error = (square - mean**2) / (samples - 1) if samples > 1 else torch.full_like(mean, torch.nan)
     mean, error = torch.where(known.isnan(), mean, known), torch.where(known.isnan(), error, 0.0)
-    log_px, effective = log_sums[0] - math.log(samples), (2 * log_sums[0] - log_sums[1]).exp()
-    if any(map(is_one_code, trace.latents)):
-        effective = torch.full_like(effective, torch.nan)  # all draws are one code: equal, and still no estimate
-    measured = Measured(log_px, mean_rates, distortion, torch.full((count,), samples), effective, *first)
+    of_weights = said_by(torch.cat(weights).cpu(), any(map(is_one_code, trace.latents)))
+    measured = Measured(of_weights[0], mean_rates, distortion, torch.full((count,), samples), *of_weights[1:], *first)
     return Measured(*(part.cpu() for part in measured))._replace(z=measured.z), Means(mean.cpu(), error.cpu())
+
+
+def said_by(log_w: Tensor, one_code: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Of importance weights (K, B): log p(x), the effective sample size and Pareto k-hat, (B,) each.
+
+    one_code: all draws of an image are the same. Their weights are equal, and still no estimate: the last two are NaN.
+    """
+    log_sum = log_w.logsumexp(0)
+    log_px = log_sum - math.log(len(log_w))
+    if one_code:
+        return log_px, *torch.full((2, len(log_px)), torch.nan, dtype=log_px.dtype)
+    return log_px, (2 * log_sum - (2 * log_w).logsumexp(0)).exp(), pareto_k(log_w)
 
 
 def precise(t: Tensor) -> Tensor:

@@ -12,10 +12,12 @@ from zuko.transforms import ComposedTransform, ExpTransform, MonotonicAffineTran
 from cvae import evaluation
 from cvae.errors import ConfigError, NotFinite
 from cvae.evaluation import Settings
-from cvae.evaluation.blocks import IMAGES, SAMPLES, bytes_of_a_row, images_of_a_block
+from cvae.evaluation.blocks import IMAGES, SAMPLES, bytes_of_a_row, filled, images_of_a_block, noise_seed
 from cvae.evaluation.figures import Figure, bits_per_dim
 from cvae.evaluation.importance import measure
+from cvae.evaluation.tails import pareto_k
 from cvae.likelihoods import Bernoulli, Gaussian
+from cvae.noise import fixed_noise
 from cvae.posteriors import FullGaussian, Posterior
 from cvae.priors import StandardNormal
 from cvae.vae import VAE
@@ -137,6 +139,28 @@ def test_effective_samples_of_an_exact_and_of_a_poor_posterior():
     assert exact["effective_samples"].value == pytest.approx(60) and exact["few_effective"].value == 0
     poor = evaluate(linear_gaussian(shift=1.5)[0], [(x, torch.zeros(5))], 60)
     assert poor["effective_samples"].value < 10 and poor["few_effective"].value > 0.5
+
+
+def test_pareto_k_is_that_of_each_images_weights():
+    """log w = log p(x, z) - log q(z|x) of the draws that a block makes, 27 of them in three sample blocks."""
+    pytest.importorskip("arviz_stats")
+    vae, _ = linear_gaussian(shift=0.7, widen=1.5)
+    x, _ = images(5)
+    log_w = []
+    for block in range(3):
+        with fixed_noise(noise_seed(4, 0, block), x.device):
+            trace = vae(filled(x, IMAGES), None, SAMPLES)
+        (latent,) = trace.latents
+        log_w.append((trace.px.log_prob(filled(x, IMAGES)) + latent.log_p - latent.log_q)[:, :5])
+    k = pareto_k(torch.cat(log_w)[:27])
+    found = evaluate(vae, [(x, None)], 27, seed=4)
+    assert found["pareto_k"].value == pytest.approx(k.median().item(), rel=1e-9)
+    assert found["high_pareto_k"].value == (k > 0.7).double().mean()
+
+
+def test_an_exact_posterior_has_no_heavy_tail():
+    exact = evaluate(linear_gaussian()[0], [(images(5)[0], torch.zeros(5))], 60)
+    assert not exact["high_pareto_k"].value  # 0, or None without the package
 
 
 def test_until_the_figure_changes_by_less():

@@ -10,8 +10,9 @@ from torch.distributions import Independent, Normal
 from toys import F64, TwoGroups
 
 from cvae.evaluation import Settings, aggregate, evaluate
+from cvae.evaluation import figures as figures_module
 from cvae.evaluation.blocks import SAMPLES, bytes_of_a_row, filled, images_of_a_block, in_blocks, joined, noise_seed
-from cvae.evaluation.figures import Figure, Spread, active_units, bits_per_dim, figures_of, over_images
+from cvae.evaluation.figures import Figure, Spread, active_units, bits_per_dim, figures_of, over_images, pareto
 from cvae.evaluation.importance import Means, Measured, known_mean, measure
 from cvae.likelihoods import Bernoulli, DiscretizedLogistic
 from cvae.noise import fixed_noise
@@ -256,7 +257,8 @@ def measured(count, groups=1):
     values[1] = values[1][:, None] * torch.tensor([1.0, 0.02, 0.06], dtype=F64)[:groups]
     own = [torch.randn(count, dtype=F64) * (scale + 1) - scale for scale in range(2)]
     samples, effective = torch.arange(count) * 1000 + 990, torch.arange(count, dtype=F64) * 3 + 1
-    return Measured(*values, samples, effective, torch.zeros(count, 2), *own)
+    k = torch.arange(count, dtype=F64) / 5
+    return Measured(*values, samples, effective, k, torch.zeros(count, 2), *own)
 
 
 VARIANCE = torch.tensor([1.0, 0.02, 0.002], dtype=F64)  # of posterior means over images
@@ -293,10 +295,23 @@ def test_every_figure_by_hand():
     # 1, 4, 7 and 10 effective samples, …: the median of nine images, and the share below 10
     assert figures["effective_samples"] == (13, None, "of 990 to 8,990", "effective samples, median")
     assert figures["few_effective"] == (pytest.approx(3 / 9), None, "of the images", "with below 10")
-    order = ["nll", "elbo", "rate", "distortion", "bits_per_dim", "effective_samples", "few_effective", "active_units"]
-    assert list(figures) == [*order, "mutual_information", "aggregate_kl", "aggregate_rate"]
+    order = ["nll", "elbo", "rate", "distortion", "bits_per_dim", "effective_samples", "few_effective", "pareto_k"]
+    order += ["high_pareto_k", "active_units", "mutual_information", "aggregate_kl", "aggregate_rate"]
+    assert list(figures) == order
     every = every._replace(samples=torch.full((9,), 5000))
     assert figures_of(vae, every, VARIANCE, log_qz, 6)["effective_samples"].unit == "of 5,000"
+
+
+def test_pareto_k_of_the_images_that_have_one(monkeypatch):
+    """0.1, 0.7, 0.8, 0.9 and one without; the share is of the four."""
+    k = torch.tensor([0.8, 0.1, torch.nan, 0.7, 0.9], dtype=F64)
+    monkeypatch.setattr(figures_module, "can_fit", lambda: True)
+    found = pareto(k)
+    assert found["pareto_k"] == (0.7, None, "", "Pareto k-hat, median")
+    assert found["high_pareto_k"] == (0.5, None, "of the images", "with above 0.7")
+    monkeypatch.setattr(figures_module, "can_fit", lambda: False)
+    none = pareto(torch.full((3,), torch.nan))
+    assert none["pareto_k"][:3] == (None, None, "needs arviz-stats") and none["high_pareto_k"].value is None
 
 
 def test_figures_of_several_groups():
@@ -379,7 +394,7 @@ def test_an_evaluation_is_its_blocks_put_together(limit):
         q = vae(x, y).latents[0].q
         log_qz = Normal(q.mean, q.stddev).log_prob(every.z[:n, None])[:, :n].sum(-1).double().logsumexp(1) - math.log(n)
     for name, figure in figures_of(vae, every, means.var(0, correction=0), log_qz, 6).items():
-        assert figures[name][0] == pytest.approx(figure[0], rel=1e-5, abs=1e-5), name
+        assert figures[name][0] == (figure[0] and pytest.approx(figure[0], rel=1e-5, abs=1e-5)), name
         assert figures[name][1] == (figure[1] and pytest.approx(figure[1], rel=1e-4)), name
     assert figures["bits_per_dim"].value == pytest.approx(figures["nll"].value / 6 / math.log(2))
     counts = {what: sum(count for name, count in done if name == what) for what in ("rows", "pairs")}

@@ -83,6 +83,7 @@ def test_metrics_are_the_figures_of_the_last_epoch_and_of_the_test_set(whole):
         "aggregate_kl",
         "aggregate_rate",
     )
+    # without "pareto_k", which two samples don't have
     assert set(metrics) == {*names, *(f"evaluation/{name}" for name in found)}
     vae = cvae.load(whole.run.path)
     for split in ("validation", "test"):

@@ -1,0 +1,39 @@
+"""How heavy the tail of importance weights is."""
+
+import importlib.util
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LEAST = 25  # samples, of which the largest fifth are fitted
+
+
+def can_fit() -> bool:
+    """Whether the package that fits the tail is there: `pip install "cvae[psis]"`."""
+    return importlib.util.find_spec("arviz_stats") is not None
+
+
+def pareto_k(log_w: Tensor) -> Tensor:
+    """Pareto k-hat of importance weights (Vehtari et al. 2024, "Pareto smoothed importance sampling", section 3).
+
+    It is the shape of the generalized Pareto distribution that is fitted to an image's largest weights. Above 0.5 their
+    variance is infinite, and above 0.7 their mean is no estimate to rely on.
+
+    log_w: (K, B) float64 on the CPU, K samples for each of B images.
+
+    Returns:
+        (B,) float64; NaN without arviz-stats, for fewer than 25 samples, and where the largest weights are equal
+    """
+    k = torch.full(log_w.shape[1:], torch.nan, dtype=torch.float64)
+    if len(log_w) < LEAST or not can_fit():
+        return k
+    from arviz_stats.base import array_stats
+
+    with np.errstate(all="ignore"):  # equal weights, but for rounding
+        for image, own in enumerate(log_w.T.numpy()):
+            try:
+                k[image] = float(array_stats.psislw(-own)[1])  # it takes the logarithm of 1/w
+            except ValueError:  # all of the largest are the same
+                continue
+    return k
