@@ -31,6 +31,8 @@ ELSEWHERE = {  # a command that is not run here: why
     "python -m benchmarks.runs": "takes half an hour of an idle machine",
     "python -m benchmarks.nll": "needs MNIST and an idle machine",
     "python -m benchmarks.profile experiment=resnet_mnist trainer=cpu": "needs MNIST and an idle machine",
+    "python -m benchmarks.profile trainer=cpu": "needs MNIST and an idle machine",
+    "python -m benchmarks.scaling trainer=cpu": "needs MNIST and an idle machine",
     "bash benchmarks/gpu.sh": "needs a GPU",
     "python -m cvae": "how the commands after a run begin",
     "python -m cvae fit-prior": "how that command begins",
