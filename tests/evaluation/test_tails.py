@@ -1,6 +1,7 @@
 """Pareto k-hat of importance weights, against weights whose shape is known."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -34,6 +35,9 @@ def test_where_there_is_none_it_is_nan():
     assert pareto_k(weights(0.5, 24)).isnan().all() and pareto_k(weights(0.5, 25)).isfinite().all()
     mixed = pareto_k(torch.cat([torch.zeros(100, 1, dtype=F64), weights(0.5, 100)], 1))
     assert mixed.isnan().tolist() == [True, False]  # equal weights have no tail
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pareto_k(torch.eye(100, 1, dtype=F64))  # equal weights and a single larger one
 
 
 def test_without_the_package_it_is_nan(monkeypatch):
