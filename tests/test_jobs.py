@@ -120,6 +120,27 @@ def test_a_folder_that_another_run_has_claimed(tmp_path, environment):
         NewRunDirectory().on_run_start(job(tmp_path))
 
 
+@pytest.mark.parametrize("sweeper", [{}, {"direction": "minimize"}])
+def test_a_search_looks_for_the_highest_bound(tmp_path, environment, sweeper):
+    """Optuna's sweeper has a direction, Hydra's own has none."""
+    Hydra(environment)
+    cfg = job(tmp_path)
+    cfg.hydra.sweeper = sweeper
+    NewRunDirectory().on_multirun_start(cfg)
+    assert cfg.hydra.sweeper == ({"direction": "maximize"} if sweeper else {})
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_sweep_that_goes_on_says_itself_what_its_new_members_are(tmp_path, resume):
+    cfg = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(tmp_path)}, "overrides": {"task": ["seed=3"]}}})
+    callback, run = NewRunDirectory(resume), Run(tmp_path)
+    callback.on_job_start(cfg)
+    assert run.overrides_file.exists() == resume  # else Hydra does
+    run.save_overrides(["seed=2"])
+    callback.on_job_start(cfg)
+    assert run.overrides() == ["seed=2"]  # of a run that has begun
+
+
 def test_the_run_directory_of_a_config_is_new_by_hydras_callback():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", [], return_hydra_config=True)
