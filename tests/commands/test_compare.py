@@ -89,6 +89,8 @@ def test_learning_curves_are_of_the_validation_split_where_there_is_one(sweep, a
     labels = axes.get_legend_handles_labels()[1]
     assert labels == [row.label for row in table[:5]]  # the last has failed
     assert elbo_curve(Run(sweep)) == []
+    said = axes.get_title(), axes.get_xlabel(), axes.get_ylabel()
+    assert said == ("learning curves", "optimizer steps", "ELBO, nats per image")
 
 
 def test_rate_and_distortion(sweep, axes):  # noqa: F811
@@ -98,6 +100,9 @@ def test_rate_and_distortion(sweep, axes):  # noqa: F811
     for line in axes.lines:  # along each, -ELBO is the same
         totals = [x + y for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)]
         assert totals[0] == pytest.approx(totals[1])
+        assert line.get_zorder() < axes.collections[0].get_zorder()  # behind the points
+    said = axes.get_title(), axes.get_xlabel(), axes.get_ylabel()
+    assert said == ("rate and distortion", "rate, nats per image", "distortion, nats per image")
 
 
 def test_the_elbo_against_a_number(sweep, axes):  # noqa: F811
@@ -106,7 +111,8 @@ def test_the_elbo_against_a_number(sweep, axes):  # noqa: F811
     points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "o"]
     assert points == [(2, -151.0), (8, -120.0), (32, -120.0)]
     assert axes.get_xscale() == "log" and list(axes.get_xticks()) == [2, 8, 32]
-    assert axes.get_xlabel() == "model.latent_dim"
+    said = axes.get_title(), axes.get_xlabel(), axes.get_ylabel()
+    assert said == ("ELBO against model.latent_dim", "model.latent_dim", "test ELBO, nats per image")
 
 
 @pytest.fixture
