@@ -25,7 +25,7 @@ from cvae.vae import VAE
 ACTIVE = 0.01  # variance of the posterior mean over images, above which a latent counts as active
 USED = 0.1  # nats an image of a group's rate, above which it counts as active
 FEW = 10  # effective samples, below which an image's log p(x) rests on a few weights
-HIGH = 0.7  # Pareto k-hat, above which it cannot be relied on (Vehtari et al. 2024, section 3.2.4)
+HIGH = 0.7  # Pareto k-hat, above which the estimate cannot be relied on (Vehtari et al. 2024)
 
 
 class Figure(NamedTuple):

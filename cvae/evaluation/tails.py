@@ -15,7 +15,7 @@ def can_fit() -> bool:
 
 
 def pareto_k(log_w: Tensor) -> Tensor:
-    """Pareto k-hat of importance weights (Vehtari et al. 2024, "Pareto smoothed importance sampling", section 3).
+    """Pareto k-hat of importance weights (Vehtari et al. 2024, "Pareto smoothed importance sampling").
 
     It is the shape of the generalized Pareto distribution that is fitted to an image's largest weights. Above 0.5 their
     variance is infinite, and above 0.7 their mean is no estimate to rely on.

@@ -1,4 +1,7 @@
-"""The small ConvNets of three tutorials: TensorFlow's, keras.io's and TensorFlow Probability's."""
+"""The small ConvNets of three tutorials: TensorFlow's, keras.io's and TensorFlow Probability's.
+
+Their ReLUs write in place, which no layer before them minds: a step has less memory to write.
+"""
 
 import math
 from collections.abc import Sequence
