@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import driver, limits
 from benchmarks.ours import Bare, bare, config, mnist, overrides_of
 from benchmarks.turns import finish_device
-from cvae.devices import keep_freed_memory, say_where_no_gpu_is
+from cvae.devices import keep_freed_memory, tell_torch_of_no_gpu
 
 Milliseconds = tuple[float, float]  # minimum, median
 
@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("overrides", nargs="*", help="as for train.py")
     args = options.parse_args(argv)
     keep_freed_memory()
-    say_where_no_gpu_is()
+    tell_torch_of_no_gpu()
     with tempfile.TemporaryDirectory() as name:
         batch_size = config(args.overrides).data.batch_size
         images = mnist(Path(name), "train", min(args.steps * batch_size, 60_000))

@@ -37,11 +37,11 @@ def main_memory() -> int:
     return min(found + [int(text) for text in texts if text.isdecimal()])
 
 
-def say_where_no_gpu_is() -> None:
-    """Tell torch by CUDA_VISIBLE_DEVICES that there is no GPU, where it finds none.
+def tell_torch_of_no_gpu() -> None:
+    """Where torch finds no GPU, say so in CUDA_VISIBLE_DEVICES.
 
-    Otherwise its optimizers look for one at each step. A torch built for CUDA tries to load the driver's library each
-    time, which takes 0.5 ms of the tutorial's step of 9 ms on 2 cores.
+    Otherwise its optimizers look for one at each step: a torch built for CUDA tries to load the driver's library, which
+    takes 0.5 ms of the tutorial's step of 9 ms on 2 cores.
     """
     if not torch.cuda.is_available():
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

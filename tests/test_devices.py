@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cvae.devices import available, free_memory, keep_freed_memory, main_memory, say_where_no_gpu_is
+from cvae.devices import available, free_memory, keep_freed_memory, main_memory, tell_torch_of_no_gpu
 from cvae.noise import fixed_noise
 
 
@@ -51,7 +51,7 @@ def test_glibc_alone_is_told_to_keep_what_is_freed(monkeypatch, libc, told):
 def test_torch_is_told_where_there_is_no_gpu(monkeypatch, there, told):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    say_where_no_gpu_is()
+    tell_torch_of_no_gpu()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == told
 
 

@@ -153,7 +153,8 @@ def test_the_state_of_a_run_that_goes_well(tmp_path, monkeypatch):
         "version": __version__,
     }  # fmt: skip
     status = run.status()
-    assert run.state() == status.pop("state") == "finished" and (started := status.pop("started")) == during["started"]
+    started = status.pop("started")
+    assert run.state() == status.pop("state") == "finished" and started == during["started"]
     ended = datetime.fromisoformat(status.pop("ended"))
     assert datetime.fromisoformat(started) <= ended <= datetime.now().astimezone()
     assert datetime.now().astimezone() - ended < timedelta(seconds=60) and ended.microsecond == 0

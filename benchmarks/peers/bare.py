@@ -4,12 +4,12 @@ import sys
 
 from benchmarks.ours import bare
 from benchmarks.turns import Turns
-from cvae.devices import keep_freed_memory, say_where_no_gpu_is
+from cvae.devices import keep_freed_memory, tell_torch_of_no_gpu
 
 
 def main(images: str, *overrides: str) -> None:
     keep_freed_memory()
-    say_where_no_gpu_is()
+    tell_torch_of_no_gpu()
     ours = bare(images, list(overrides))
     turns = Turns(len(ours.batches()))
     while True:

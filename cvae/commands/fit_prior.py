@@ -65,13 +65,13 @@ def make_run(args: argparse.Namespace) -> None:
         raise ConfigError("--out", args.out, "a folder that is not there yet")
     import torch
 
-    from cvae.devices import keep_freed_memory, say_where_no_gpu_is
+    from cvae.devices import keep_freed_memory, tell_torch_of_no_gpu
     from cvae.evaluation import Settings
     from cvae.evaluation.fit import fit, split, surprise
     from cvae.noise import fixed_noise
 
     keep_freed_memory()
-    say_where_no_gpu_is()
+    tell_torch_of_no_gpu()
     old = Run(args.run, args.trust)
     device = device_of(args)
     vae, step = model_of(args, device)

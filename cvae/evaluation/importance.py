@@ -88,12 +88,13 @@ def measure(
     mean_rates, distortion, mean, square = (part / samples for part in sums)
     error = (square - mean**2) / (samples - 1) if samples > 1 else torch.full_like(mean, torch.nan)
     mean, error = torch.where(known.isnan(), mean, known), torch.where(known.isnan(), error, 0.0)
-    of_weights = said_by(torch.cat(weights).cpu(), any(map(is_one_code, trace.latents)))
-    measured = Measured(of_weights[0], mean_rates, distortion, torch.full((count,), samples), *of_weights[1:], *first)
+    log_px, effective, k = from_weights(torch.cat(weights).cpu(), any(map(is_one_code, trace.latents)))
+    numbers = torch.full((count,), samples)
+    measured = Measured(log_px, mean_rates, distortion, numbers, effective, k, *first)
     return Measured(*(part.cpu() for part in measured))._replace(z=measured.z), Means(mean.cpu(), error.cpu())
 
 
-def said_by(log_w: Tensor, one_code: bool) -> tuple[Tensor, Tensor, Tensor]:
+def from_weights(log_w: Tensor, one_code: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Of importance weights (K, B): log p(x), the effective sample size and Pareto k-hat, (B,) each.
 
     one_code: all draws of an image are the same. Their weights are equal, and still no estimate: the last two are NaN.

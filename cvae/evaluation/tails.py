@@ -30,7 +30,7 @@ def pareto_k(log_w: Tensor) -> Tensor:
         return k
     from arviz_stats.base import array_stats
 
-    with np.errstate(all="ignore"):  # equal weights, but for rounding
+    with np.errstate(all="ignore"):  # nearly equal weights make it divide by 0
         for image, own in enumerate(log_w.T.numpy()):
             try:
                 k[image] = float(array_stats.psislw(-own)[1])  # it takes the logarithm of 1/w

@@ -1,6 +1,6 @@
 """The small ConvNets of three tutorials: TensorFlow's, keras.io's and TensorFlow Probability's.
 
-Their ReLUs write in place, which no layer before them minds: a step has less memory to write.
+The ReLUs write in place: no layer before them needs its output again, and a step writes less memory.
 """
 
 import math

@@ -39,7 +39,8 @@ def framed(pixels: np.ndarray, cells: tuple[int, int], left: int, right: int, to
     """
     height, width = pixels.shape[:2]
     whole = height + top + bottom, width + left + right
-    figure = new_figure(whole[1] / DPI, whole[0] / DPI)
+    # A little more than the pixels: some versions of matplotlib cut off a size that the division has made too small.
+    figure = new_figure((whole[1] + 1e-6) / DPI, (whole[0] + 1e-6) / DPI)
     axes = figure.add_axes((left / whole[1], bottom / whole[0], width / whole[1], height / whole[0]))
     axes.imshow(pixels, extent=(0, cells[1], 0, cells[0]), aspect="auto", interpolation="nearest")
     return axes

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cvae.build import build_data, build_vae, make, read_images, require_fit
 from cvae.data import ImageData
-from cvae.devices import keep_freed_memory, say_where_no_gpu_is
+from cvae.devices import keep_freed_memory, tell_torch_of_no_gpu
 from cvae.errors import ConfigError, NotFinite, Stopped, UserError
 from cvae.evaluation import Figure, Settings
 from cvae.evaluation.report import markdown, report, scalars
@@ -68,7 +68,7 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
     """`train`, in a run directory that is this run's alone."""
     quiet_libraries()
     keep_freed_memory()
-    say_where_no_gpu_is()
+    tell_torch_of_no_gpu()
     for line in cfg.get("experiment", {}).get("left_out", []):
         log.info("Left out of the experiment: %s", line)
     parts, run = assemble(cfg), Run(cfg.run_dir)

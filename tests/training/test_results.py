@@ -408,7 +408,7 @@ def test_an_objective_is_told_how_many_images_are_trained_on(tmp_path):
 def test_the_process_is_set_up_and_data_are_fetched(tmp_path, monkeypatch):
     called = []
     monkeypatch.setattr(training, "keep_freed_memory", lambda: called.append("memory"))
-    monkeypatch.setattr(training, "say_where_no_gpu_is", lambda: called.append("GPU"))
+    monkeypatch.setattr(training, "tell_torch_of_no_gpu", lambda: called.append("GPU"))
     monkeypatch.setattr("cvae.data.synthetic.Synthetic.download", lambda self: called.append("download"))
     trained(tmp_path, *QUIET, "trainer.max_epochs=1")
     assert called[:3] == ["memory", "GPU", "download"]
