@@ -20,12 +20,15 @@ def table(folder):
 
 
 def read(folder):
-    """({split: [(step, value)]} of TensorBoard, rows of the table)"""
+    """({split: [(step, value)], by step} of TensorBoard, rows of the table)
+
+    TensorBoard reads files by name, which has the second and a number of the process: of files of one second the 10th comes before the 9th.
+    """
     found = {}
     for file in Run(folder).event_files():
         if file.parent != folder:
             events = EventAccumulator(str(file.parent), {"scalars": 0}).Reload()
-            found[file.parent.name] = [(event.step, event.value) for event in events.Scalars("bound/ELBO")]
+            found[file.parent.name] = sorted((event.step, event.value) for event in events.Scalars("bound/ELBO"))
     with open(folder / "csv" / "metrics.csv") as file:
         return found, list(csv.DictReader(file))
 
