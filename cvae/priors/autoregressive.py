@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 from torch.types import _size
@@ -16,7 +17,8 @@ class AutoregressiveCodes(Prior):
     """p(c) = prod_m p(c_m | c_1, …, c_{m-1}) over the codes, by a small transformer (Vaswani et al. 2017).
 
     Codes of a map are in the order of its rows. Position m reads the codes before it, each as a learned vector, and its
-    own learned vector. It starts at the uniform prior. `log_prob` takes one network pass, a draw M of them.
+    own learned vector. It starts at the uniform prior. `log_prob` takes one network pass over all positions, a draw M
+    passes over one position each, which keep their keys and values for the later ones.
 
     Trained together with the rest, it learns the codes as they are, and the encoder does not learn from it.
 
@@ -58,7 +60,7 @@ class AutoregressiveCodes(Prior):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
-        return Autoregressive(self.logits, self.latent_dim, self.mask.device)
+        return Autoregressive(self.logits, self.next, self.latent_dim, self.mask.device)
 
     def logits(self, codes: Tensor) -> Tensor:
         """Codes (N, m) -> the logits (N, m + 1, C) of the first m + 1 codes, each given those before it; m < M."""
@@ -67,15 +69,46 @@ class AutoregressiveCodes(Prior):
         count = read.shape[1]
         return self.out(self.layers(read + self.position[:count], self.mask[:count, :count])).float()
 
+    def next(self, codes: Tensor, past: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+        """Codes (N, m) -> the last of their `logits`, (N, C), and what the code after it will need as `past`.
+
+        Args:
+            codes: m < M
+            past: each layer's keys and values at the places before, (2, N, heads, m, hidden / heads); None for m = 0
+        """
+        last = codes[:, -1] if past else codes.new_full((len(codes),), self.num_codes)
+        x = (self.embedding(last) + self.position[codes.shape[1]])[:, None]  # (N, 1, hidden)
+        kept = []
+        for index, layer in enumerate(self.layers.layers):
+            attention = layer.self_attn
+            projected = F.linear(layer.norm1(x), attention.in_proj_weight, attention.in_proj_bias)
+            query, *new = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+            seen = torch.stack(new)
+            kept.append(torch.cat([past[index], seen], 3) if past else seen)
+            x = x + attention.out_proj(F.scaled_dot_product_attention(query, *kept[-1]).transpose(1, 2).flatten(2))
+            x = x + layer.linear2(F.gelu(layer.linear1(layer.norm2(x))))
+        return self.out(self.layers.norm(x))[:, 0].float(), kept  # type: ignore[misc] # torch: may be None
+
 
 class Autoregressive(Distribution):
-    """The distribution of M codes, batch (), event (M,), from `logits`: codes (N, m) -> (N, m + 1, C)."""
+    """The distribution of M codes, batch (), event (M,).
+
+    Args:
+        logits: codes (N, m) -> (N, m + 1, C), of each code by those before it
+        next: codes (N, m) and what it kept at the place before -> the last of these, (N, C), and what it keeps
+    """
 
     arg_constraints = {}
 
-    def __init__(self, logits: Callable[[Tensor], Tensor], codes: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        logits: Callable[[Tensor], Tensor],
+        next: Callable[[Tensor, list[Tensor] | None], tuple[Tensor, list[Tensor]]],
+        codes: int,
+        device: torch.device,
+    ) -> None:
         super().__init__(event_shape=torch.Size([codes]), validate_args=False)
-        self.logits, self.device = logits, device
+        self.logits, self.next, self.device = logits, next, device
 
     def log_prob(self, codes: Tensor) -> Tensor:
         """Codes (..., M), integers -> (...), in nats."""
@@ -87,8 +120,8 @@ class Autoregressive(Distribution):
     def sample(self, sample_shape: _size = ()) -> Tensor:
         """Draws (*sample_shape, M): code after code."""
         count = torch.Size(sample_shape).numel()
-        codes = torch.zeros(count, 0, dtype=torch.long, device=self.device)
+        codes, past = torch.zeros(count, 0, dtype=torch.long, device=self.device), None
         for _ in range(self.event_shape[0]):
-            last = self.logits(codes)[:, -1]
-            codes = torch.cat([codes, Categorical(logits=last, validate_args=False).sample()[:, None]], 1)
+            logits, past = self.next(codes, past)
+            codes = torch.cat([codes, Categorical(logits=logits, validate_args=False).sample()[:, None]], 1)
         return codes.reshape(*sample_shape, -1)

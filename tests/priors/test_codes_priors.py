@@ -63,6 +63,22 @@ def test_each_code_depends_on_all_before_it_and_none_after():
     assert torch.equal(depends.abs().sum(-1) > 1e-9, torch.ones(M, M).tril().bool())
 
 
+def test_the_next_code_by_what_is_kept_is_the_next_code_by_all():
+    """Place after place, with several heads and layers and one row unlike the others."""
+    prior = AutoregressiveCodes(6, None, C, hidden=8, layers=3, heads=2).double().eval()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    codes, past = torch.randint(C, (5, 6)), None
+    for m in range(6):
+        logits, past = prior.next(codes[:, :m], past)
+        assert logits.shape == (5, C)
+        torch.testing.assert_close(logits, prior.logits(codes[:, :m])[:, -1])
+    assert [seen.shape for seen in past] == [(2, 5, 2, 6, 4)] * 3, (
+        "each layer's keys and values, of each head and place"
+    )
+
+
 def test_autoregressive_by_the_chain_rule():
     prior, codes = shaken("autoregressive"), torch.tensor([[3, 1, 2]])
     expected = sum(Categorical(logits=prior.logits(codes[:, :m])[:, -1]).log_prob(codes[:, m]) for m in range(M))

@@ -22,7 +22,7 @@ def table(folder):
 def read(folder):
     """({split: [(step, value)], by step} of TensorBoard, rows of the table)
 
-    TensorBoard reads files by name, which has the second and a number of the process: of files of one second the 10th comes before the 9th.
+    TensorBoard reads files in the order of their names, the second and a count: of one second the 10th before the 9th.
     """
     found = {}
     for file in Run(folder).event_files():
