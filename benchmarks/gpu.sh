@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # One command on a machine with a GPU: the tests that need one, the tables, and which goals fall short (exit code 1).
-# Arguments: only these parts, of tests steps wide nll runs profile train evaluate resnet_mnist cifar10. OUT=FOLDER adds to a folder.
+# Arguments: only these parts, of tests steps wide nll runs scaling profile train evaluate resnet_mnist cifar10. OUT=FOLDER adds to a folder.
 # Environment: PYTHON, TENSORFLOW and PYTHAE: interpreters. CIFAR10: overrides for the run of cifar10, such as a folder of a subset.
 # DRY=1 goes the same way on a CPU, with a few images and no long runs.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
 out=${OUT:-outputs/benchmarks/$(date +%Y-%m-%d_%H-%M-%S)}
-parts=" ${*:-tests steps wide nll runs profile train evaluate resnet_mnist cifar10} "
+parts=" ${*:-tests steps wide nll runs scaling profile train evaluate resnet_mnist cifar10} "
 mkdir -p "$out"
 peers=(--tensorflow "${TENSORFLOW:-benchmarks/.venv/tensorflow/bin/python}" --pythae "${PYTHAE:-benchmarks/.venv/pythae/bin/python}")
 read -ra cifar10 <<< "${CIFAR10:-}"
@@ -47,6 +47,8 @@ part wide "$python" -m benchmarks.steps "${measured[@]}" --only ours --images "$
 part nll "$python" -m benchmarks.nll "${measured[@]}" --json "$out/nll.json" --ours "float32:trainer=$device" ${DRY:+--more=}
 part runs "$python" -m benchmarks.runs "${peers[@]}" --rounds "${DRY:-3}" --epochs "$epochs" --json "$out/runs.json" \
     --only "ours,first-step,help,libraries${DRY:-,tensorflow}" --ours "float32:trainer=$device ${short[*]-}"
+part scaling "$python" -m benchmarks.scaling --rounds "${DRY:-3}" --scale "$((images / 1600 + 1))" --json "$out/scaling.json" \
+    ${DRY:+--quick --only latent_dim} "trainer=$device"
 part profile "$python" -m benchmarks.profile --json "$out/profile.json" --steps "$((images / 64))" "trainer=$device"
 part train "$python" train.py "trainer=$device" "${short[@]}" "hydra.run.dir=$out/tutorial"
 part evaluate "$python" -m cvae evaluate "$out/tutorial" --samples "$samples" --images "$count"

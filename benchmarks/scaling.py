@@ -21,13 +21,13 @@ def sweeps(scale: int, quick: bool) -> dict[str, list[Point]]:
     def few(points: list[Point]) -> list[Point]:
         return points[:3:2] if quick else points
 
-    def images(count: int) -> int:
-        return min(count * scale, 60_000)
+    def images(batches: int, size: int = 32) -> int:
+        return min(batches * scale, 60_000 // size) * size  # whole batches
 
     return {
-        "batch size": few([(f"data.batch_size={size}", size, images(max(1600, 4 * size))) for size in BATCHES]),
-        "filters": few([(f"model.filters={n}", 32, images(32 * max(3, 1600 // n))) for n in FILTERS]),
-        "latent_dim": few([(f"model.latent_dim={n}", 32, images(1600)) for n in LATENTS]),
+        "batch size": few([(f"data.batch_size={size}", size, images(max(4, 1600 // size), size)) for size in BATCHES]),
+        "filters": few([(f"model.filters={n}", 32, images(max(3, 1600 // n))) for n in FILTERS]),
+        "latent_dim": few([(f"model.latent_dim={n}", 32, images(50)) for n in LATENTS]),
         "dataset": few([(f"data.batch_size=32 # {n:,} images", 32, n) for n in IMAGES]),
     }
 
@@ -47,7 +47,7 @@ def measure(points: list[Point], overrides: list[str], rounds: int) -> dict[str,
 def loader_alone(args: Namespace, overrides: list[str]) -> driver.Times:
     """ms per step of training and of its loader without the training."""
     with tempfile.TemporaryDirectory() as name:
-        file = mnist(Path(name), "train", 1600 * args.scale)
+        file = mnist(Path(name), "train", min(1600 * args.scale, 60_000))
         loader = [sys.executable, "-m", "benchmarks.peers.loader", str(file), *overrides]
         commands = {"training": paced(file, Path(name) / "run", overrides), "loader alone": loader}
         return driver.take_turns(commands, args.rounds)["turn"]

@@ -211,6 +211,10 @@ def test_goals_are_judged(tmp_path):
 def test_the_points_of_a_sweep():
     for points in scaling.sweeps(1000, False).values():
         assert all(batch <= images <= 60_000 for _, batch, images in points)
+    assert [(size, images) for _, size, images in scaling.sweeps(1, False)["batch size"]] == [
+        (32, 1600), (64, 1600), (128, 1536), (256, 1536), (512, 2048), (1024, 4096), (2048, 8192),
+    ], "whole batches, and at least four"  # fmt: skip
+    assert [images for _, _, images in scaling.sweeps(2, False)["filters"]] == [3200, 1600, 768, 384, 192]
     assert [override for override, _, _ in scaling.sweeps(1, True)["filters"]] == [
         "model.filters=32",
         "model.filters=128",
