@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import functional_call
 
+from cvae.distributions.precision import full_precision
 from cvae.networks.ladder import BottomUp, Choose, Group, TopDown
-from cvae.networks.layers import full_precision
 from cvae.posteriors.gaussian import diagonal_normal
 from cvae.vae import VAE, Latent, Trace, drawn
 

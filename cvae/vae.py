@@ -12,9 +12,9 @@ from torch.distributions import Distribution
 from cvae import paths
 from cvae.checks import number, positive_int
 from cvae.distributions import from_noise, is_discrete, is_standard_normal, rsample_and_log_prob
+from cvae.distributions.precision import full_precision
 from cvae.errors import ConfigError
 from cvae.likelihoods import Likelihood
-from cvae.networks.layers import full_precision
 from cvae.posteriors import Posterior
 from cvae.priors import Prior
 

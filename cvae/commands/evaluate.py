@@ -90,6 +90,6 @@ def into_run(
     if settings.images is None or settings.images >= len(data.test):
         board = TensorBoard(str(run))
         log_curves([board], scalars(figures), step)
-        log_table([board], markdown(figures, settings.samples), step)
+        log_table([board], markdown(figures, settings), step)
         close([board], "success")
     return figures

@@ -4,7 +4,7 @@ from cvae.distributions.codes import Codes, OneHots, Point, is_discrete
 from cvae.distributions.continuous_bernoulli import ContinuousBernoulli
 from cvae.distributions.discretized import DiscretizedLogistic, MixtureOfLogistics
 from cvae.distributions.factors import factorizes, is_standard_normal
-from cvae.distributions.flow import Flow, near_identity
+from cvae.distributions.flow import Flow, stable
 from cvae.distributions.from_noise import from_noise
 from cvae.distributions.mixture import Mixture
 from cvae.distributions.sampling import rsample_and_log_prob
@@ -24,6 +24,6 @@ __all__ = [
     "from_noise",
     "is_discrete",
     "is_standard_normal",
-    "near_identity",
     "rsample_and_log_prob",
+    "stable",
 ]

@@ -1,8 +1,14 @@
-"""Float64 where float32's digits do not suffice."""
+"""The digits that densities need."""
 
+import torch
 from torch import Tensor
 
 
 def double(t: Tensor) -> Tensor:
-    """`t` in float64; on MPS, which has no float64, as it is."""
+    """`t` in float64, where float32's digits do not suffice; on MPS, which has no float64, as it is."""
     return t if t.device.type == "mps" else t.double()
+
+
+def full_precision(t: Tensor) -> Tensor:
+    """What a network computed under trainer.precision=bf16-mixed or 16-mixed as float32."""
+    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from cvae.distributions.mixture import diagonal_normal_log_prob
+from cvae.distributions.precision import double
+from cvae.errors import UserError
 from cvae.priors import MixtureOfGaussians, Prior, Standardized
 
 HELD_OUT = 10  # every so many-th draw is kept for measuring
@@ -27,7 +29,14 @@ def fit(prior: Prior, z: Tensor, rounds: Iterable[int]) -> float:
     early when the draws that are held out, a tenth, get no more likely. Random numbers are torch's global ones.
 
     rounds: one round of fitting for each item; a progress bar may be wrapped around a range
+
+    Raises:
+        UserError: there are too few draws to hold some out.
     """
+    if len(z) < HELD_OUT:
+        raise UserError(
+            f"{len(z)} training images: must be at least {HELD_OUT}, one of which is held out to measure the fit"
+        )
     kept, others = split(z)
     if isinstance(prior, Standardized):
         prior.loc.copy_(kept.mean(0)), prior.scale.copy_(kept.std(0).clamp(min=1e-6))
@@ -56,10 +65,10 @@ def maximize_expectation(prior: MixtureOfGaussians, z: Tensor, rounds: Iterable[
 
     A variance stays above 1e-6 of that of all z, so that no component shrinks to a point.
     """
-    z = z.double()
+    z = double(z)
     spread = z.var(0, correction=0)
     mean = spread_out(z, len(prior.mean))
-    variance, weight = spread.expand_as(mean), torch.full((len(mean),), 1 / len(mean), dtype=z.dtype)
+    variance, weight = spread.expand_as(mean), z.new_full((len(mean),), 1 / len(mean))
     for _ in rounds:
         share = (diagonal_normal_log_prob(z, mean, variance.sqrt()) + weight.log()).softmax(1)  # (N, K)
         size = share.sum(0).clamp(min=1e-9)  # (K,)

@@ -86,12 +86,8 @@ def test_batches(vae: VAE, data: TestData, count: int, device: torch.device) -> 
 
 def table(figures: dict[str, Figure], settings: dict) -> Table:
     """settings: those of the evaluation, with images, aggregate_images, checkpoint and binarization as they were."""
-    samples = (
-        "importance samples until it changes by less than {until:g}"
-        if settings.get("until")
-        else ("{samples:,} importance samples")
-    )
-    title = f"{{images:,}} test images, {samples}, {{checkpoint}}".format(**settings)
+    samples = taken(settings["samples"], settings.get("until"))
+    title = f"{settings['images']:,} test images, {samples}, {settings['checkpoint']}"
     caption = (
         "binarization: {binarization}; seed: {seed}\nmutual information is at most log {aggregate_images} = {limit:.2f}"
     )
@@ -106,10 +102,15 @@ def table(figures: dict[str, Figure], settings: dict) -> Table:
     return shown
 
 
-def markdown(figures: dict[str, Figure], samples: int) -> str:
-    """The figures as a table in Markdown, as TensorBoard shows it; samples: importance samples per image."""
+def taken(samples: int, until: float | None) -> str:
+    """What a table says of the samples of each image."""
+    return f"importance samples until it changes by less than {until:g}" if until else f"{samples:,} importance samples"
+
+
+def markdown(figures: dict[str, Figure], settings: Settings) -> str:
+    """The figures as a table in Markdown, as TensorBoard shows it."""
     lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows(figures)]
-    head = [f"test images, {samples:,} importance samples | | ± std. error | ", "--- | ---: | ---: | ---"]
+    head = [f"test images, {taken(settings.samples, settings.until)} | | ± std. error | ", "--- | ---: | ---: | ---"]
     return "\n".join(f"| {line} |" for line in [*head, *lines])
 
 

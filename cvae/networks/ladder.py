@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from cvae.checks import positive_int
+from cvae.distributions.precision import full_precision
 from cvae.errors import ConfigError
 from cvae.networks.layers import (
     Conv2dSame,
     ConvTranspose2dSame,
     FlattenHWC,
     UnflattenHWC,
-    full_precision,
 )
 from cvae.networks.resnet import ResidualBlock, he_init, normed_silu
 

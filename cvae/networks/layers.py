@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -142,8 +141,3 @@ class ConvTranspose2dSame(nn.ConvTranspose2d):
         if self.stride == (1, 1) and self.kernel_size[0] % 2 and serves_one_channel(x, self.out_channels):
             return conv2d_to_one_channel(x, self.weight, self.bias, transposed=True)
         return conv_transpose2d_same(x, self.weight, self.bias, self.stride[0])
-
-
-def full_precision(t: Tensor) -> Tensor:
-    """What a network computed under trainer.precision=bf16-mixed or 16-mixed as float32: densities need its digits."""
-    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t

@@ -41,8 +41,8 @@ class Categorical(CodePosterior):
         self.num_codes = classes
         self.gradient = one_of("gradient", gradient, ("straight_through", "relaxed"))
         self.temperature = number_or_schedule("temperature", temperature, "posterior")
-        for step in (0, 10**12):  # both ends of a schedule
-            positive_number("temperature", at(temperature, step))
+        for end in ("start", "end"):  # of a schedule
+            positive_number("temperature", getattr(temperature, end, at(temperature, 0)))
         self.register_buffer("vectors", torch.eye(classes), persistent=False)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 

@@ -55,4 +55,5 @@ class FSQ(CodePosterior):
     def read(self, z: Tensor) -> Tensor:
         """The codes (..., M) of the nearest levels."""
         levels = ((self.columns(z.detach()) + 1) * self.reach).round().long()  # (..., M, width)
-        return (levels * self.radix).sum(-1)
+        # The stretch leads past the last of a thousand levels, and what is not finite to none.
+        return (levels.clamp(min=0).minimum((2 * self.reach).long()) * self.radix).sum(-1)

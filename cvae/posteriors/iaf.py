@@ -7,7 +7,7 @@ from zuko.flows import MaskedAutoregressiveTransform
 from zuko.transforms import ComposedTransform
 
 from cvae.checks import positive_int
-from cvae.distributions import Flow, near_identity
+from cvae.distributions import Flow, stable
 from cvae.posteriors.gaussian import diagonal_normal
 from cvae.posteriors.posterior import Posterior
 
@@ -40,7 +40,7 @@ class IAF(Posterior):
         hidden_features = [positive_int("hidden", hidden)] * 2
         orders = [torch.arange(latent_dim), torch.arange(latent_dim).flip(0)]
         self.transforms = nn.ModuleList(
-            near_identity(
+            stable(
                 MaskedAutoregressiveTransform(
                     latent_dim, context, order=orders[i % 2], hidden_features=hidden_features, activation=nn.ELU
                 )

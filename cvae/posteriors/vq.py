@@ -75,9 +75,12 @@ class VQ(CodePosterior):
         self.vectors.copy_(sums / counts[:, None])
         codes = self.nearest(features)
         used = F.one_hot(codes.flatten(), self.num_codes).to(rows)  # (B M, C)
+        with torch.autocast(rows.device.type, enabled=False):  # bfloat16 has too few digits for sums
+            sums = sums.lerp(used.T @ rows, 1 - self.decay)
         self.counts.copy_(counts.lerp(used.sum(0), 1 - self.decay))
-        self.sums.copy_(sums.lerp(used.T @ rows, 1 - self.decay))
-        self.vectors.copy_(self.sums / self.counts[:, None])
+        self.sums.copy_(sums)
+        # With decay=0 a code that no feature is nearest to has no mean, and stays where it is.
+        self.vectors.copy_(torch.where(self.counts[:, None] > 0, sums / self.counts[:, None], self.vectors))
         return codes
 
     @torch.no_grad()

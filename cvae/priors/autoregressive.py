@@ -9,6 +9,7 @@ from torch.distributions import Categorical, Distribution
 from torch.types import _size
 
 from cvae.checks import positive_int
+from cvae.distributions.precision import full_precision
 from cvae.errors import ConfigError
 from cvae.priors.prior import Prior
 
@@ -67,7 +68,9 @@ class AutoregressiveCodes(Prior):
         start = codes.new_full((len(codes), 1), self.num_codes)
         read = self.embedding(torch.cat([start, codes], 1))  # (N, m + 1, hidden)
         count = read.shape[1]
-        return self.out(self.layers(read + self.position[:count], self.mask[:count, :count])).float()
+        # Without is_causal torch would look at the mask, and wait for the device.
+        seen = self.layers(read + self.position[:count], self.mask[:count, :count], is_causal=True)
+        return full_precision(self.out(seen))
 
     def next(self, codes: Tensor, past: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
         """Codes (N, m) -> the last of their `logits`, (N, C), and what the code after it will need as `past`.
@@ -87,7 +90,7 @@ class AutoregressiveCodes(Prior):
             kept.append(torch.cat([past[index], seen], 3) if past else seen)
             x = x + attention.out_proj(F.scaled_dot_product_attention(query, *kept[-1]).transpose(1, 2).flatten(2))
             x = x + layer.linear2(F.gelu(layer.linear1(layer.norm2(x))))
-        return self.out(self.layers.norm(x))[:, 0].float(), kept  # type: ignore[misc] # torch: may be None
+        return full_precision(self.out(self.layers.norm(x))[:, 0]), kept  # type: ignore[misc] # torch: may be None
 
 
 class Autoregressive(Distribution):

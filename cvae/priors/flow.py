@@ -7,7 +7,7 @@ from torch.distributions import Distribution
 from zuko.flows import NSF
 
 from cvae.checks import positive_int
-from cvae.distributions import near_identity
+from cvae.distributions import stable
 from cvae.errors import ConfigError
 from cvae.priors.prior import Prior
 
@@ -44,7 +44,7 @@ class FlowPrior(Prior):
         options = {"hidden_features": hidden_features} if latent_dim > 1 else {}
         self.flow = NSF(latent_dim, transforms=transforms, bins=bins, **options)
         for transform in self.flow.transform.transforms:
-            near_identity(transform)
+            stable(transform)
 
     def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
         return self.flow()

@@ -96,7 +96,7 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
                     metrics |= scalars(figures)
                     run.save_metrics(metrics)
                     log_curves(trainer.loggers, scalars(figures), trainer.global_step)
-                    log_table(trainer.loggers, markdown(figures, parts.settings.samples), trainer.global_step)
+                    log_table(trainer.loggers, markdown(figures, parts.settings), trainer.global_step)
         status = "success"
     except Stopped as stop:
         if stop.after_step:

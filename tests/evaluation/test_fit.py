@@ -1,11 +1,13 @@
 """Densities fitted to draws: they find the one that the draws come from."""
 
+import math
 from functools import partial
 
 import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+from cvae.errors import UserError
 from cvae.evaluation import fit as module
 from cvae.evaluation.fit import descend, fit, maximize_expectation, spread_out, surprise
 from cvae.priors import FlowPrior, MixtureOfGaussians, Prior, Standardized, StandardNormal
@@ -49,6 +51,21 @@ def test_one_round_by_hand():
     assert prior.mean[order, 0].tolist() == pytest.approx([0, 10], abs=1e-3)
     assert prior.logits.softmax(0)[order].tolist() == pytest.approx([0.75, 0.25], abs=1e-4)
     assert prior.logvar.exp()[:, 0].tolist() == pytest.approx([1e-6 * 18.75] * 2, rel=1e-3)  # no smaller
+
+
+def test_a_mixture_is_fitted_where_the_draws_are():
+    """On a device without a single number: whatever were made on the CPU would not go with it."""
+    z, prior = torch.empty(100, 2, device="meta"), MixtureOfGaussians(2, components=3).to("meta")
+    maximize_expectation(prior, z, range(2))
+    assert spread_out(z, 3).device == prior.mean.device == z.device
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_too_few_draws_are_refused(count):
+    prior = MixtureOfGaussians(2, components=3)
+    with pytest.raises(UserError, match=f"^{count} training images: must be at least 10, one of which is held out"):
+        fit(prior, torch.randn(count, 2), range(3))
+    assert math.isfinite(fit(prior, torch.randn(10, 2), range(3)))
 
 
 def test_the_start_is_spread_over_the_draws():

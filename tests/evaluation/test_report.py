@@ -203,10 +203,12 @@ def test_the_table_in_markdown():
         "bits_per_dim": Figure(None, None, "bits", "bits per dim"),
         "active_units": Figure(2, None, "of 3 latents", "active units"),
     }
-    assert module.markdown(figures, 5000).splitlines() == [
+    assert module.markdown(figures, Settings(5000)).splitlines() == [
         "| test images, 5,000 importance samples | | ± std. error |  |",
         "| --- | ---: | ---: | --- |",
         r"| rate, KL(q(z\|x) \|\| p(z)) | 1.250 | 0.500 | nats per image |",
         "| bits per dim | - | - | bits |",
         "| active units | 2 | - | of 3 latents |",
     ]
+    first, *_ = module.markdown(figures, Settings(5000, until=0.01)).splitlines()
+    assert first == "| test images, importance samples until it changes by less than 0.01 | | ± std. error |  |"

@@ -18,7 +18,7 @@ from cvae.errors import ConfigError, UserError
 from cvae.evaluation import Settings, evaluate
 from cvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
 from cvae.posteriors import FSQ, VQ, Categorical, DiagonalGaussian
-from cvae.schedules import Linear
+from cvae.schedules import Cyclical, Linear
 
 F64 = torch.float64
 
@@ -201,6 +201,8 @@ def test_the_temperature_follows_the_training_steps():
         ("classes", 0, "a positive integer"),
         ("gradient", "hard", "one of straight_through, relaxed"),
         ("temperature", 0, "a finite number above 0"),
+        ("temperature", Linear(1.0, 0.0, 5), "a finite number above 0"),
+        ("temperature", Cyclical(1.0, 0.0, 1000), "a finite number above 0"),
         ("temperature", "hot", r"a finite number of at least 0, or a schedule \(as in posterior/temperature=linear\)"),
         ("temperature", Linear(1.0, 0, 10), "a finite number above 0"),
         ("temperature", Linear(0, 1.0, 10), "a finite number above 0"),
@@ -247,6 +249,21 @@ def test_fsq_by_hand():
     q = posterior(features)
     assert q.z.tolist() == [[1, 0, -1, 1]] and posterior.read(q.z).tolist() == [[2 * 2 + 0, 1 * 2 + 1]]
     torch.testing.assert_close(q.near, 1.001 * features.tanh())
+
+
+@pytest.mark.parametrize("levels", [2, 1001, 1002])
+def test_fsq_never_leaves_its_levels(levels):
+    """1.001 tanh goes past the last of a thousand levels."""
+    posterior = FSQ(1, levels=[levels])
+    assert posterior.read(posterior(torch.tensor([[-20.0], [20.0]])).z).tolist() == [[0], [levels - 1]]
+    assert posterior(torch.tensor([[-20.0], [20.0]])).z.tolist() == [[-1], [1]]
+
+
+def test_fsq_passes_on_what_is_not_finite():
+    """So that a run which diverges ends with the error for that."""
+    posterior = FSQ(2)
+    z = posterior(torch.tensor([[math.nan] * 6, [0.0] * 6])).rsample()
+    assert z[0].isnan().all() and z[1].isfinite().all()
 
 
 def test_fsq_reaches_every_level_and_no_other():
@@ -331,6 +348,24 @@ def test_dead_codes_move_to_features_drawn_by_the_seed():
         each(features)
         for ours, value in zip((each.counts, each.sums, each.vectors), by_hand, strict=True):
             torch.testing.assert_close(ours, value)
+
+
+def test_a_codebook_learns_the_same_under_autocast():
+    """Sums in bfloat16 have too few digits, and another dtype than the averages."""
+    plain = VQ(5, codes=4, width=2, decay=0.9)
+    plain.counts.fill_(3.0), plain.sums.normal_()
+    half, features = copy.deepcopy(plain), torch.randn(30, 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        q = half(features)
+    assert torch.equal(q.z, plain(features).z)
+    torch.testing.assert_close(half.state_dict(), plain.state_dict(), rtol=0, atol=0)
+
+
+def test_a_code_without_a_feature_stays_without_averages():
+    posterior = VQ(1, codes=2, width=1, decay=0.0)
+    posterior.counts.fill_(1.0), posterior.sums.copy_(torch.tensor([[1.0], [9.0]]))
+    posterior(torch.tensor([[0.0], [3.0]]))
+    assert posterior.vectors.tolist() == [[1.5], [9.0]] and posterior.counts.tolist() == [2, 0]
 
 
 def test_a_codebook_starts_at_features():

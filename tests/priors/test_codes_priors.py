@@ -4,6 +4,7 @@ import pytest
 import torch
 from code_vaes import OF_CODES, M
 from torch.distributions import Categorical
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cvae.errors import ConfigError
 from cvae.priors import AutoregressiveCodes, UniformCodes
@@ -77,6 +78,33 @@ def test_the_next_code_by_what_is_kept_is_the_next_code_by_all():
     assert [seen.shape for seen in past] == [(2, 5, 2, 6, 4)] * 3, (
         "each layer's keys and values, of each head and place"
     )
+
+
+def test_nothing_waits_for_the_device():
+    """Neither a density nor a draw reads a number, which a recorded step could not do either."""
+
+    class Reads(TorchDispatchMode):
+        names = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    p = shaken("autoregressive")(None)
+    with Reads():
+        p.log_prob(every())
+        p.sample((3,))
+    assert "aten::embedding" in Reads.names and "aten::_local_scalar_dense" not in Reads.names
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logits_have_the_digits_of_the_model(dtype):
+    """Under autocast too."""
+    prior, codes = shaken("autoregressive").to(dtype), torch.tensor([[3, 1]])
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            all_of_them, (last, _) = prior.logits(codes[:, :0]), prior.next(codes[:, :0], None)
+        assert (all_of_them.dtype, last.dtype) == (dtype, dtype)
 
 
 def test_autoregressive_by_the_chain_rule():

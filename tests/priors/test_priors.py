@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributions import MixtureSameFamily, Normal
 
 from cvae import priors
-from cvae.distributions import Mixture
+from cvae.distributions import Mixture, rsample_and_log_prob
 from cvae.errors import ConfigError
 from cvae.likelihoods import Bernoulli
 from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian
@@ -265,6 +265,16 @@ def test_flow_by_change_of_variables(dims):
         expected = Normal(0, 1).log_prob(p.transform(z)).sum() + torch.linalg.slogdet(jacobian).logabsdet
         torch.testing.assert_close(p.log_prob(z), expected)
         torch.testing.assert_close(p.transform.inv(p.transform(z)), z)
+
+
+@pytest.mark.parametrize("dims", [2, 4])
+def test_flow_prior_scores_its_draws_by_the_density_that_they_have_under_autocast(dims):
+    """Far from its start, where a spline between knots in bfloat16 is off by a tenth of a nat on average."""
+    prior = shaken(FlowPrior(dims, hidden=32), 0.3).float()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        z, log_p = rsample_and_log_prob(prior(), (500,))
+        again = prior().log_prob(z)
+    assert (log_p - again).abs().mean() < 1e-3 and log_p.dtype == again.dtype == torch.float32
 
 
 def test_flow_prior_reverses_the_order_from_one_transform_to_the_next():

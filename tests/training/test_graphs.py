@@ -163,6 +163,7 @@ OVERRIDES = {
     "schedules": ["scheduler=cosine", "objective/beta=linear"],
     "whole minibatches": ["data.source.train_size=8"],
     "clipped": ["trainer.gradient_clip_val=5"],
+    "codes": ["posterior=vq", "prior=autoregressive"],
 }
 
 
