@@ -48,8 +48,11 @@ def members(group):
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("[!_]*.yaml"))
 
 
-def step(*choices):
-    """One training step on synthetic images: every parameter's gradient and every figure is finite."""
+def step(*choices, half=False):
+    """One training step on synthetic images: every parameter's gradient and every figure is finite.
+
+    half: with trainer.precision=bf16-mixed
+    """
     small = [option for choice in choices for option in SMALL.get(choice, [])]
     if "model=ladder" in choices and "data.image_shape=[3,32,32]" not in choices:
         small += ["model.groups=[1x1,7x2]"]  # 28 pixels have no map of 4
@@ -59,7 +62,9 @@ def step(*choices):
     optimizer = make(cfg, "optimizer")(vae.parameters())
     objective.prepare(6)
     x, y = data.batch("train", range(6))
-    terms = objective(vae, x, vae.labels(y), step=1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        terms = objective(vae, x, vae.labels(y), step=1)
+    assert all(part.dtype == torch.float32 for part in terms[:4])
     assert all(part.shape == (6,) and part.isfinite().all() for part in (*terms[:4], *terms.parts.values()))
     torch.testing.assert_close(terms.elbo, -terms.rate - terms.distortion)
     terms.loss.mean().backward()
@@ -80,9 +85,10 @@ def test_the_table_is_complete():
         for name in members(group)
     ],
 )
-def test_every_member_with_the_defaults(choice):
+@pytest.mark.parametrize("half", [False, True])
+def test_every_member_with_the_defaults(choice, half):
     group, _, name = choice.partition("=")
-    step(choice, *([PARTNERS[group]] if name in OF_CODES.get(group, []) else []))
+    step(choice, *([PARTNERS[group]] if name in OF_CODES.get(group, []) else []), half=half)
 
 
 GROUPS = {path.parent.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*/*.yaml")}
@@ -111,10 +117,11 @@ def test_every_scheduler_takes_a_step(name):
 
 
 @pytest.mark.parametrize(("posterior", "prior"), list(itertools.product(members("posterior"), members("prior"))))
-def test_posterior_and_prior(posterior, prior):
+@pytest.mark.parametrize("half", [False, True])
+def test_posterior_and_prior(posterior, prior, half):
     """Both of codes, or both of numbers; what does not fit is refused, naming both keys."""
     if (posterior in OF_CODES["posterior"]) == (prior in OF_CODES["prior"]):
-        step(f"posterior={posterior}", f"prior={prior}")
+        step(f"posterior={posterior}", f"prior={prior}", half=half)
     else:
         with pytest.raises(UserError, match=r"^posterior \(cvae.* and prior \(cvae.* do not fit"):
             step(f"posterior={posterior}", f"prior={prior}")
