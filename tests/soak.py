@@ -70,7 +70,7 @@ def soak(folder, kind, kills, chance):
     whole, stopped = folder / "whole", folder / "stopped"
     words = [*WORDS, *KINDS[kind]]
     seconds = finish(start(*words, f"hydra.run.dir={whole}"))
-    saved: list[int] = []
+    saved = []
     while not saved:
         shutil.rmtree(stopped, ignore_errors=True)
         process = start(*words, f"hydra.run.dir={stopped}")

@@ -11,12 +11,7 @@ from torch import Tensor, nn
 from cvae.checks import positive_int
 from cvae.distributions.precision import full_precision
 from cvae.errors import ConfigError
-from cvae.networks.layers import (
-    Conv2dSame,
-    ConvTranspose2dSame,
-    FlattenHWC,
-    UnflattenHWC,
-)
+from cvae.networks.layers import Conv2dSame, ConvTranspose2dSame, FlattenHWC, UnflattenHWC
 from cvae.networks.resnet import ResidualBlock, he_init, normed_silu
 
 Size = tuple[int, int]  # height and width of a map

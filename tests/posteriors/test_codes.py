@@ -201,7 +201,6 @@ def test_the_temperature_follows_the_training_steps():
         ("classes", 0, "a positive integer"),
         ("gradient", "hard", "one of straight_through, relaxed"),
         ("temperature", 0, "a finite number above 0"),
-        ("temperature", Linear(1.0, 0.0, 5), "a finite number above 0"),
         ("temperature", Cyclical(1.0, 0.0, 1000), "a finite number above 0"),
         ("temperature", "hot", r"a finite number of at least 0, or a schedule \(as in posterior/temperature=linear\)"),
         ("temperature", Linear(1.0, 0, 10), "a finite number above 0"),
