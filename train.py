@@ -6,9 +6,9 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from cvae.cli import find_own_parts, readable_errors
-from cvae.resume import resume, run_to_resume, words_of_sweep
-from cvae.run import Run
+from cvae.cli.messages import find_own_parts, readable_errors
+from cvae.cli.resume import resume, run_to_resume, words_of_sweep
+from cvae.runs.directory import Run
 
 CONF = Path(__file__).parent / "conf"
 

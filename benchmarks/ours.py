@@ -13,12 +13,12 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-import cvae.cli  # noqa: F401, as train.py does: an experiment's values are put in
+import cvae.cli.messages  # noqa: F401, as train.py does: an experiment's values are put in
 from benchmarks.driver import ROOT
 from cvae.build import build_vae, make
 from cvae.data import Images
 from cvae.data.mnist import MNIST
-from cvae.vae import VAE
+from cvae.models.vae import VAE
 
 DATA = os.environ.get("CVAE_DATA", str(ROOT / "data"))
 

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import driver, limits
 from benchmarks.ours import Bare, bare, config, mnist, overrides_of
 from benchmarks.turns import finish_device
-from cvae.devices import keep_freed_memory, tell_torch_of_no_gpu
+from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
 
 Milliseconds = tuple[float, float]  # minimum, median
 

@@ -3,7 +3,7 @@
 import argparse
 import logging
 
-from cvae.cli import readable_errors
+from cvae.cli.messages import readable_errors
 from cvae.commands import (
     compare,
     encode,
@@ -16,8 +16,8 @@ from cvae.commands import (
     sample,
     traverse,
 )
-from cvae.console import ConsoleHandler
-from cvae.run import BEST, LAST, Run
+from cvae.runs.directory import BEST, LAST, Run
+from cvae.runtime.console import ConsoleHandler
 
 COMMANDS = (
     evaluate,

@@ -11,16 +11,16 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from cvae.allowed import DATA_ROOT, PARTS, require_inside, require_parts
-from cvae.checkpoint import Budget, read_checkpoint
 from cvae.checks import image_shape, one_of, positive_int
 from cvae.data import ImageData
-from cvae.devices import DEVICES, available
 from cvae.errors import ConfigError, DataError, UserError
-from cvae.ladder import kind_of
+from cvae.models.ladder import kind_of
+from cvae.models.vae import VAE
 from cvae.posteriors import Posterior
-from cvae.run import LAST, Run
-from cvae.vae import VAE
+from cvae.runs.checkpoint import Budget, read_checkpoint
+from cvae.runs.directory import LAST, Run
+from cvae.runs.trust import DATA_ROOT, PARTS, require_inside, require_parts
+from cvae.runtime.devices import DEVICES, available
 
 MOVED = {  # what saved configs may call a part, and what it is called today
     "cvae.mnist.MNIST": "cvae.data.mnist.MNIST",
@@ -34,7 +34,7 @@ MOVED = {  # what saved configs may call a part, and what it is called today
 def make(cfg: DictConfig, group: str, **arguments: Any) -> Any:
     """The object that `cfg[group]` describes, given `arguments` too.
 
-    Of a run that the user does not trust only parts of the group are made: see `cvae.allowed`.
+    Of a run that the user does not trust only parts of the group are made: see `cvae.runs.trust`.
 
     Raises:
         ConfigError: a value does not fit; its key is named from the root.

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from cvae.likelihoods import Bernoulli
+from cvae.models.vae import VAE
 from cvae.posteriors import FSQ, VQ, Categorical
 from cvae.priors import AutoregressiveCodes, UniformCodes
-from cvae.vae import VAE
 
 M = 3  # codes of an image
 CODES = {

@@ -12,11 +12,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import _locate
 
-import cvae.cli  # noqa: F401, as train.py does: an experiment's values are put in
+import cvae.cli.messages  # noqa: F401, as train.py does: an experiment's values are put in
 from cvae import pictures
 from cvae.__main__ import main
-from cvae.console import ConsoleHandler
 from cvae.data.idx_files import MD5, write_idx
+from cvae.runtime.console import ConsoleHandler
 
 torch.set_num_threads(1)  # the tests run side by side, and their tensors are small
 ROOT = Path(__file__).parents[1]

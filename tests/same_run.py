@@ -7,7 +7,7 @@ import re
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cvae.run import Run
+from cvae.runs.directory import Run
 
 
 def last(folder, name="last.ckpt"):

@@ -21,12 +21,12 @@ from cvae.build import (
     require_fit,
     saved_config,
 )  # fmt: skip
-from cvae.checkpoint import read_checkpoint
 from cvae.data.idx_files import IdxFiles
 from cvae.errors import ConfigError, DataError, UserError
 from cvae.likelihoods import Gaussian
 from cvae.networks import mlp
-from cvae.run import Run, read_json
+from cvae.runs.checkpoint import read_checkpoint
+from cvae.runs.directory import Run, read_json
 
 OLD = (
     ROOT / "tests" / "fixtures" / "run_9787019"

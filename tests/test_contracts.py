@@ -13,11 +13,11 @@ from toys import F64, Committed, TwoGroups, categorical_vae, joint
 from cvae.errors import ConfigError
 from cvae.evaluation import Settings, evaluate
 from cvae.likelihoods import Gaussian
+from cvae.models.vae import VAE
 from cvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE, Objective, Terms
 from cvae.posteriors import DiagonalGaussian
 from cvae.priors import StandardNormal
 from cvae.training.module import VAEModule
-from cvae.vae import VAE
 
 
 def images(count):

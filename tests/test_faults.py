@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT
 
 import cvae
-from cvae.run import Run
+from cvae.runs.directory import Run
 
 pytestmark = pytest.mark.slow
 

@@ -18,10 +18,10 @@ from omegaconf import OmegaConf
 import cvae
 from cvae.__main__ import main
 from cvae.build import build_data, build_vae, config_to_go_on, load_data, read_images
+from cvae.cli.resume import change, resume
 from cvae.data.idx_files import IdxFiles
 from cvae.errors import DataError, UserError
-from cvae.resume import change, resume
-from cvae.run import Run
+from cvae.runs.directory import Run
 
 TINY = ["data=synthetic", "data.image_shape=[1,8,8]", "model=mlp", "model.hidden=[4]"]
 SECRET = "the-secret-of-the-environment"

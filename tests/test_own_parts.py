@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from cvae.build import build_vae, make
-from cvae.cli import find_own_parts
+from cvae.cli.messages import find_own_parts
 from cvae.errors import ConfigError, UserError
 
 DOCUMENT = (ROOT / "docs" / "own_parts.md").read_text(encoding="utf-8")

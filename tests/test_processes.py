@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import command, train_py
 from omegaconf import OmegaConf
-from test_cli import command, train_py
 
 import cvae
 from cvae.build import make
 from cvae.data import ImageDataset
-from cvae.run import Run
+from cvae.runs.directory import Run
 
 pytestmark = pytest.mark.slow
 

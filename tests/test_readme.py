@@ -13,7 +13,7 @@ from torch.distributions import Distribution, StudentT
 import cvae.priors
 from cvae.__main__ import parser
 from cvae.build import build_vae
-from cvae.resume import run_to_resume
+from cvae.cli.resume import run_to_resume
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

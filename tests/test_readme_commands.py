@@ -14,7 +14,7 @@ from conftest import PLUGINS, ROOT
 from explorer.browser import free_port
 from PIL import Image
 
-from cvae.run import Run
+from cvae.runs.directory import Run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -5,16 +5,16 @@ import os
 
 import pytest
 import yaml
+from command_line import command, train_py
 from conftest import ROOT, config
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from test_cli import command, train_py
 from tiny import TINY
 
+from cvae.cli.hydra_callbacks import NewRunDirectory
+from cvae.cli.resume import words_of_sweep
 from cvae.errors import UserError
-from cvae.jobs import NewRunDirectory
-from cvae.resume import words_of_sweep
-from cvae.run import Run
+from cvae.runs.directory import Run
 
 WORDS = [word for word in TINY if not word.startswith(("optimizer.lr", "model.latent_dim"))]
 WORDS += ["trainer.max_epochs=1", "~callbacks.pictures", "~callbacks.progress"]

@@ -5,8 +5,9 @@ from torch import nn
 from torch.distributions import MultivariateNormal, OneHotCategorical
 
 from cvae.likelihoods import Bernoulli, Gaussian
+from cvae.models.trace import Latent, Trace
+from cvae.models.vae import VAE
 from cvae.posteriors import Posterior
-from cvae.vae import VAE, Latent, Trace
 
 F64 = torch.float64
 

@@ -4,7 +4,7 @@ import sys
 
 from benchmarks.ours import bare
 from benchmarks.turns import Turns
-from cvae.devices import keep_freed_memory, tell_torch_of_no_gpu
+from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
 
 
 def main(images: str, *overrides: str) -> None:

@@ -5,9 +5,9 @@ import sys
 from benchmarks.ours import config, device_of, overrides_of
 from benchmarks.turns import Turns
 from cvae.build import build_vae, make
-from cvae.devices import keep_freed_memory
 from cvae.evaluation import Settings, evaluate
 from cvae.evaluation.report import test_batches
+from cvae.runtime.devices import keep_freed_memory
 
 
 def main(images: str, *overrides: str) -> None:

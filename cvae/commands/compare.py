@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvae.comparison import WORDS, Row, as_csv, as_markdown, caption, cells, find, read, rows
-from cvae.curves import curve
 from cvae.errors import ConfigError
-from cvae.files import save
-from cvae.names import shortened
-from cvae.run import Run
+from cvae.runs.comparison import WORDS, Row, as_csv, as_markdown, caption, cells, find, read, rows
+from cvae.runs.curves import curve
+from cvae.runs.directory import Run
+from cvae.runs.names import shortened
+from cvae.runs.storage import save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from cvae.commands.inputs import BATCH, data_of, labels_of, model_of, own_images, said, save_arrays, target, watched
 from cvae.errors import ConfigError
-from cvae.files import save
-from cvae.run import Run
+from cvae.runs.directory import Run
+from cvae.runs.storage import save
 
 if TYPE_CHECKING:
     from numpy import ndarray
     from torch import Tensor
 
-    from cvae.vae import VAE
+    from cvae.models.vae import VAE
 
 SPLITS = ("train", "validation", "test")
 
@@ -55,8 +55,8 @@ def write_latents(args: argparse.Namespace) -> None:
     out = target(args, Run(args.run).latents, (".npz", ".csv"))
     import torch
 
-    from cvae.noise import fixed_noise
-    from cvae.paths import centre
+    from cvae.models.latent_paths import centre
+    from cvae.runtime.noise import fixed_noise
 
     vae, _ = model_of(args)
     names, labels, batches = batches_of(args, vae)

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from cvae.commands.inputs import add_device, device_of
 from cvae.errors import ConfigError
-from cvae.run import Run
+from cvae.runs.directory import Run
 
 if TYPE_CHECKING:
     from cvae.data import ImageData
     from cvae.evaluation import Figure, Settings
-    from cvae.vae import VAE
+    from cvae.models.vae import VAE
 
 
 def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
@@ -63,8 +63,8 @@ def measure(args: argparse.Namespace) -> None:
         UserError: an option, the run or its data are wrong.
     """
     from cvae.build import load_data, load_with_step
-    from cvae.devices import keep_freed_memory
     from cvae.evaluation import Settings
+    from cvae.runtime.devices import keep_freed_memory
 
     try:
         settings = Settings(args.samples, args.images, args.aggregate_images, args.memory, args.seed, args.until)

@@ -8,8 +8,8 @@ from pathlib import Path
 from cvae.checks import positive_int
 from cvae.commands.inputs import data_of, model_of, said
 from cvae.errors import ConfigError, UserError
-from cvae.files import save
-from cvae.run import Run
+from cvae.runs.directory import Run
+from cvae.runs.storage import save
 
 
 def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
@@ -42,19 +42,19 @@ def look(args: argparse.Namespace) -> None:
     if args.images is not None:
         positive_int("--images", args.images)
     serve = None if args.html else server(args.port)
-    from cvae.explorer import table
+    from cvae.explorer import static_tables
     from cvae.explorer.space import require_numbers, space_of
 
     vae, _ = model_of(args)
     require_numbers(vae)
     if args.html:
-        table.require_two_dimensions(vae)
+        static_tables.require_two_dimensions(vae)
     space = space_of(vae, data_of(args), args.images, args.seed)
     title = f"{args.run}, {Run(args.run).checkpoint(args.checkpoint).name}"
     if serve:
         serve(space, title, args.port, not args.no_browser)
     else:
-        save(Path(args.html), table.page(space, title).encode())
+        save(Path(args.html), static_tables.page(space, title).encode())
         said(f"A page without a server: {args.html}")
 
 

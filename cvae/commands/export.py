@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cvae.commands.inputs import model_of, said, watched
 from cvae.errors import UserError
-from cvae.files import save
-from cvae.run import Run
+from cvae.runs.directory import Run
+from cvae.runs.storage import save
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from cvae.models.vae import VAE
     from cvae.networks.ladder import Choose, Group
-    from cvae.vae import VAE
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 CLOSE = 1e-5  # how near a file's results must be to the model's, absolute up to 1 and relative above
@@ -77,7 +77,7 @@ def parts_of(vae: "VAE") -> list[Part]:
     from torch.distributions import MixtureSameFamily
 
     from cvae.distributions import from_noise, is_discrete
-    from cvae.paths import centre
+    from cvae.models.latent_paths import centre
 
     class Encoder(nn.Module):
         """The checks of the model's own methods are left out: they would be part of the program."""
@@ -120,7 +120,7 @@ def sizes_below(vae: "VAE") -> list[int]:
     """How many numbers an image has of each group of latents below the top one."""
     import torch
 
-    from cvae.ladder import at
+    from cvae.models.ladder import at
 
     sizes: list[int] = []
 
@@ -136,7 +136,7 @@ def sizes_below(vae: "VAE") -> list[int]:
 
 def taking(noise: "Sequence[Tensor]") -> "list[Choose]":
     """What a decoder is told so that the groups below the top one take this noise, (B, n) each."""
-    from cvae.ladder import at
+    from cvae.models.ladder import at
 
     rest = iter(noise)
     return [at(lambda group, mean: next(rest).view_as(mean))] if noise else []

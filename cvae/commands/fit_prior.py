@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from cvae.checks import positive_int, seed_number
-from cvae.commands.fitted import KINDS, ROUNDS, part_of, posterior_draws, unfitted
+from cvae.commands.fitted_prior import KINDS, ROUNDS, part_of, posterior_draws, unfitted
 from cvae.commands.inputs import add_device, data_of, device_of, model_of, said, watched
 from cvae.errors import ConfigError, UserError
-from cvae.files import new_folder, save
-from cvae.names import suffix
-from cvae.run import LAST, Run, read_json
+from cvae.runs.directory import LAST, Run, read_json
+from cvae.runs.names import suffix
+from cvae.runs.storage import new_folder, save
 from cvae.version import VERSION
 
 if TYPE_CHECKING:
     from cvae.data import ImageData
     from cvae.evaluation import Settings
-    from cvae.vae import VAE
+    from cvae.models.vae import VAE
 
 
 def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
@@ -65,10 +65,10 @@ def make_run(args: argparse.Namespace) -> None:
         raise ConfigError("--out", args.out, "a folder that is not there yet")
     import torch
 
-    from cvae.devices import keep_freed_memory, tell_torch_of_no_gpu
     from cvae.evaluation import Settings
     from cvae.evaluation.fit import fit, split, surprise
-    from cvae.noise import fixed_noise
+    from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
+    from cvae.runtime.noise import fixed_noise
 
     keep_freed_memory()
     tell_torch_of_no_gpu()
@@ -120,7 +120,7 @@ def write(new: Run, old: Run, part: dict[str, Any], words: Sequence[str], vae: "
     import torch
 
     from cvae.build import saved_config
-    from cvae.checkpoint import FORMAT
+    from cvae.runs.checkpoint import FORMAT
 
     cfg = saved_config(old)
     cfg.prior, cfg.run_dir = part, str(new)

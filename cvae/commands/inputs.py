@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.progress import track
 
 from cvae.checks import seed_number
-from cvae.console import console
 from cvae.errors import ConfigError, UserError
-from cvae.files import save
-from cvae.run import Run
+from cvae.runs.directory import Run
+from cvae.runs.storage import save
+from cvae.runtime.console import console
 
 if TYPE_CHECKING:  # torch takes seconds to import: not for --help, nor for a wrong option
     from numpy import ndarray
     from torch import Tensor
 
     from cvae.data import ImageData
-    from cvae.vae import VAE
+    from cvae.models.vae import VAE
 
 T = TypeVar("T")
 BATCH = 500  # images that go through the model at once
@@ -51,7 +51,7 @@ def device_of(args: argparse.Namespace) -> str:
     """--device, or its default. Raises ConfigError where this machine has no such device."""
     import torch
 
-    from cvae.devices import DEVICES, available
+    from cvae.runtime.devices import DEVICES, available
 
     return available("--device", args.device or ("cuda" if torch.cuda.is_available() else "cpu"), DEVICES)
 
@@ -142,7 +142,7 @@ def target(args: argparse.Namespace, default: Path, endings: Sequence[str]) -> P
 
 def require_room(key: str, num: int, vae: "VAE", each: int = 1) -> None:
     """Raise ConfigError unless `num` times so many images of the model fit into the memory."""
-    from cvae.devices import main_memory
+    from cvae.runtime.devices import main_memory
 
     most = main_memory() // (BYTES * math.prod(vae.shapes[1]) * each)
     if num > most:

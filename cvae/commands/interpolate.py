@@ -5,8 +5,8 @@ import argparse
 from cvae.checks import positive_int
 from cvae.commands.inputs import images_of, model_of, require_room, said, target
 from cvae.errors import ConfigError
-from cvae.files import save
-from cvae.run import Run
+from cvae.runs.directory import Run
+from cvae.runs.storage import save
 
 FRAME, HELD = 100, 800  # milliseconds, of a frame of the GIF and of its ends
 

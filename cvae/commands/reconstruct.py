@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvae.commands.inputs import BATCH, labels_of, model_of, own_images, said, save_images, target, watched
-from cvae.run import Run
+from cvae.runs.directory import Run
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -44,7 +44,7 @@ def redraw(args: argparse.Namespace) -> None:
     import torch
 
     from cvae import pictures
-    from cvae.noise import fixed_noise
+    from cvae.runtime.noise import fixed_noise
 
     vae, _ = model_of(args)
     x, y = own_images(args.files, args), labels_of(args, vae, len(args.files))

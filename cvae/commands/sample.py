@@ -4,9 +4,9 @@ import argparse
 import math
 
 from cvae.checks import number, positive_int
-from cvae.commands.fitted import KINDS, fitted
+from cvae.commands.fitted_prior import KINDS, fitted
 from cvae.commands.inputs import BATCH, labels_of, model_of, require_room, said, save_images, target, watched
-from cvae.run import Run
+from cvae.runs.directory import Run
 
 
 def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def draw(args: argparse.Namespace) -> None:
     import torch
 
     from cvae import pictures
-    from cvae.noise import fixed_noise
+    from cvae.runtime.noise import fixed_noise
 
     vae, step = model_of(args)
     require_room("--num", num, vae)

@@ -15,8 +15,8 @@ from cvae.commands.inputs import (
     watched,
 )
 from cvae.errors import ConfigError
-from cvae.files import save
-from cvae.run import Run
+from cvae.runs.directory import Run
+from cvae.runs.storage import save
 
 
 def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
@@ -55,10 +55,10 @@ def move(args: argparse.Namespace) -> None:
     import torch
 
     from cvae import pictures
-    from cvae.evaluation.blocks import IMAGES
+    from cvae.evaluation.batches import IMAGES
     from cvae.evaluation.latents import latents, traverse
     from cvae.evaluation.report import test_batches
-    from cvae.noise import fixed_noise
+    from cvae.runtime.noise import fixed_noise
 
     vae, _ = model_of(args)
     require_room("--steps", args.steps, vae, min(args.dims, *vae.shapes[0]))

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 from cvae import checks
 from cvae.checks import is_int, one_of, positive_int, seed_number
 from cvae.data.images import ImageDataset, Images, as_is, binarized, draw, drawn_once
-from cvae.devices import free_memory
 from cvae.errors import ConfigError
+from cvae.runtime.devices import free_memory
 
 BINARIZATIONS = ("static", "stochastic", "fixed", "none")
 

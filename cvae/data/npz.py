@@ -15,8 +15,8 @@ from torch import Tensor
 from cvae.checks import seed_number
 from cvae.data.images import Images, held_out, size_of_test_set
 from cvae.data.module import ImageData
-from cvae.devices import main_memory
 from cvae.errors import ConfigError, DataError
+from cvae.runtime.devices import main_memory
 
 __all__ = ["npz"]  # what conf/ and saved configs may name
 

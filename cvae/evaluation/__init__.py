@@ -1,6 +1,6 @@
 """What a trained model is measured by, over a set of images."""
 
-from cvae.evaluation.figures import Figure, evaluate
+from cvae.evaluation.measure import Figure, evaluate
 from cvae.evaluation.settings import Settings
 
 __all__ = ["Figure", "Settings", "evaluate"]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cvae.evaluation.blocks import Batch
-from cvae.vae import VAE
+from cvae.evaluation.batches import Batch
+from cvae.models.vae import VAE
 
 PAIRS = 1000  # of a draw and an image, scored at once: small enough for a flow, which needs D network passes for them
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from zuko.distributions import NormalizingFlow
 
-from cvae.evaluation.blocks import SAMPLES, filled, noise_seed
-from cvae.evaluation.tails import pareto_k
-from cvae.noise import fixed_noise
-from cvae.vae import VAE, Latent
+from cvae.evaluation.batches import SAMPLES, filled, noise_seed
+from cvae.evaluation.pareto import pareto_k
+from cvae.models.trace import Latent
+from cvae.models.vae import VAE
+from cvae.runtime.noise import fixed_noise
 
 
 class Measured(NamedTuple):

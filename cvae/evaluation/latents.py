@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from cvae.distributions import factorizes
-from cvae.evaluation.blocks import Batch
-from cvae.paths import centre
-from cvae.vae import VAE
+from cvae.evaluation.batches import Batch
+from cvae.models.latent_paths import centre
+from cvae.models.vae import VAE
 
 
 class Latents(NamedTuple):

@@ -10,13 +10,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from torch import Tensor
 
-from cvae.console import console
 from cvae.errors import UserError
-from cvae.evaluation.blocks import IMAGES, Batch
-from cvae.evaluation.figures import FEW, Figure, evaluate
+from cvae.evaluation.batches import IMAGES, Batch
+from cvae.evaluation.measure import FEW, Figure, evaluate
 from cvae.evaluation.settings import Settings
-from cvae.run import Run
-from cvae.vae import VAE
+from cvae.models.vae import VAE
+from cvae.runs.directory import Run
+from cvae.runtime.console import console
 
 LOOSE = 0.05  # share of images with few effective samples, above which the table calls log p(x) a loose bound
 

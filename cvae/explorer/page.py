@@ -6,11 +6,11 @@ from nicegui import app, events, run, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torch import Tensor
 
-from cvae.console import console
 from cvae.errors import UserError
-from cvae.explorer import drawing
-from cvae.explorer.drawing import PIXELS, Mark
+from cvae.explorer import render
+from cvae.explorer.render import PIXELS, Mark
 from cvae.explorer.space import LARGEST_FILE, Space, nearest
+from cvae.runtime.console import console
 
 HOST = "127.0.0.1"
 STEPS, COLUMNS = 12, 6  # images of the way from A to B, and of these in a row
@@ -104,7 +104,7 @@ class Page:
                 ui.label("A click").classes("quiet")
                 self.click = ui.toggle([LOOK, A, B], value=LOOK)
                 self.click.props("no-caps unelevated dense padding='4px 12px'")
-            for label, colour in drawing.classes(self.space):
+            for label, colour in render.classes(self.space):
                 with ui.row().classes("items-center gap-1"):
                     ui.element("span").classes("dot").style(f"background: {colour}")
                     ui.label(str(label)).classes("numbers")
@@ -169,7 +169,7 @@ class Page:
                     return
                 (image,) = images
                 self.seen["decoded"] = image
-                self.decoded.set_source(drawing.url(drawing.image_png(image)))
+                self.decoded.set_source(render.url(render.image_png(image)))
                 dims = [dim for dim in (self.plane.right, self.plane.up) if dim is not None]
                 self.where.set_text("    ".join(f"z[{dim}] = {z[dim]:.2f}" for dim in dims))
         finally:
@@ -185,8 +185,8 @@ class Page:
         for dim, slider in self.sliders.items():
             slider.set_value(float(z[dim]))
         self.seen |= {"original": x, "reconstruction": self.space.decode(z[None], self.label)[0]}
-        self.original.set_source(drawing.url(drawing.image_png(x)))
-        self.reconstruction.set_source(drawing.url(drawing.image_png(self.seen["reconstruction"])))
+        self.original.set_source(render.url(render.image_png(x)))
+        self.reconstruction.set_source(render.url(render.image_png(self.seen["reconstruction"])))
         self.what.set_text(name)
         self.pair.set_visibility(True)
         self.draw_marks()
@@ -217,7 +217,7 @@ class Page:
         if len(self.ends) == 2:
             way = self.space.between(self.ends["A"], self.ends["B"], STEPS)
             self.strip = self.space.decode(way, self.label)
-            self.between.set_source(drawing.url(drawing.strip_png(self.strip, COLUMNS)))
+            self.between.set_source(render.url(render.strip_png(self.strip, COLUMNS)))
             self.way.set_visibility(True)
         self.draw_marks()
 
@@ -229,7 +229,7 @@ class Page:
     def draw_marks(self) -> None:
         way = self.space.between(self.ends["A"], self.ends["B"], STEPS) if len(self.ends) == 2 else None
         ring = None if self.index is None else self.space.places(self.plane)[self.index]
-        self.picture.set_content(drawing.overlay(self.plane, self.marks(), way, ring))
+        self.picture.set_content(render.overlay(self.plane, self.marks(), way, ring))
 
     # What is chosen
 
@@ -249,7 +249,7 @@ class Page:
 
     def change_plane(self) -> None:
         """Draw the plane, and make sliders for the dimensions that are not on it."""
-        self.picture.set_source(drawing.url(drawing.plane_png(self.space, self.plane)))
+        self.picture.set_source(render.url(render.plane_png(self.space, self.plane)))
         self.draw_marks()
         self.others.clear()
         dims = [dim for dim in self.space.order if dim not in (self.plane.right, self.plane.up)]
@@ -274,7 +274,7 @@ class Page:
             return ui.slider(min=low, max=high, step=0.01, value=float(self.z[dim]), on_change=turn).props("label")
 
     def save(self) -> None:
-        content = drawing.snapshot(self.space, self.plane, [*self.marks(), Mark("z", self.z)], self.seen, self.strip)
+        content = render.snapshot(self.space, self.plane, [*self.marks(), Mark("z", self.z)], self.seen, self.strip)
         ui.download.content(content, "latent_space.png")
 
 

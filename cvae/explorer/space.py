@@ -10,14 +10,14 @@ from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 from torch import Tensor
 
-from cvae import paths
-from cvae.console import console
 from cvae.data import ImageData
 from cvae.data.folder import read_image
 from cvae.distributions import is_discrete
 from cvae.errors import UserError
-from cvae.noise import fixed_noise
-from cvae.vae import VAE
+from cvae.models import latent_paths
+from cvae.models.vae import VAE
+from cvae.runtime.console import console
+from cvae.runtime.noise import fixed_noise
 
 LARGEST_FILE = 20_000_000  # bytes of an image that is dropped on the page
 GOLDEN = 0.6180339887  # multiples of it, without their integers, are spread evenly over [0, 1]
@@ -113,7 +113,7 @@ class Space:
     @torch.no_grad()
     def encode(self, x: Tensor, label: int) -> Tensor:
         """The mean of q(z|x) for one image (C, H, W): (D,)."""
-        return paths.centre(self.vae.encode(x[None], self.labels(label)))[0]
+        return latent_paths.centre(self.vae.encode(x[None], self.labels(label)))[0]
 
     def original(self, index: int) -> Tensor:
         """A test image as the model sees it: (C, H, W)."""
@@ -121,7 +121,7 @@ class Space:
 
     def between(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
         """Points (steps, D) from a to b (D,), on the straight line that one sees on the plane."""
-        return paths.from_to(a, b, steps, spherical=False)
+        return latent_paths.from_to(a, b, steps, spherical=False)
 
     def read(self, content: bytes) -> Tensor:
         """A user's own image file, prepared as the run's test images are: (C, H, W).
@@ -159,5 +159,5 @@ def space_of(vae: VAE, data: ImageData, images: int | None, seed: int) -> Space:
     shown = track(blocks, "Encoding the test images", console=console, transient=True, disable=not console.is_terminal)
     with fixed_noise(seed, torch.device("cpu")):
         batches = (data.batch("test", block) for block in shown)
-        means = torch.cat([paths.centre(vae.encode(x, vae.labels(y))) for x, y in batches])
+        means = torch.cat([latent_paths.centre(vae.encode(x, vae.labels(y))) for x, y in batches])
         return Space(vae, data, means)

@@ -10,9 +10,9 @@ from torch.distributions import Distribution
 from cvae.checks import one_of, positive_int
 from cvae.distributions import factorizes
 from cvae.errors import ConfigError
+from cvae.models.vae import VAE
 from cvae.objectives.terms import Objective, Terms, only_group, penalized
 from cvae.schedules import at, number_or_schedule
-from cvae.vae import VAE
 
 
 class BetaTCVAE(Objective):

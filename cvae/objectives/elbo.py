@@ -9,9 +9,10 @@ from torch.distributions import Distribution, kl_divergence
 from cvae.checks import number, one_of, positive_int
 from cvae.distributions import factorizes
 from cvae.errors import ConfigError
+from cvae.models.trace import Latent
+from cvae.models.vae import VAE
 from cvae.objectives.terms import Objective, Terms, penalized, rate_of_groups, total
 from cvae.schedules import at, number_or_schedule
-from cvae.vae import VAE, Latent
 
 
 class ELBO(Objective):

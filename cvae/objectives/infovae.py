@@ -7,8 +7,8 @@ from torch import Tensor
 
 from cvae.checks import number, one_of, positive_number
 from cvae.errors import ConfigError
+from cvae.models.vae import VAE
 from cvae.objectives.terms import Objective, Terms, only_group, penalized, refuse_codes
-from cvae.vae import VAE
 
 
 class InfoVAE(Objective):

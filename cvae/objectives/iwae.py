@@ -6,8 +6,9 @@ from torch import Tensor
 
 from cvae.checks import one_of, positive_int
 from cvae.errors import ConfigError
+from cvae.models.trace import Latent
+from cvae.models.vae import VAE
 from cvae.objectives.terms import Objective, Terms, penalized, rate_of_groups, refuse_codes, total
-from cvae.vae import VAE, Latent
 
 
 class IWAE(Objective):

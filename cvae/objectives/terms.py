@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from cvae.distributions import is_discrete
 from cvae.errors import ConfigError
-from cvae.vae import VAE, Latent, Trace
+from cvae.models.trace import Latent, Trace
+from cvae.models.vae import VAE
 
 
 class Terms(NamedTuple):

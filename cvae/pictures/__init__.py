@@ -1,8 +1,8 @@
 """Pictures as uint8 arrays (H, W, 3), and as encoded files."""
 
-from cvae.pictures.figures import curves, latent_map, manifold, rates, traversal
 from cvae.pictures.grids import gif, grid, headed, image_summary, png, side_by_side, strips
 from cvae.pictures.latent import code_maps, latent_manifold, plane, quantiles, require_plane
+from cvae.pictures.plots import curves, latent_map, manifold, rates, traversal
 
 __all__ = [
     "code_maps",

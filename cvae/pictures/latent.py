@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from cvae.checks import one_of
 from cvae.distributions import factorizes
 from cvae.errors import ConfigError
-from cvae.vae import VAE
+from cvae.models.vae import VAE
 
 PLANES = {"pca": None, "tsne": "sklearn", "umap": "umap"}  # how a plane is found, and the package that it takes
 DRAWS = 10_000  # of a prior, for the quantiles of its marginals

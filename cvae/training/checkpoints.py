@@ -10,11 +10,11 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
-from cvae.checkpoint import FORMAT, read_checkpoint
 from cvae.checks import one_of, positive_int
 from cvae.errors import Stopped, UserError
-from cvae.files import save
-from cvae.run import BEST, LAST, PREVIOUS, Run
+from cvae.runs.checkpoint import FORMAT, read_checkpoint
+from cvae.runs.directory import BEST, LAST, PREVIOUS, Run
+from cvae.runs.storage import save
 from cvae.training.module import SELECTION, VAEModule
 from cvae.training.signals import signals
 

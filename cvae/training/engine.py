@@ -12,8 +12,8 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from cvae.models.vae import VAE
 from cvae.objectives import Objective, Terms
-from cvae.vae import VAE
 
 log = logging.getLogger(__name__)
 

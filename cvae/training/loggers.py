@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.loggers import Logger, MLFlowLogger, WandbLogger
 
 from cvae.errors import UserError
-from cvae.run import Run
+from cvae.runs.directory import Run
 from cvae.training.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)

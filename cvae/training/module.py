@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cvae.checkpoint import FORMAT
 from cvae.errors import NotFinite
-from cvae.noise import fixed_noise, noise_of
+from cvae.models.vae import VAE
 from cvae.objectives import Objective, Terms
+from cvae.runs.checkpoint import FORMAT
+from cvae.runtime.noise import fixed_noise, noise_of
 from cvae.training.engine import Clip, Compiled, count_step, take_step, training_terms
 from cvae.training.graphs import Graphed
+from cvae.training.log_rewind import positions
 from cvae.training.loggers import log_curves
-from cvae.training.rewind import positions
-from cvae.training.totals import CodeCounts, Totals, of_all_processes, summed
-from cvae.vae import VAE
+from cvae.training.means import CodeCounts, Totals, of_all_processes, summed
 from cvae.version import VERSION
 
 ADVICE = "Often a smaller optimizer.lr helps."

@@ -17,13 +17,13 @@ from cvae.data import ImageData
 from cvae.distributions import is_discrete
 from cvae.evaluation.latents import Latents, latents, traverse
 from cvae.evaluation.report import test_batches
-from cvae.files import save
-from cvae.noise import fixed_noise
-from cvae.run import Run
+from cvae.models.vae import VAE
+from cvae.runs.directory import Run
+from cvae.runs.storage import save
+from cvae.runtime.noise import fixed_noise
 from cvae.training.loggers import log_picture
+from cvae.training.means import SHOWN
 from cvae.training.module import VAEModule
-from cvae.training.totals import SHOWN
-from cvae.vae import VAE
 
 __all__ = ["Pictures"]  # what conf/ and saved configs may name
 

@@ -18,7 +18,7 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.strategies.launchers.launcher import _Launcher
 
 from cvae.errors import UserError
-from cvae.run import Run
+from cvae.runs.directory import Run
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Processes(_Launcher):
         if "OMP_NUM_THREADS" not in os.environ:  # the cores are shared
             os.environ["OMP_NUM_THREADS"] = str(max(1, cores // self.count))
             torch.set_num_threads(max(1, cores // self.count))
-        command = [sys.executable, "-P", "-m", "cvae.join", str(self.run), str(os.getpid())]
+        command = [sys.executable, "-P", "-m", "cvae.cli.child_process", str(self.run), str(os.getpid())]
         command += ["resume"] if self.resume else []
         for number in range(1, self.count):
             own = {"LOCAL_RANK": str(number), "PYTHONPATH": os.pathsep.join(sys.path)}

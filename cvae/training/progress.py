@@ -7,9 +7,9 @@ from typing import Any
 from pytorch_lightning import Callback, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cvae.console import console
+from cvae.runtime.console import console
+from cvae.training.means import SHOWN
 from cvae.training.module import VAEModule
-from cvae.training.totals import SHOWN
 
 __all__ = ["EpochLines", "ProgressBar"]  # what conf/ and saved configs may name
 

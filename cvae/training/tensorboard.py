@@ -14,8 +14,8 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
 from cvae import pictures
-from cvae.curves import place_of_curve
-from cvae.run import Run
+from cvae.runs.curves import place_of_curve
+from cvae.runs.directory import Run
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

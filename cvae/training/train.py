@@ -16,21 +16,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from cvae.build import build_data, build_vae, make, read_images, require_fit
 from cvae.data import ImageData
-from cvae.devices import keep_freed_memory, tell_torch_of_no_gpu
 from cvae.errors import ConfigError, NotFinite, Stopped, UserError
 from cvae.evaluation import Figure, Settings
 from cvae.evaluation.report import markdown, report, scalars
-from cvae.noise import fixed_noise
-from cvae.run import LAST, Run, first_process
+from cvae.runs.directory import LAST, Run, first_process
+from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
+from cvae.runtime.noise import fixed_noise
 from cvae.training.checkpoints import Checkpoints, last_good
 from cvae.training.engine import clipping, graphs_of, minibatches_of_a_step
+from cvae.training.log_rewind import rewind
 from cvae.training.loggers import close, forgiving, log_curves, log_start, log_table
 from cvae.training.module import SELECTION, VAEModule
+from cvae.training.options import check, require_batches, require_unscaled
 from cvae.training.pictures import Pictures
 from cvae.training.processes import together
 from cvae.training.progress import EpochLines
-from cvae.training.rewind import rewind
-from cvae.training.rules import check, require_batches, require_unscaled
 from cvae.training.signals import requeue, signals
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from torch.distributions import kl_divergence
 
 import cvae
 from cvae.build import build_vae, make
-from cvae.noise import fixed_noise
-from cvae.run import Run
+from cvae.runs.directory import Run
+from cvae.runtime.noise import fixed_noise
 
 SMALL = ("data=synthetic", "model.filters=4", "model.base_channels=4")
 

@@ -2,12 +2,12 @@
 
 import imageio.v3 as imageio
 import pytest
-from test_comparison import make, sweep  # noqa: F401, a fixture
+from runs_to_compare import make, sweep  # noqa: F401, a fixture
 
 from cvae import __main__ as entry
 from cvae.commands.compare import against, against_number, drawn, elbo_curve, learning_curves, rate_distortion
-from cvae.comparison import find, read, rows
-from cvae.run import Run
+from cvae.runs.comparison import find, read, rows
+from cvae.runs.directory import Run
 from cvae.training.tensorboard import TensorBoard
 
 
@@ -15,7 +15,7 @@ def call(*arguments):
     entry.main(["compare", *map(str, arguments)])
 
 
-def test_a_table_is_printed_whole(sweep, capsys, monkeypatch):  # noqa: F811
+def test_a_table_is_printed_whole(sweep, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     call(sweep, "--sort", "latent_dim")
     lines = capsys.readouterr().out.splitlines()
@@ -27,7 +27,7 @@ def test_a_table_is_printed_whole(sweep, capsys, monkeypatch):  # noqa: F811
     assert len(capsys.readouterr().out.splitlines()) == 7
 
 
-def test_markdown_and_csv(sweep, capsys):  # noqa: F811
+def test_markdown_and_csv(sweep, capsys):
     call(sweep, "--markdown", "--each", "--sort", "seed")
     assert capsys.readouterr().out.splitlines()[2].startswith("| 2 | 0 | -150.00 |")
     call(sweep, "--csv")
@@ -42,13 +42,13 @@ def test_markdown_and_csv(sweep, capsys):  # noqa: F811
         (["--sort", "x"], "--sort x: must be a column"),
     ],
 )
-def test_wrong_options(sweep, capsys, caplog, arguments, message):  # noqa: F811
+def test_wrong_options(sweep, capsys, caplog, arguments, message):
     with pytest.raises(SystemExit):
         call(sweep, *arguments)
     assert message in " ".join((capsys.readouterr().err + caplog.text).split())
 
 
-def test_a_figure_is_written(sweep, tmp_path, capsys):  # noqa: F811
+def test_a_figure_is_written(sweep, tmp_path, capsys):
     call(sweep, "--plot", tmp_path / "a.png")
     pixels = imageio.imread(tmp_path / "a.png")
     assert pixels.shape[1] == 3 * 5 * 110 and pixels.std() > 10
@@ -71,7 +71,7 @@ def axes():
     return Figure().subplots()
 
 
-def test_learning_curves_are_of_the_validation_split_where_there_is_one(sweep, axes):  # noqa: F811
+def test_learning_curves_are_of_the_validation_split_where_there_is_one(sweep, axes):
     table = rows(read(find([sweep])), each=True)
     for number, row in enumerate(table[:2]):
         board = TensorBoard(str(row.entries[0].run))
@@ -93,7 +93,7 @@ def test_learning_curves_are_of_the_validation_split_where_there_is_one(sweep, a
     assert said == ("learning curves", "optimizer steps", "ELBO, nats per image")
 
 
-def test_rate_and_distortion(sweep, axes):  # noqa: F811
+def test_rate_and_distortion(sweep, axes):
     rate_distortion(axes, rows(read(find([sweep])), "latent_dim"), ["red", "green", "blue"])
     points = [part.get_offsets().tolist() for part in axes.collections]
     assert points == [[[5, 145], [5, 147]], [[5, 115]], [[5, 116], [5, 114]]]
@@ -105,7 +105,7 @@ def test_rate_and_distortion(sweep, axes):  # noqa: F811
     assert said == ("rate and distortion", "rate, nats per image", "distortion, nats per image")
 
 
-def test_the_elbo_against_a_number(sweep, axes):  # noqa: F811
+def test_the_elbo_against_a_number(sweep, axes):
     table = rows(read(find([sweep])), "latent_dim")
     against_number(axes, table, "model.latent_dim", ["red", "green", "blue"])
     points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "o"]
@@ -125,7 +125,7 @@ def figures(monkeypatch):
     return saved
 
 
-def test_a_row_has_one_colour_and_one_line_in_the_legend(sweep, figures):  # noqa: F811
+def test_a_row_has_one_colour_and_one_line_in_the_legend(sweep, figures):
     from matplotlib import colormaps
 
     table = rows(read(find([sweep])), "latent_dim")
@@ -161,13 +161,13 @@ def test_one_row_is_drawn(tmp_path, figures):
 
 
 @pytest.mark.parametrize(("ending", "begins"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
-def test_the_kind_of_file_is_that_of_its_name(sweep, tmp_path, capsys, ending, begins):  # noqa: F811
+def test_the_kind_of_file_is_that_of_its_name(sweep, tmp_path, capsys, ending, begins):
     call(sweep, "--plot", tmp_path / f"a.{ending}")
     assert (tmp_path / f"a.{ending}").read_bytes().startswith(begins)
     assert capsys.readouterr().err == f"figure: {tmp_path}/a.{ending}\n"
 
 
-def test_the_first_quarter_of_a_curve_does_not_set_the_scale(sweep, axes):  # noqa: F811
+def test_the_first_quarter_of_a_curve_does_not_set_the_scale(sweep, axes):
     (row,) = (row for row in rows(read(find([sweep]))) if row.label == "latent_dim=2")
     for number, member in enumerate(row.entries):
         board = TensorBoard(str(member.run))
@@ -180,7 +180,7 @@ def test_the_first_quarter_of_a_curve_does_not_set_the_scale(sweep, axes):  # no
     assert axes.get_legend_handles_labels()[1] == ["latent_dim=2"]
 
 
-def test_lines_of_the_same_elbo_are_inside_the_plane(sweep, axes):  # noqa: F811
+def test_lines_of_the_same_elbo_are_inside_the_plane(sweep, axes):
     rate_distortion(axes, rows(read(find([sweep])), "latent_dim"), ["red", "green", "blue"])
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     totals = [line.get_xdata()[0] + line.get_ydata()[0] for line in axes.lines]
@@ -213,7 +213,7 @@ def test_the_scale_of_a_number(tmp_path, axes, values, scale):
         assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "8"]
 
 
-def test_seeds_have_a_standard_deviation(sweep, axes):  # noqa: F811
+def test_seeds_have_a_standard_deviation(sweep, axes):
     against_number(axes, rows(read(find([sweep])), "latent_dim"), "model.latent_dim", ["red", "green", "blue"])
     bars = [part.get_segments()[0][:, 1].tolist() for part in axes.collections]
     assert bars[0] == pytest.approx([-151 - 2**0.5, -151 + 2**0.5]) and len(bars) == 2  # one of 8 has failed

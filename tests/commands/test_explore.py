@@ -13,7 +13,7 @@ import cvae
 from cvae import __main__ as entry
 from cvae.build import make
 from cvae.commands import explore
-from cvae.run import Run
+from cvae.runs.directory import Run
 
 
 @pytest.fixture

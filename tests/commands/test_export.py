@@ -12,7 +12,7 @@ from tiny import TINY
 import cvae
 from cvae.commands import export as module
 from cvae.distributions import from_noise
-from cvae.paths import centre
+from cvae.models.latent_paths import centre
 
 NETWORKS = {
     "conv": ["model.filters=4", "model.base_channels=4"], "conv_keras_io": ["model.filters=4"],

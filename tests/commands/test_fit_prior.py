@@ -10,18 +10,18 @@ from tiny import TINY, trained
 
 import cvae
 from cvae.build import load_data, load_with_step, saved_config
-from cvae.checkpoint import FORMAT
+from cvae.cli.resume import resume
 from cvae.commands import fit_prior
-from cvae.commands.fitted import posterior_draws
-from cvae.comparison import read
+from cvae.commands.fitted_prior import posterior_draws
 from cvae.errors import UserError
 from cvae.evaluation import Settings, evaluate
 from cvae.evaluation.fit import fit, split, surprise
-from cvae.noise import fixed_noise
 from cvae.posteriors import DiagonalGaussian
 from cvae.priors import AutoregressiveCodes, FlowPrior, MixtureOfGaussians, Standardized
-from cvae.resume import resume
-from cvae.run import Run
+from cvae.runs.checkpoint import FORMAT
+from cvae.runs.comparison import read
+from cvae.runs.directory import Run
+from cvae.runtime.noise import fixed_noise
 from cvae.version import VERSION
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from cvae.commands import evaluate as evaluate_module
 from cvae.commands import sample as sample_module
 from cvae.errors import ConfigError
 from cvae.evaluation import Settings
-from cvae.evaluation.figures import Figure
+from cvae.evaluation.measure import Figure
 
 EVALUATE = {
     "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "samples": 5000, "images": None, "aggregate_images": 2000,
@@ -201,7 +201,7 @@ class Stub:
         (folder / "checkpoints" / "last.ckpt").write_text("")
         self.data = SimpleNamespace(test=range(9))
         for name, value in {
-            "devices.keep_freed_memory": lambda: self.seen.append("memory"),
+            "runtime.devices.keep_freed_memory": lambda: self.seen.append("memory"),
             "build.load_with_step": lambda run, name, device: (
                 self.seen.append((run.path, run.trust, name, device)) or (self.vae, 31)
             ),

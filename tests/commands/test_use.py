@@ -20,8 +20,8 @@ from cvae.commands.inputs import BATCH
 from cvae.distributions import from_noise
 from cvae.evaluation.latents import latents
 from cvae.evaluation.latents import traverse as moved
-from cvae.noise import fixed_noise
-from cvae.run import Run
+from cvae.runs.directory import Run
+from cvae.runtime.noise import fixed_noise
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from tiny import TINY
 
 from cvae.commands.inputs import is_number_of_an_image, require_room
 from cvae.errors import ConfigError
-from cvae.vae import VAE
+from cvae.models.vae import VAE
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_seeds(plain, refused, tmp_path, command, monkeypatch):
 
 
 def test_numbers(plain, refused, monkeypatch):
-    monkeypatch.setattr("cvae.devices.main_memory", lambda: 50 * 64 * 20)
+    monkeypatch.setattr("cvae.runtime.devices.main_memory", lambda: 50 * 64 * 20)
     refused("--num=21: must be at most 20: more images do not fit into the memory", "sample", plain, "--num", 21)
     refused("--steps=21: must be at most 20", "interpolate", plain, "0", "1", "--steps", 21)
     refused("--steps=11: must be at most 10", "traverse", plain, "--steps", 11)
@@ -131,7 +131,7 @@ def test_numbers(plain, refused, monkeypatch):
 def test_how_many_images_fit():
     vae = SimpleNamespace(shapes=((2,), (3, 4, 5)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cvae.devices.main_memory", lambda: 7 * 50 * 60)
+        patch.setattr("cvae.runtime.devices.main_memory", lambda: 7 * 50 * 60)
         require_room("--num", 7, vae)
         require_room("--num", 3, vae, 2)
         with pytest.raises(ConfigError, match="^--num=8: must be at most 7: more"):
@@ -149,7 +149,7 @@ def test_numbers_of_images(tmp_path, monkeypatch):
     ] * 5
 
 
-def test_what_codes_do_not_have(tiny_run, refused, tmp_path):  # noqa: F811
+def test_what_codes_do_not_have(tiny_run, refused, tmp_path):
     codes = tiny_run("posterior=fsq", "prior=uniform")
     for command in (["interpolate", "0", "1"], ["traverse"]):
         refused("posterior=FSQ: must be one of numbers", command[0], codes, *command[1:])

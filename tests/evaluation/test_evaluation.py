@@ -12,15 +12,15 @@ from zuko.transforms import ComposedTransform, ExpTransform, MonotonicAffineTran
 from cvae import evaluation
 from cvae.errors import ConfigError, NotFinite
 from cvae.evaluation import Settings
-from cvae.evaluation.blocks import IMAGES, SAMPLES, bytes_of_a_row, filled, images_of_a_block, noise_seed
-from cvae.evaluation.figures import Figure, bits_per_dim
+from cvae.evaluation.batches import IMAGES, SAMPLES, bytes_of_a_row, filled, images_of_a_block, noise_seed
 from cvae.evaluation.importance import measure
-from cvae.evaluation.tails import pareto_k
+from cvae.evaluation.measure import Figure, bits_per_dim
+from cvae.evaluation.pareto import pareto_k
 from cvae.likelihoods import Bernoulli, Gaussian
-from cvae.noise import fixed_noise
+from cvae.models.vae import VAE
 from cvae.posteriors import FullGaussian, Posterior
 from cvae.priors import StandardNormal
-from cvae.vae import VAE
+from cvae.runtime.noise import fixed_noise
 
 
 class Calls(nn.Module):

@@ -8,9 +8,9 @@ from torch.distributions import kl_divergence
 from cvae.distributions import is_standard_normal
 from cvae.evaluation.latents import Latents, latents, traverse
 from cvae.likelihoods import Bernoulli
+from cvae.models.vae import VAE
 from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian
 from cvae.priors import MixtureOfGaussians, StandardNormal
-from cvae.vae import VAE
 
 X = (torch.rand(900, 1, 2, 3) > 0.5).float()
 

@@ -10,15 +10,16 @@ from torch.distributions import Independent, Normal
 from toys import F64, TwoGroups
 
 from cvae.evaluation import Settings, aggregate, evaluate
-from cvae.evaluation import figures as figures_module
-from cvae.evaluation.blocks import SAMPLES, bytes_of_a_row, filled, images_of_a_block, in_blocks, joined, noise_seed
-from cvae.evaluation.figures import Figure, Spread, active_units, bits_per_dim, figures_of, over_images, pareto
+from cvae.evaluation import measure as measure_module
+from cvae.evaluation.batches import SAMPLES, bytes_of_a_row, filled, images_of_a_block, in_blocks, joined, noise_seed
 from cvae.evaluation.importance import Means, Measured, known_mean, measure
+from cvae.evaluation.measure import Figure, Spread, active_units, bits_per_dim, figures_of, over_images, pareto
 from cvae.likelihoods import Bernoulli, DiscretizedLogistic
-from cvae.noise import fixed_noise
+from cvae.models.trace import Latent
+from cvae.models.vae import VAE
 from cvae.posteriors import DiagonalGaussian
 from cvae.priors import StandardNormal
-from cvae.vae import VAE, Latent
+from cvae.runtime.noise import fixed_noise
 
 CPU = torch.device("cpu")
 
@@ -305,11 +306,11 @@ def test_every_figure_by_hand():
 def test_pareto_k_of_the_images_that_have_one(monkeypatch):
     """0.1, 0.7, 0.8, 0.9 and one without; the share is of the four."""
     k = torch.tensor([0.8, 0.1, torch.nan, 0.7, 0.9], dtype=F64)
-    monkeypatch.setattr(figures_module, "can_fit", lambda: True)
+    monkeypatch.setattr(measure_module, "can_fit", lambda: True)
     found = pareto(k)
     assert found["pareto_k"] == (0.7, None, "", "Pareto k-hat, median")
     assert found["high_pareto_k"] == (0.5, None, "of the images", "with above 0.7")
-    monkeypatch.setattr(figures_module, "can_fit", lambda: False)
+    monkeypatch.setattr(measure_module, "can_fit", lambda: False)
     none = pareto(torch.full((3,), torch.nan))
     assert none["pareto_k"][:3] == (None, None, "needs arviz-stats") and none["high_pareto_k"].value is None
 

@@ -12,7 +12,7 @@ from test_parts_of_the_evaluation import plain_vae
 from cvae.errors import UserError
 from cvae.evaluation import Settings
 from cvae.evaluation import report as module
-from cvae.evaluation.figures import Figure
+from cvae.evaluation.measure import Figure
 
 FIGURES = {
     "nll": Figure(12.34567, 0.98765, "nats", "-log p(x)"),

@@ -18,9 +18,9 @@ from tiny import QUIET, trained
 
 import cvae
 from cvae.build import load_data
-from cvae.explorer import table
+from cvae.explorer import static_tables
 from cvae.explorer.space import space_of
-from cvae.run import Run
+from cvae.runs.directory import Run
 
 pytestmark = pytest.mark.slow
 HOSTILE = "<img src=x onerror=document.title='owned'>"  # a name that would be a program if it were not text
@@ -50,7 +50,7 @@ def served(run):
 
 
 @pytest.fixture
-def page(browser, served):  # noqa: F811
+def page(browser, served):
     browser.requests(), browser.complaints()
     browser.open(served, ".plane img[src^=data]")
     soon(lambda: browser.image(".decoded img") is not None, "a first image")
@@ -257,7 +257,7 @@ step(0);
 """
 
 
-def test_decoding_is_immediate(browser, tmp_path):  # noqa: F811
+def test_decoding_is_immediate(browser, tmp_path):
     """The tutorial's model: from a move of the pointer to the image on the screen, in the browser's own time."""
     with serving(untrained(tmp_path / "run", "likelihood.soft=true")) as (address, _):
         browser.open(address, ".plane img[src^=data]")
@@ -286,7 +286,7 @@ def test_it_stops_cleanly_and_listens_here_alone(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]  # nothing is left beside it
 
 
-def test_the_page_without_a_server(browser, tmp_path):  # noqa: F811
+def test_the_page_without_a_server(browser, tmp_path):
     folder = tmp_path / "run"
     trained(
         folder, *QUIET, "data.num_classes=3", "conditional=true", "model.hidden=[32]", "data.source.train_size=300",
@@ -294,7 +294,7 @@ def test_the_page_without_a_server(browser, tmp_path):  # noqa: F811
     )  # fmt: skip
     found = space(folder)
     plane = found.plane(0, 1)
-    (tmp_path / "page.html").write_text(table.page(found, HOSTILE), encoding="utf-8")
+    (tmp_path / "page.html").write_text(static_tables.page(found, HOSTILE), encoding="utf-8")
     browser.requests(), browser.complaints()
     browser.open(f"file://{tmp_path}/page.html", "#points[src^=data]")
     canvas = "return Array.from(document.querySelector('#decoded').getContext('2d').getImageData(0, 0, 8, 8).data)"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_space import png, space
 
-from cvae.explorer import drawing
+from cvae.explorer import render
 
 pytest.importorskip("nicegui", reason="needs NiceGUI: pip install -e '.[explore]'")
 from cvae.explorer import page as module
@@ -56,7 +56,7 @@ def pixels(widget):
 
 
 def shows(widget, image):
-    np.testing.assert_array_equal(pixels(widget), imageio.imread(drawing.image_png(image)))
+    np.testing.assert_array_equal(pixels(widget), imageio.imread(render.image_png(image)))
 
 
 async def decodes(page, image):
@@ -75,8 +75,8 @@ def test_at_first_the_middle_of_the_test_images_is_decoded(tmp_path, monkeypatch
         z = found.means.median(0).values
         await decodes(page, found.decode(z[None], 0)[0])
         assert page.where.text == f"z[0] = {z[0]:.2f}    z[1] = {z[1]:.2f}"
-        plane = drawing.plane_png(found, found.first_plane())
-        assert page.picture.source == drawing.url(plane) and page.picture.content == ""
+        plane = render.plane_png(found, found.first_plane())
+        assert page.picture.source == render.url(plane) and page.picture.content == ""
         assert not page.way.visible and not page.pair.visible and not page.others.visible
 
     visiting("two", tmp_path, monkeypatch, act)
@@ -125,7 +125,7 @@ def test_a_click_stands_at_the_nearest_test_image(tmp_path, monkeypatch):
         shows(page.original, found.original(6))
         shows(page.reconstruction, found.decode(found.means[6:7], label)[0])
         await decodes(page, found.decode(found.means[6:7], label)[0])
-        assert page.picture.content == drawing.overlay(plane, [], None, found.places(plane)[6])
+        assert page.picture.content == render.overlay(plane, [], None, found.places(plane)[6])
         ((dim, slider),) = page.sliders.items()
         assert slider.value == pytest.approx(found.means[6, dim].item())
 
@@ -143,15 +143,15 @@ def test_the_ends_of_the_way(tmp_path, monkeypatch):
         a, b = page.ends["A"], page.ends["B"]
         torch.testing.assert_close(plane.places(torch.stack([a, b])), torch.tensor([[0.2, 0.2], [0.9, 0.3]]))
         way = found.between(a, b, 12)
-        wanted = imageio.imread(drawing.strip_png(found.decode(way, 0), 6))
+        wanted = imageio.imread(render.strip_png(found.decode(way, 0), 6))
         np.testing.assert_array_equal(pixels(page.between), wanted)
         assert page.way.visible
-        marks = [drawing.Mark("A", a), drawing.Mark("B", b)]
-        assert page.picture.content == drawing.overlay(plane, marks, way, None)
+        marks = [render.Mark("A", a), render.Mark("B", b)]
+        assert page.picture.content == render.overlay(plane, marks, way, None)
         if page.space.vae.num_classes:
             page.classes.value = 3
             await page.choose_class()
-            wanted = imageio.imread(drawing.strip_png(found.decode(way, 3), 6))
+            wanted = imageio.imread(render.strip_png(found.decode(way, 3), 6))
             np.testing.assert_array_equal(pixels(page.between), wanted)
             await decodes(page, found.decode(page.z[None], 3)[0])
 
@@ -222,7 +222,7 @@ def test_another_plane(tmp_path, monkeypatch):
         page.right.value = other
         await page.choose_plane(SimpleNamespace(sender=page.right))
         assert page.plane == found.plane(other, first.up) and list(page.sliders) == [first.right]
-        assert page.picture.source == drawing.url(drawing.plane_png(found, page.plane))
+        assert page.picture.source == render.url(render.plane_png(found, page.plane))
         page.up.value = other  # that of the other axis: the two change places
         await page.choose_plane(SimpleNamespace(sender=page.up))
         await page.choose_plane(SimpleNamespace(sender=page.right))
@@ -262,7 +262,7 @@ def test_one_dimension(tmp_path, monkeypatch):
 def test_what_is_saved(tmp_path, monkeypatch):
     saved, drawn = [], []
     monkeypatch.setattr(module.ui.download, "content", lambda *arguments: saved.append(arguments), raising=False)
-    monkeypatch.setattr(drawing, "snapshot", lambda *arguments: drawn.append(arguments) or b"picture")
+    monkeypatch.setattr(render, "snapshot", lambda *arguments: drawn.append(arguments) or b"picture")
 
     async def act(page, found):
         page.set_end("A")

@@ -11,7 +11,7 @@ from PIL import Image
 from cvae.build import build_data, build_vae
 from cvae.errors import UserError
 from cvae.explorer.space import Plane, Space, nearest, rows_of_classes, space_of
-from cvae.noise import fixed_noise
+from cvae.runtime.noise import fixed_noise
 
 SMALL = ["data=synthetic", "data.source.train_size=4", "data.source.test_size=23", "data.eval_batch_size=7"]
 TINY = [*SMALL, "data.image_shape=[1,8,8]", "model=mlp", "model.hidden=[6]"]

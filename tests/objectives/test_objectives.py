@@ -12,12 +12,12 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 
 from cvae.build import make
 from cvae.errors import ConfigError
+from cvae.models.vae import VAE
 from cvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
 from cvae.objectives.infovae import mmd
 from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian, Posterior
 from cvae.priors import MixtureOfGaussians, StandardNormal, VampPrior
 from cvae.schedules import Linear
-from cvae.vae import VAE
 
 SHAPE, PIXELS, D, SIGMA = (1, 2, 3), 6, 3, 0.5
 

@@ -10,12 +10,12 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 from toys import F64, TwoGroups
 
 from cvae.errors import ConfigError
+from cvae.models.trace import Latent, Trace
 from cvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE, Objective
 from cvae.objectives.infovae import mmd
 from cvae.objectives.terms import penalized, rate_of_groups, total
 from cvae.priors import FlowPrior, MixtureOfGaussians
 from cvae.schedules import Linear
-from cvae.vae import Latent, Trace
 
 K, B, SHAPE = 3, 4, (1, 2, 3)
 

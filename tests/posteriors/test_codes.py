@@ -12,7 +12,7 @@ from conftest import config
 from torch.distributions import Independent, Normal, kl_divergence
 
 from cvae.build import build_vae
-from cvae.commands.fitted import fitted
+from cvae.commands.fitted_prior import fitted
 from cvae.distributions import Codes, OneHots, is_discrete, rsample_and_log_prob
 from cvae.errors import ConfigError, UserError
 from cvae.evaluation import Settings, evaluate

@@ -19,9 +19,9 @@ from cvae import priors
 from cvae.distributions import Mixture, rsample_and_log_prob
 from cvae.errors import ConfigError
 from cvae.likelihoods import Bernoulli
+from cvae.models.vae import VAE
 from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian
 from cvae.priors import FlowPrior, MixtureOfGaussians, Prior, StandardNormal, VampPrior
-from cvae.vae import VAE
 
 SMALL_IAF = partial(IAF, transforms=2, hidden=8, context=3)
 VAMP = partial(VampPrior, components=3, pseudo_mean=0.5, pseudo_std=0.3)

@@ -14,7 +14,7 @@ import cvae
 from cvae.build import build_data, build_vae, make
 from cvae.errors import NotFinite, UserError
 from cvae.objectives import Objective, Terms
-from cvae.run import Run
+from cvae.runs.directory import Run
 from cvae.training import engine, module
 from cvae.training.checkpoints import Checkpoints, WholeCheckpoints, last_good
 from cvae.training.module import VAEModule

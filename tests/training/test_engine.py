@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as L
 import torch
+from command_line import train_py
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
-from test_cli import train_py
 from tiny import QUIET, TINY, tiny
 
 from cvae.build import build_data, build_vae, make
 from cvae.errors import ConfigError
-from cvae.noise import noise_of
+from cvae.runtime.noise import noise_of
 from cvae.training import engine
 from cvae.training.progress import EpochLines, ProgressBar
 from cvae.training.train import assemble, train

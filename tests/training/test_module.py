@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import StepLR
 
 from cvae.build import build_vae, make
 from cvae.errors import NotFinite
-from cvae.noise import noise_of
 from cvae.objectives import ELBO, Objective, Terms
+from cvae.runtime.noise import noise_of
 from cvae.training.module import SELECTION, VAEModule, named, require_finite
 
 SMALL = [

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from tiny import QUIET, trained
 
 from cvae.build import make
-from cvae.training.rules import check
+from cvae.training.options import check
 
 OPTIMIZERS = {path.stem: OmegaConf.load(path) for path in (ROOT / "conf" / "optimizer").glob("*.yaml")}
 SCHEDULERS = {path.stem: OmegaConf.load(path) for path in (ROOT / "conf" / "scheduler").glob("*.yaml")}

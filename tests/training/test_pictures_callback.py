@@ -14,8 +14,8 @@ from torch import Tensor
 from cvae import pictures
 from cvae.build import build_data, build_vae, make
 from cvae.evaluation.latents import latents, traverse
-from cvae.noise import fixed_noise
-from cvae.run import Run
+from cvae.runs.directory import Run
+from cvae.runtime.noise import fixed_noise
 from cvae.training.module import VAEModule
 
 CPU = torch.device("cpu")

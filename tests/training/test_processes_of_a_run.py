@@ -14,7 +14,7 @@ from conftest import ROOT
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from cvae.errors import UserError
-from cvae.run import Run
+from cvae.runs.directory import Run
 from cvae.training import processes
 from cvae.training.processes import Processes, together
 
@@ -92,7 +92,7 @@ def test_the_others_read_the_saved_config_of_the_run(tmp_path, quick, monkeypatc
     assert dict(os.environ) == before and torch.get_num_threads() == threads
     assert len(started) == 2
     for number, (command, environment) in enumerate(started, 1):
-        assert command == [sys.executable, "-P", "-m", "cvae.join", str(tmp_path), str(os.getpid())]
+        assert command == [sys.executable, "-P", "-m", "cvae.cli.child_process", str(tmp_path), str(os.getpid())]
         assert environment == before | common | {
             "LOCAL_RANK": str(number), "PYTHONPATH": os.pathsep.join(sys.path),
         }  # fmt: skip
@@ -178,7 +178,7 @@ def test_who_waits_for_a_dead_process_for_ever_is_ended_with_a_message(tmp_path)
 import signal, sys, time
 from types import SimpleNamespace
 sys.path.insert(0, {str(ROOT)!r})
-from cvae.run import Run
+from cvae.runs.directory import Run
 from cvae.training import processes
 processes.LOOK, processes.PATIENCE = 0.05, 0.1
 environment = SimpleNamespace(node_rank=lambda: 0, main_address="", main_port=0)

@@ -19,11 +19,11 @@ import cvae
 from cvae.build import build_data, build_vae
 from cvae.errors import UserError
 from cvae.evaluation import Settings
-from cvae.noise import fixed_noise, noise_of
-from cvae.run import Run
+from cvae.runs.directory import Run
+from cvae.runtime.noise import fixed_noise, noise_of
 from cvae.training import train as training
+from cvae.training.means import CodeCounts, Totals
 from cvae.training.module import VAEModule
-from cvae.training.totals import CodeCounts, Totals
 
 SPLITS = {"train": "train_epoch", "validation": "validation", "test": "test"}
 

@@ -11,7 +11,7 @@ from tiny import QUIET, tiny
 
 import cvae.training.train as training
 from cvae.errors import Stopped
-from cvae.run import Run
+from cvae.runs.directory import Run
 from cvae.training import signals as module
 from cvae.training.checkpoints import Checkpoints
 from cvae.training.module import VAEModule

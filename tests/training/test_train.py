@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 import cvae
 from cvae.data.mnist import MNIST
 from cvae.errors import ConfigError, NotFinite, UserError
-from cvae.run import Run
+from cvae.runs.directory import Run
 from cvae.training.train import train
 
 

@@ -1,0 +1,1 @@
+"""The command line: composing a config, readable errors, resuming."""

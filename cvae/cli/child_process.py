@@ -1,0 +1,52 @@
+"""python -m cvae.cli.child_process RUN PID [resume]: one more process of a run, started by its first, PID."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+
+from cvae.cli.messages import message_of, of_the_user, traces_wanted
+from cvae.errors import Stopped
+from cvae.runs.directory import Run
+from cvae.runtime.console import ConsoleHandler
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 2.0  # seconds in which the first process may end this one: its own error is the one to be read
+
+
+def main(folder: str, first: str, *resume: str) -> None:
+    """Train with the saved config of a run, or go on with it. Errors are said on the terminal and in its train.log."""
+    threading.Thread(target=end_with, args=[int(first)], daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # not before `train` handles it, with the others
+    run = Run(folder, trust=True)  # the first process has written its config
+    file = logging.FileHandler(run.log_file, delay=True)
+    number = os.environ["LOCAL_RANK"]
+    file.setFormatter(logging.Formatter(f"[%(asctime)s][%(levelname)s] process {number}: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, format=f"process {number}: %(message)s", handlers=[ConsoleHandler()])
+    logging.getLogger().addHandler(file)
+    try:
+        from cvae.training.train import train
+
+        train(run.config(), bool(resume))
+    except Stopped:
+        pass  # by a signal to any of the processes: the first one says so
+    except Exception as error:
+        time.sleep(PATIENCE)
+        log.error(
+            "Error: %s", message_of(error), exc_info=None if of_the_user(error) and not traces_wanted() else error
+        )
+        sys.exit(1)
+
+
+def end_with(first: int) -> None:
+    """End this process when the first one has ended: it may wait for it in code that knows no exceptions."""
+    while os.getppid() == first:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,137 @@
+"""What happens around the runs that Hydra starts: each gets a folder of its own, and errors end no sweep."""
+
+import logging
+import shlex
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from cvae.cli.messages import message_of, of_the_user, traces_wanted
+from cvae.errors import UserError
+from cvae.runs.comparison import natural
+from cvae.runs.directory import Run, first_process
+from cvae.runs.storage import new_folder
+
+log = logging.getLogger(__name__)
+
+
+class NewRunDirectory(Callback):
+    """Claims the run directory before Hydra writes anything.
+
+    A folder that is named after the time gets another name if it is taken: two runs may start in the same second. A
+    folder that the user has named is refused if it cannot be written, or if it holds a run.
+
+    resume: a sweep goes on in its folder (see cvae.cli.resume.words_of_sweep)
+    """
+
+    def __init__(self, resume: bool = False) -> None:
+        self.resume = resume
+
+    def on_run_start(self, config: DictConfig, **_: object) -> None:
+        if first_process():
+            claim(config, "run")
+            return
+        if by_time(config, "run"):  # each process would have a folder of its own
+            raise SystemExit("Error: hydra.run.dir: must be named, the same for all processes of the run")
+        with read_write(config.hydra):
+            config.hydra.output_subdir = None  # the first writes the config
+
+    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
+        claim(config, "sweep", self.resume)
+        folder = config.hydra.sweep.dir.replace("'", "\\'")
+        with read_write(config.hydra):  # each member composes its config anew, with these words
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+            if "direction" in config.hydra.sweeper:  # Optuna's: a run returns a bound, which is better when higher
+                config.hydra.sweeper.direction = "maximize"
+
+    def on_job_start(self, config: DictConfig, **_: object) -> None:
+        """Of a sweep that goes on Hydra writes no configs: those of the runs that have begun would be replaced."""
+        run = Run(config.hydra.runtime.output_dir)
+        if self.resume and not run.overrides_file.exists():
+            run.save_overrides(config.hydra.overrides.task)
+
+
+def claim(config: DictConfig, kind: str, resume: bool = False) -> None:
+    """Claim hydra.KIND.dir, and put the name of the claimed folder there.
+
+    Ends the process if that cannot be: Hydra turns an Exception of a callback into a warning and goes on.
+    """
+    HydraConfig.instance().set_config(config)  # what ${hydra:…} in the folder's name is read from
+    written, key = OmegaConf.to_container(config), f"hydra.{kind}.dir"
+    if written["run_dir"] != "${hydra:runtime.output_dir}":  # else the config would be in Hydra's folder, all else here
+        raise SystemExit(f"Error: run_dir={written['run_dir']}: must be left as it is; set {key} to choose the folder")
+    folder = Path(config.hydra[kind].dir)
+    try:
+        if by_time(config, kind):
+            folder = new_folder(folder)
+        if not resume:
+            require_no_run(folder)
+        Run(folder).claim()
+    except UserError as error:
+        raise SystemExit(f"Error: {key}={folder}: must be a new folder; {error}") from error
+    except OSError as error:
+        raise SystemExit(f"Error: {key}={folder}: must be a folder that can be written: {error}") from error
+    with read_write(config.hydra):
+        config.hydra[kind].dir = str(folder)
+
+
+def by_time(config: DictConfig, kind: str) -> bool:
+    """Whether the folder is named after the time."""
+    return "${now:" in config.hydra[kind]._get_node("dir")._value()
+
+
+def require_no_run(folder: Path) -> None:
+    """Make `folder`. Raises UserError if it or a folder in it, a member of a sweep, holds a run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for run in map(Run, (folder, *(path for path in folder.iterdir() if path.is_dir()))):
+        if run.began():
+            raise UserError(f"it holds an earlier run ({run.state()})")
+
+
+class Failures(Callback):
+    """Says what has ended a run when it happens, in its train.log too; the other runs of a sweep go on.
+
+    The process then ends with exit code 1; a sweep first lists the runs that did not finish.
+    """
+
+    failed = False
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: object) -> None:
+        if job_return.status == JobStatus.FAILED:
+            error = job_return._return_value
+            shown = of_the_user(error) and not traces_wanted()
+            log.error("Error: %s", message_of(error), exc_info=None if shown else error)
+            run = Run(config.hydra.runtime.output_dir)
+            if isinstance(error, OSError) and run.checkpoints.is_dir():
+                log.error("When it is mended, go on with: python train.py resume=%s", shlex.quote(str(run)))
+            self.failed = True
+            # A sweeper raises the first error that it finds. To Optuna's, None is a trial that failed.
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, None
+
+    def on_run_end(self, config: DictConfig, **_: object) -> None:
+        if self.failed:
+            raise SystemExit(1)
+
+    def on_multirun_end(self, config: DictConfig, **_: object) -> None:
+        if lines := unfinished(Path(config.hydra.sweep.dir)):
+            log.error("\n".join(lines))
+            raise SystemExit(1)
+
+
+def unfinished(sweep: Path) -> list[str]:
+    """A line for each run of a sweep that did not finish, below a headline; none if all did."""
+    folders = sorted(
+        (file.parents[1] for file in sweep.rglob(".hydra/overrides.yaml")), key=lambda run: natural(str(run))
+    )
+    words = {folder: Run(folder).overrides() for folder in folders}
+    shared = set.intersection(*map(set, words.values())) if words else set()
+    lines = []
+    for folder, all_words in words.items():
+        if (status := Run(folder).status())["state"] != "finished":
+            own = " ".join(word for word in all_words if word not in shared)
+            said = ": ".join(filter(None, (status["state"], " ".join(status["reason"].split()))))
+            lines.append(f"  {folder.relative_to(sweep)} ({own}) {said}")
+    return [f"{len(lines)} of the {len(words)} runs in {sweep} did not finish:", *lines] if lines else []

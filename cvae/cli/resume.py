@@ -1,0 +1,127 @@
+"""python train.py resume=RUN: go on with a run that was stopped, from its saved config and its last checkpoint.
+
+Read before Hydra composes anything: a path may have signs that Hydra reads, and the run's config is not composed again.
+"""
+
+import logging
+import logging.config
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from cvae.errors import ConfigError, UserError
+from cvae.runs.directory import Run, first_process, read_json
+
+log = logging.getLogger(__name__)
+
+WORD, TRUST = "resume=", "--trust"
+PLACE = ("accelerator", "devices", "strategy", "num_nodes")  # keys of the trainer that say where a run is trained
+ALLOWED = ("trainer.max_epochs", "data.root", *(f"trainer.{key}" for key in PLACE))
+
+
+def run_to_resume(words: list[str]) -> tuple[Run, list[str]] | None:
+    """The run that the command line names, with its other words; None for a new run. --trust: as for python -m cvae.
+
+    A job that SLURM starts again has the words that began its run: it goes on as it is.
+
+    Raises:
+        UserError: several runs are named.
+    """
+    named = [word.removeprefix(WORD) for word in words if word.startswith(WORD)]
+    if len(named) > 1:
+        raise UserError(f"resume: one run at a time, not {' and '.join(named)}")
+    if named:
+        rest = [word for word in words if not word.startswith(WORD) and word != TRUST]
+        return Run(named[0], trust=TRUST in words), rest
+    if int(os.environ.get("SLURM_RESTART_COUNT", 0)) and not {"-m", "--multirun"} & set(words):
+        run = run_of_job(os.environ["SLURM_JOB_ID"], words)
+        return (run, []) if run else None
+    return None
+
+
+def words_of_sweep(words: list[str]) -> list[str]:
+    """What Hydra is told to go on with the sweep that resume= names, given the words that began it; else the words.
+
+    Its finished runs are kept, those that were stopped go on, those that are missing begin.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    folders = [word.removeprefix(WORD) for word in words if word.startswith(WORD)]
+    if not folders or not {"-m", "--multirun"} & set(words):
+        return words
+    if not Path(folders[-1]).is_dir():
+        raise UserError(f"{folders[-1]} is no sweep to resume: there is no such folder")
+    folder = folders[-1].replace("'", "\\'")
+    own = [f"hydra.sweep.dir='{folder}'", "hydra.output_subdir=null", "+hydra.callbacks.new_run_directory.resume=true"]
+    return [word for word in words if not word.startswith(WORD)] + own
+
+
+def run_of_job(job: str, words: list[str]) -> Run | None:
+    """The run that a SLURM job has begun: in hydra.run.dir, or below outputs/."""
+    folders = [Path(word.partition("=")[2]) for word in words if word.startswith("hydra.run.dir=")]
+    for folder in folders or Path("outputs").glob("**/"):
+        if Run(folder).status().get("slurm_job") == job:
+            return Run(folder, trust=True)  # this very job began it
+    return None
+
+
+def resume(run: Run, words: list[str], conf: Path) -> None:
+    """Go on with `run`; further words may lengthen the run or move it. A run that is finished says so.
+
+    conf: the folder conf/, for trainer=GROUP
+
+    Raises:
+        UserError: the run is being trained, its files are damaged, or a word is not allowed.
+    """
+    from cvae.build import config_to_go_on  # torch takes seconds to import: not for a misspelt name
+
+    cfg = config_to_go_on(run)
+    before = cfg.trainer.max_epochs
+    for word in words:
+        change(cfg, word, conf)
+    if cfg.trainer.max_epochs < before:
+        raise ConfigError("trainer.max_epochs", cfg.trainer.max_epochs, f"at least {before}, which the run has already")
+    if first_process():  # the others are started by it
+        if run.locked():
+            raise UserError(f"{run} is being trained by another process")
+        start_logging(run, conf)
+        if run.state() == "finished" and read_json(run.metrics)["epochs"] >= cfg.trainer.max_epochs:
+            log.info("%s is finished. trainer.max_epochs=N, above %d, would go on", run, before)
+            return
+    from cvae.training.train import train
+
+    train(cfg, resume=True)
+
+
+def change(cfg: DictConfig, word: str, conf: Path) -> None:
+    """Apply an override of the command line."""
+    from cvae.build import choose_root
+
+    override = OverridesParser.create().parse_override(word)
+    key = override.key_or_group
+    if key == "trainer":
+        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+            chosen = compose("config", [word]).trainer
+        with open_dict(cfg):
+            for name in PLACE:  # a group may lack one, which then is as Lightning has it
+                cfg.trainer.pop(name, None)
+            cfg.trainer.update({name: chosen[name] for name in PLACE if name in chosen})
+    elif key == "data.root" and not override.is_delete():
+        choose_root(cfg, override.value())
+    elif key in ALLOWED and not override.is_delete():
+        OmegaConf.update(cfg, key, override.value(), force_add=True)
+    else:
+        allowed = f"trainer=GROUP, {', '.join(ALLOWED)}"
+        raise UserError(f"{word}: a run that goes on takes only {allowed}. For anything else start a new run")
+
+
+def start_logging(run: Run, conf: Path) -> None:
+    """The lines of the terminal, and of the run's train.log, which goes on."""
+    settings: Any = OmegaConf.to_container(OmegaConf.load(conf / "hydra" / "job_logging" / "cvae.yaml"))
+    settings["handlers"]["file"]["filename"] = str(run.log_file)
+    logging.config.dictConfig(settings)

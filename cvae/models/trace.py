@@ -1,0 +1,41 @@
+"""What a model does with a batch: the contract between models, objectives and evaluation."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from cvae.distributions import rsample_and_log_prob
+
+
+class Latent(NamedTuple):
+    """One group of latents: K draws for each of B images, with their log-densities in nats.
+
+    z is the draw as p, the decoder and the groups below see it. A hook on its gradient leaves the gradient of log_q
+    alone.
+    """
+
+    z: Tensor  # (K, B, D)
+    log_q: Tensor  # (K, B), log q(z|x) given the groups above
+    log_p: Tensor  # (K, B), log p(z) given the groups above
+    q: Distribution  # event (D,); batch (B,), or (K, B) where it depends on the draws above
+    p: Distribution  # event (D,); batch (), or (K, B) where it depends on the draws above
+
+
+class Trace(NamedTuple):
+    """What a model does with a batch: all that objectives and evaluation know of it.
+
+    The joint densities are the sums over the groups: log q(z|x) = sum of log_q, log p(z) = sum of log_p.
+    """
+
+    latents: tuple[Latent, ...]  # the top group first
+    px: Distribution  # p(x|z), batch (K, B), event (C, H, W)
+    penalties: Mapping[str, Tensor]  # (B,) each: what a part adds to the loss alone, as a codebook's commitment
+
+
+def drawn(q: Distribution, p: Distribution, shape: tuple[int, ...] = (), score: bool = True) -> Latent:
+    """Draws of q, batch (..., B), with their log-densities under q and p; score: as `rsample_and_log_prob` has it."""
+    z, log_q = rsample_and_log_prob(q, shape, score)
+    z = z.view_as(z)  # a tensor of its own, so that hooks on it do not reach log_q
+    return Latent(z, log_q, p.log_prob(z), q, p)

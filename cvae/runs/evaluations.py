@@ -1,0 +1,52 @@
+"""The evaluations that a run keeps, and which of them a table shows. Needs no torch."""
+
+import math
+from typing import NamedTuple
+
+from cvae.checks import is_int, is_number
+from cvae.runs.directory import LAST, Run, read_json
+
+
+class Measured(NamedTuple):
+    """An evaluation of a run: its figures by the names that metrics.json has, and how they were found."""
+
+    figures: dict[str, float]
+    by: str  # as in "5,000 samples, 10,000 images"
+
+
+def best_evaluation(run: Run, step: int | None) -> Measured | None:
+    """Of a run's last checkpoint, on the most test images, and of these with the most importance samples.
+
+    step: how many optimizer steps the model has had; None: the most that one was evaluated after
+
+    Files that are damaged, or are none of `Run.save_evaluation`, are left out.
+    """
+    found = [content for file in sorted(run.evaluations.glob("*.json")) if readable(content := read_json(file))]
+    found = [content for content in found if step in (None, content["settings"]["step"])]
+    if not found:
+        return None
+    best = max(found, key=rank)
+    values = {f"evaluation/{name}": part.get("value") for name, part in best.items() if isinstance(part, dict)}
+    return Measured({name: value for name, value in values.items() if is_number(value)}, by(best["settings"]))
+
+
+def readable(content: dict) -> bool:
+    settings, nll = content.get("settings"), content.get("nll")
+    if not isinstance(settings, dict) or not isinstance(nll, dict) or settings.get("checkpoint") != LAST:
+        return False
+    return all(is_int(settings.get(key)) for key in ("step", "images", "samples")) and is_number(nll.get("value"))
+
+
+def rank(content: dict) -> tuple[int, int, int, float]:
+    """The higher, the better; the fewer nats --until allows, the more samples are taken."""
+    settings = content["settings"]
+    return settings["step"], settings["images"], settings["samples"], -until(settings)
+
+
+def until(settings: dict) -> float:
+    return settings["until"] if is_number(settings.get("until")) else math.inf
+
+
+def by(settings: dict) -> str:
+    more = f" or more, until {until(settings):g}" if until(settings) < math.inf else ""
+    return f"{settings['samples']:,} samples{more}, {settings['images']:,} images"

@@ -1,0 +1,119 @@
+"""Exact means over images."""
+
+from math import isfinite
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cvae.evaluation.measure import perplexity
+from cvae.models.trace import Trace
+from cvae.models.vae import VAE
+from cvae.objectives import Terms
+
+SHOWN = ("elbo", "rate", "distortion")  # the figures on a log line and on the progress bar
+
+
+class Totals:
+    """Sums over the images of each batch, and the count of images, on the device: exact means for any batches.
+
+    The batches are added up when somebody asks. So a step has nothing to add, and the batch that made a figure infinite
+    or NaN is known.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.names: tuple[str, ...] = ()
+        self.sums: list[Tensor] = []  # (figures,) a batch
+        self.count = 0  # images
+
+    def add(self, terms: Terms) -> None:
+        """Count the images of a batch; waits for nothing."""
+        self.add_sums(*summed(terms), len(terms.loss))
+
+    def add_sums(self, names: tuple[str, ...], sums: Tensor, images: int) -> None:
+        """The same, for sums (figures,) over so many images."""
+        self.names, self.count = names, self.count + images
+        self.sums.append(sums)
+
+    def merge(self, other: "Totals") -> None:
+        if other.sums:
+            self.add_sums(other.names, other.total(), other.count)
+
+    def total(self) -> Tensor:
+        """The sums over all images (figures,)."""
+        return torch.stack(self.sums).sum(0)
+
+    def not_finite(self) -> tuple[int, dict[str, float]] | None:
+        """The first batch with figures that are not finite, from 0, and those figures; None if all are. Waits.
+
+        The batches after it say nothing: their weights are no longer finite.
+        """
+        for number, sums in enumerate(torch.stack(self.sums).tolist() if self.sums else []):
+            if bad := {name: value for name, value in zip(self.names, sums, strict=True) if not isfinite(value)}:
+                return number, bad
+        return None
+
+    def means(self) -> dict[str, float]:
+        """{"elbo": nats per image, …} of this process; waits for the device."""
+        return dict(zip(self.names, (self.total() / self.count).tolist(), strict=True))
+
+    def means_of_all_processes(self) -> dict[str, float]:
+        """The means over the images of all processes; every process must call it."""
+        if dist.is_available() and dist.is_initialized():
+            sums = self.total()
+            both = torch.cat([sums, sums.new_tensor([self.count])])
+            dist.all_reduce(both)
+            self.sums, self.count = [both[:-1]], int(both[-1].item())
+        return self.means()
+
+    def state_dict(self) -> dict:
+        """All that was counted."""
+        return {"names": list(self.names), "sums": list(self.sums), "count": self.count}
+
+    def load_state_dict(self, state: dict, device: torch.device) -> None:
+        self.names, self.count = tuple(state["names"]), state["count"]
+        self.sums = [sums.to(device) for sums in state["sums"]]
+
+
+class CodeCounts:
+    """How often each code is used, where latents are codes, by a draw an image: a hook on the model's forward pass.
+
+    Args:
+        vae: the model, whose top group has the codes
+    """
+
+    def __init__(self, vae: VAE) -> None:
+        self.posterior = vae.posterior
+        self.counts = torch.zeros(vae.posterior.num_codes or 0, dtype=torch.long, device=next(vae.parameters()).device)
+
+    def __call__(self, vae: VAE, inputs: tuple, trace: Trace) -> None:
+        codes = self.posterior.read(trace.latents[0].z[0]).flatten()
+        self.counts += codes.bincount(minlength=len(self.counts))
+
+    def perplexity_of_all_processes(self) -> float:
+        """exp(entropy of the codes' shares), over the images of all processes; every process must call it."""
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self.counts)
+        return perplexity(self.counts)
+
+
+def summed(terms: Terms) -> tuple[tuple[str, ...], Tensor]:
+    """The names of a batch's figures, and their sums over its images in float64 (figures,)."""
+    figures = {"elbo": terms.elbo, "rate": terms.rate, "distortion": terms.distortion}
+    figures |= {"loss": terms.loss, "bound": terms.bound, **terms.parts}
+    per_image = torch.stack(list(figures.values())).detach()  # (figures, B)
+    precise = torch.float32 if per_image.device.type == "mps" else torch.float64  # MPS has no float64
+    return tuple(figures), per_image.sum(1, dtype=precise)
+
+
+def of_all_processes(own: Any) -> list[Any]:
+    """What each process has, in their order; every process must call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [own]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    return found

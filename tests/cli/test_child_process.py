@@ -1,0 +1,110 @@
+"""One more process of a run: what it trains, what it says, how it ends."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from omegaconf import OmegaConf
+
+from cvae.cli import child_process
+from cvae.errors import Stopped, UserError
+from cvae.runs.directory import Run
+from cvae.training import train as training
+
+
+@pytest.fixture
+def joined(tmp_path, monkeypatch):
+    """Call main with something in place of the training; the terminal's handlers are put back."""
+    run, root = Run(tmp_path), logging.getLogger()
+    run.save_config(OmegaConf.create({"run_dir": "${hydra:runtime.output_dir}", "own": {"_target_": "mine.Part"}}))
+    monkeypatch.setenv("LOCAL_RANK", "7")
+    monkeypatch.setattr(child_process.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(child_process, "end_with", lambda first: None)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    interrupt, level = signal.getsignal(signal.SIGINT), root.level
+
+    def call(trained, *more):
+        with monkeypatch.context() as for_now:
+            for_now.setattr(training, "train", trained)
+            for_now.setattr(root, "handlers", [])  # without those of pytest
+            try:
+                child_process.main(str(tmp_path), "1", *more)
+            finally:
+                root.handlers[-1].close()
+
+    yield call, run
+    root.setLevel(level)
+    signal.signal(signal.SIGINT, interrupt)
+
+
+def test_it_trains_by_the_saved_config(joined, capsys):
+    """A user's own parts too: the first process has made them. It says only what is a warning."""
+    call, run = joined
+    seen = []
+
+    def trained(cfg, resume):
+        seen.append((cfg, signal.getsignal(signal.SIGINT), resume))
+        logging.getLogger("cvae").info("quiet"), logging.getLogger("cvae").warning("odd")
+
+    call(trained)
+    ((cfg, interrupt, resume),) = seen
+    assert resume is False
+    assert cfg == {"run_dir": str(run), "own": {"_target_": "mine.Part"}} and interrupt == signal.SIG_IGN
+    assert not cfg._get_flag("foreign")
+    assert capsys.readouterr().out == "process 7: odd\n"
+    assert run.log_file.read_text().endswith("[WARNING] process 7: odd\n") and "quiet" not in run.log_file.read_text()
+
+
+@pytest.mark.parametrize("error", [UserError("too small"), KeyError("too small")])
+def test_an_error_is_in_the_log_of_the_run(joined, capsys, error):
+    call, run = joined
+    waited = []
+    child_process.time.sleep = waited.append
+
+    def trained(cfg, resume):
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        call(trained)
+    assert end.value.code == 1 and waited == [child_process.PATIENCE]
+    said = capsys.readouterr().err
+    assert (
+        said.startswith("process 7: Error: ")
+        and "too small" in said
+        and "process 7: Error: " in run.log_file.read_text()
+    )
+    assert ("Traceback" in said) == isinstance(error, KeyError)
+
+
+def test_it_goes_on_with_a_run_and_ends_quietly_where_all_are_stopped(joined, capsys):
+    call, run = joined
+    seen = []
+
+    def trained(cfg, resume):
+        seen.append(resume)
+        raise Stopped(signal.SIGTERM)
+
+    call(trained, "resume")
+    assert seen == [True] and capsys.readouterr() == ("", "") and not run.log_file.exists()
+
+
+@pytest.mark.slow
+def test_it_ends_with_the_first_process():
+    other = "import os, sys, threading, time; from cvae.cli.child_process import end_with; "
+    other += "print(os.getpid(), flush=True); "
+    other += "threading.Thread(target=end_with, args=[int(sys.argv[1])]).start(); time.sleep(60)"
+    code = "import os, subprocess, sys; command = [sys.executable, '-c', sys.argv[1], str(os.getpid())]; "
+    code += "print(subprocess.Popen(command, stdout=subprocess.PIPE, text=True).stdout.readline(), flush=True)"
+    done = subprocess.run([sys.executable, "-c", code, other], stdout=subprocess.PIPE, text=True, cwd=ROOT, timeout=50)
+    for _ in range(100):
+        try:
+            os.kill(int(done.stdout), 0)
+        except ProcessLookupError:
+            return
+        child_process.time.sleep(0.1)
+    os.kill(int(done.stdout), signal.SIGKILL)
+    pytest.fail("it lives on")

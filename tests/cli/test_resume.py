@@ -1,0 +1,165 @@
+"""python train.py resume=RUN: which run goes on, and which words may change it."""
+
+import json
+import logging
+import re
+
+import pytest
+from conftest import ROOT
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from tiny import QUIET, tiny
+
+import cvae.training.train
+from cvae.cli.resume import change, resume, run_of_job, run_to_resume
+from cvae.errors import ConfigError, UserError
+from cvae.runs.directory import Run
+
+CONF = ROOT / "conf"
+
+
+@pytest.fixture(autouse=True)
+def no_slurm(monkeypatch):
+    for name in ("SLURM_RESTART_COUNT", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def handlers():
+    """The log's own, put back afterwards."""
+    root, before = logging.getLogger(), logging.getLogger().handlers[:]
+    yield
+    for handler in set(root.handlers) - set(before):
+        handler.close()
+    root.handlers[:] = before
+
+
+def test_the_run_is_named_before_hydra_reads_anything():
+    assert run_to_resume(["data=mnist", "seed=1"]) is None
+    run, words = run_to_resume(["trainer=cpu", "resume=a/b=c,d", "data.root=x"])
+    assert (str(run), run.trust, words) == ("a/b=c,d", False, ["trainer=cpu", "data.root=x"])
+    run, words = run_to_resume(["--trust", "resume=a"])
+    assert run.trust and words == []
+    with pytest.raises(UserError, match="one run at a time, not a and b"):
+        run_to_resume(["resume=a", "resume=b"])
+
+
+def test_a_job_that_slurm_starts_again_finds_its_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run_of(folder, job):
+        run = Run(tmp_path / folder)
+        run.path.mkdir(parents=True)
+        run.save_status("interrupted", slurm_job=job)
+        return run
+
+    ours = run_of("outputs/x/2", "77")
+    run_of("outputs/x/1", "7")
+    words = ["data=mnist", "optimizer.lr=1"]
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    assert run_to_resume(words) is None  # its first start
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert run_to_resume(words) is None
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    run, rest = run_to_resume(words)
+    assert run.path.resolve() == ours.path and rest == []  # the words that began it are in its config
+    assert run_to_resume(["-m", *words]) is None and run_to_resume(["--multirun", *words]) is None
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert run_to_resume(words) is None
+    elsewhere = run_of("mine", "8")
+    assert run_of_job("8", ["hydra.run.dir=mine", "seed=1"]).path.resolve() == elsewhere.path
+    assert run_of_job("77", ["hydra.run.dir=mine"]) is None
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "value"),
+    [
+        ("trainer.max_epochs=7", "trainer.max_epochs", 7),
+        ("data.root=/a/b", "data.root", "/a/b"),
+        ("trainer.devices=[0,1]", "trainer.devices", [0, 1]),
+        ("+trainer.num_nodes=2", "trainer.num_nodes", 2),
+        ("trainer.strategy=ddp", "trainer.strategy", "ddp"),
+        ("trainer.accelerator=gpu", "trainer.accelerator", "gpu"),
+    ],
+)
+def test_what_may_change(tmp_path, word, key, value):
+    cfg = tiny(tmp_path)
+    before = OmegaConf.to_container(cfg)
+    OmegaConf.update(cfg, "trainer", {}, force_add=True)
+    change(cfg, word, CONF)
+    assert OmegaConf.select(cfg, key) == value
+    group, name = key.split(".")
+    after = OmegaConf.to_container(cfg)
+    del after[group][name]
+    before[group].pop(name, None)
+    assert after == before
+
+
+def test_a_group_of_the_trainer_says_where_alone(tmp_path):
+    cfg = tiny(tmp_path, "trainer.max_epochs=3", "trainer.precision=bf16-mixed", "trainer.log_every_n_steps=9")
+    change(cfg, "trainer=ddp", CONF)
+    assert (cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.strategy) == ("gpu", "auto", "ddp")
+    assert (cfg.trainer.max_epochs, cfg.trainer.precision, cfg.trainer.log_every_n_steps) == (3, "bf16-mixed", 9)
+    assert cfg.trainer.num_nodes == 1
+    change(cfg, "trainer=cpu", CONF)
+    assert (cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.strategy) == ("cpu", 1, "auto")
+    assert "num_nodes" not in cfg.trainer  # which this group does not have
+    assert not GlobalHydra.instance().is_initialized()  # Lightning would start its processes as Hydra's
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "optimizer.lr=1",
+        "seed=2",
+        "data=cifar10",
+        "data.batch_size=7",
+        "+trainer.precision=64",
+        "~trainer.devices",
+    ],
+)
+def test_what_may_not_change_is_named(tmp_path, word):
+    allowed = "trainer=GROUP, trainer.max_epochs, data.root, trainer.accelerator"
+    with pytest.raises(UserError, match=f"^{re.escape(word)}: a run that goes on takes only {allowed}"):
+        change(tiny(tmp_path), word, CONF)
+
+
+@pytest.fixture
+def finished(tmp_path, handlers):
+    cfg = tiny(tmp_path, *QUIET, "trainer.max_epochs=1")
+    cvae.training.train.train(cfg)
+    return Run(tmp_path)
+
+
+def test_a_finished_run_says_so_and_can_be_lengthened(finished, caplog):
+    caplog.set_level("INFO")
+    status = finished.status()
+    resume(finished, [], CONF)
+    assert finished.status() == status
+    said = f"[INFO] {finished} is finished. trainer.max_epochs=N, above 1, would go on"
+    assert said.partition("] ")[2] in finished.log_file.read_text()
+    with pytest.raises(ConfigError, match="^trainer.max_epochs=0: must be at least 1, which the run has already"):
+        resume(finished, ["trainer.max_epochs=0"], CONF)
+    resume(finished, ["trainer.max_epochs=3"], CONF)
+    assert json.loads(finished.metrics.read_text())["epochs"] == finished.config().trainer.max_epochs == 3
+    assert finished.state() == "finished"
+    lines = finished.log_file.read_text()
+    assert f"Goes on from {finished}/checkpoints/last.ckpt, after step 3" in lines
+    assert lines.count("Epoch 1:") == 0 and "Epoch 2: test ELBO" in lines and "Epoch 3: test ELBO" in lines
+
+
+def test_a_run_that_is_being_trained_is_refused(finished, monkeypatch):
+    monkeypatch.setattr(Run, "locked", lambda self: True)
+    with pytest.raises(UserError, match="is being trained by another process"):
+        resume(finished, ["trainer.max_epochs=3"], CONF)
+    # The other processes of a run are started by the first, which has the lock and speaks.
+    called = []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(cvae.training.train, "train", lambda cfg, resume: called.append((cfg.run_dir, resume)))
+    resume(finished, [], CONF)
+    assert called == [(str(finished), True)]
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(UserError, match="is not a run directory"):
+        resume(Run(tmp_path), [], CONF)

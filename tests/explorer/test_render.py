@@ -1,0 +1,148 @@
+"""Pictures of the plane: each point at its place, in its colour."""
+
+import base64
+import re
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import torch
+from test_space import space
+
+from cvae.explorer import render
+from cvae.explorer.render import Mark, colours, image_png, overlay, plane_png, snapshot, strip_png, url
+from cvae.explorer.space import Plane
+
+
+def rgb(colour):
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def few(*words, places=((0.25, 0.25), (0.75, 0.25), (0.5, 0.8)), labels=(0, 1, 1), **changed):
+    """A space with a few test images at these places of its first plane."""
+    found = space("model.latent_dim=2", *words, images=len(places))
+    plane = found.first_plane()
+    found.means = torch.stack([plane.move(found.means[0], *place) for place in places])
+    found.of_class, found.classes = torch.tensor(labels), torch.arange(max(labels) + 1)
+    return found, plane
+
+
+def test_points_are_at_their_places_in_the_colours_of_their_classes():
+    found, plane = few()
+    picture = imageio.imread(plane_png(found, plane)).astype(int)
+    assert picture.shape == (1000, 1000, 3)
+    for (across, down), label in zip(((0.25, 0.25), (0.75, 0.25), (0.5, 0.8)), (0, 1, 1), strict=True):
+        seen = picture[int(1000 * down), int(1000 * across)]
+        wanted = 0.75 * np.array(rgb(colours(2)[label])) + 0.25 * 255
+        assert np.abs(seen - wanted).max() < 12, (across, down)
+    coloured = np.ptp(picture, axis=2) > 60  # what is neither white nor grey
+    assert 30 < coloured.sum() < 3 * 120  # three dots and no more
+
+
+def test_the_numbers_of_the_axes_are_inside_and_not_cut_off():
+    found, plane = few(places=((0.5, 0.5),), labels=(0,))
+    picture = imageio.imread(plane_png(found, plane)).astype(int)
+    dark = picture.max(2) < 200
+    assert dark[970:].sum() > 100 and dark[:, :40].sum() > 100  # below and on the left
+    assert dark[:, 0].sum() == dark[:, -1].sum() == dark[0].sum() == dark[-1].sum() == 0
+
+
+@pytest.mark.parametrize("places, size", [(4, 40), (2000, 10), (10000, 5)])
+def test_many_points_are_small(places, size, monkeypatch):
+    found, plane = few(places=((0.5, 0.5),) * 4, labels=(0,) * 4)
+    found.places = lambda _: torch.full((places, 2), 0.5)
+    found.of_class = torch.zeros(places, dtype=torch.long)
+    axes = render.Figure().add_subplot()
+    render.points(axes, found, plane)
+    assert axes.collections[0].get_sizes().tolist() == [size]
+
+
+def test_no_class_lies_above_the_others():
+    """They are drawn in an order of their own, which is the same each time."""
+    found, plane = few()
+    found.places = lambda _: torch.rand(300, 2)
+    found.of_class = torch.arange(300) // 150
+    axes = render.Figure().add_subplot()
+    render.points(axes, found, plane)
+    first = (axes.collections[0].get_facecolors()[:, :3] == axes.collections[0].get_facecolors()[0, :3]).all(1)
+    assert 40 < first[:150].sum() < 110
+
+
+def test_colours():
+    for classes in (1, 2, 10, 11, 300):
+        found = colours(classes)
+        assert len(found) == classes and all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in found)
+        assert len(set(found)) > 0.7 * classes
+    assert colours(10)[:2] == colours(2) == ["#1f77b4", "#ff7f0e"] != colours(11)[:2]  # tab10, as matplotlib's
+
+
+def test_the_legend():
+    found, _ = few(labels=(0, 1, 2))
+    found.classes = torch.tensor([3, 5, 8])
+    assert render.classes(found) == list(zip([3, 5, 8], colours(3), strict=True))
+    found.classes = torch.arange(500)
+    assert render.classes(found) == list(enumerate(colours(500)))[:20]
+    found.classes = torch.tensor([4])
+    assert render.classes(found) == []
+
+
+def test_images_as_files():
+    images = torch.rand(6, 3, 4, 5)
+    levels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(imageio.imread(image_png(images[2])), levels[2])
+    rows = [np.concatenate(levels[start : start + 3], 1) for start in (0, 3)]
+    np.testing.assert_array_equal(imageio.imread(strip_png(images, 3)), np.concatenate(rows))
+    grey = imageio.imread(image_png(images[0, :1]))
+    np.testing.assert_array_equal(grey[..., 0], (images[0, 0] * 255).round())
+    head, content = url(b"abc").split(",")
+    assert head == "data:image/png;base64" and base64.b64decode(content) == b"abc"
+
+
+PLANE = Plane(0, 1, (0.0, 0.0), (1.0, 1.0))
+
+
+def circles(svg):
+    """(x, y, radius) of each circle."""
+    found = re.findall(r'<circle cx="([\d.-]+)" cy="([\d.-]+)" r="(\d+)"', svg)
+    return [tuple(float(part) for part in circle) for circle in found]
+
+
+def test_what_lies_above_the_plane():
+    marks = [Mark("A", torch.tensor([0.25, 0.75])), Mark("1", torch.tensor([0.5, 0.1]))]
+    way = torch.tensor([[0.0, 1.0], [0.2, 0.4]])
+    svg = overlay(PLANE, marks, way, torch.tensor([0.3, 0.6]))
+    assert circles(svg) == [(0, 0, 4), (200, 600, 4), (300, 600, 11), (250, 250, 16), (500, 900, 16)]
+    assert re.findall(r'<text x="([\d.]+)" y="([\d.]+)" [^>]*>(\w)</text>', svg) == [
+        ("250.0", "250.0", "A"), ("500.0", "900.0", "1"),
+    ]  # fmt: skip
+    assert overlay(PLANE, [], None, None) == ""
+
+
+def test_all_in_one_picture(monkeypatch):
+    """By what is drawn: the texts, the images as they are, and the marks at their places."""
+    figures = []
+    monkeypatch.setattr(render, "pixels", lambda figure: figures.append(figure) or np.zeros((4, 4, 3), np.uint8))
+    found, plane = few("data.image_shape=[3,6,5]")
+    image, other, strip = torch.rand(3, 6, 5), torch.rand(3, 6, 5), torch.rand(4, 3, 6, 5)
+    marks = [Mark("A", plane.move(found.means[0], 0.3, 0.1)), Mark("2", plane.move(found.means[0], 0.9, 0.6))]
+    assert imageio.imread(snapshot(found, plane, marks, {"decoded": image, "a $ <b>": other}, strip)).shape == (4, 4, 3)
+    axes, *images = figures[0].axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("z[0]", "z[1]")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["0", "1"]
+    assert [(text.get_text(), *text.get_position()) for text in axes.texts] == [
+        ("A", pytest.approx(0.3), pytest.approx(0.9)), ("2", pytest.approx(0.9), pytest.approx(0.4)),
+    ]  # fmt: skip
+    assert [part.get_title() for part in images] == ["decoded", "a $ <b>", "from A to B"]
+    shown = [part.images[0].get_array() for part in images]
+    for pixels, wanted in zip(shown, (image, other, torch.cat(list(strip), 2)), strict=True):
+        np.testing.assert_array_equal(pixels, (wanted * 255).round().byte().permute(1, 2, 0).numpy())
+    snapshot(found, plane, [], {"decoded": image}, None)
+    assert len(figures[1].axes) == 2 and len(figures[1].axes[0].texts) == 0
+
+
+def test_the_picture_of_one_dimension_is_drawn():
+    found = space("model.latent_dim=1")
+    plane = found.first_plane()
+    content = snapshot(found, plane, [Mark("z", found.means[0])], {"decoded": found.original(0)}, None)
+    assert imageio.imread(content).shape == (1040, 1430, 3)
+    assert imageio.imread(plane_png(found, plane)).shape == (1000, 1000, 3)

@@ -1,0 +1,121 @@
+"""Which of a run's evaluations a table shows."""
+
+import json
+
+import pytest
+from runs_to_compare import make
+
+from cvae.runs.comparison import as_csv, as_markdown, caption, cells, find, read, rows
+from cvae.runs.directory import Run
+from cvae.runs.evaluations import best_evaluation
+
+
+def evaluated(folder, nll, step=7, images=100, samples=10, until=None, checkpoint="last.ckpt", **figures):
+    """An evaluation as `python -m cvae evaluate` leaves it."""
+    settings = {"checkpoint": checkpoint, "step": step, "images": images, "samples": samples, "seed": 0, "until": until}
+    said = {name: {"value": value, "standard_error": None} for name, value in {"nll": nll, **figures}.items()}
+    Run(folder).save_evaluation({**said, "settings": settings})
+
+
+def best(folder, step=None):
+    found = best_evaluation(Run(folder), step)
+    return found and found.figures["evaluation/nll"]
+
+
+def test_the_most_images_then_the_most_samples_then_the_strictest_end(tmp_path):
+    assert best(tmp_path) is None
+    evaluated(tmp_path, 1.0, images=50, samples=5000)
+    assert best(tmp_path) == 1.0
+    evaluated(tmp_path, 2.0, images=100, samples=10)
+    assert best(tmp_path) == 2.0
+    evaluated(tmp_path, 3.0, samples=500)
+    evaluated(tmp_path, 4.0, samples=50)
+    assert best(tmp_path) == 3.0
+    evaluated(tmp_path, 5.0, samples=500, until=0.1)
+    evaluated(tmp_path, 6.0, samples=500, until=0.01)
+    evaluated(tmp_path, 7.0, samples=500, until=0.05)
+    assert best(tmp_path) == 6.0
+
+
+def test_only_of_the_last_checkpoint_at_its_last_step(tmp_path):
+    evaluated(tmp_path, 1.0, step=7)
+    evaluated(tmp_path, 2.0, step=7, checkpoint="best.ckpt", samples=5000)
+    evaluated(tmp_path, 3.0, step=6, samples=5000)
+    assert best(tmp_path) == best(tmp_path, 7) == 1.0
+    assert best(tmp_path, 6) == 3.0 and best(tmp_path, 5) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[1]", "{}", '{"settings": 3, "nll": {"value": 1}}', '{"nll": {"value": 1.0}}',
+        '{"settings": {"checkpoint": "last.ckpt", "step": "7", "images": 9, "samples": 9}, "nll": {"value": 1.0}}',
+        '{"settings": {"checkpoint": "last.ckpt", "step": 7, "images": true, "samples": 9}, "nll": {"value": 1.0}}',
+        '{"settings": {"checkpoint": "last.ckpt", "step": 7, "images": 9, "samples": null}, "nll": {"value": 1.0}}',
+        '{"settings": {"checkpoint": "last.ckpt", "step": 7, "images": 9, "samples": 9}, "nll": {"value": null}}',
+        '{"settings": {"checkpoint": "last.ckpt", "step": 7, "images": 9, "samples": 9}, "nll": {"value": NaN}}',
+        '{"settings": {"checkpoint": "last.ckpt", "step": 7, "images": 9, "samples": 9}, "nll": 1.0}',
+    ],
+)  # fmt: skip
+def test_other_files_are_left_out(tmp_path, text):
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "a.json").write_text(text)
+    assert best_evaluation(Run(tmp_path), None) is None
+
+
+def test_what_it_says(tmp_path):
+    evaluated(tmp_path, 2.5, samples=5000, images=10000, active_units=3, bits_per_dim=None)
+    found = best_evaluation(Run(tmp_path), 7)
+    assert found.figures == {"evaluation/nll": 2.5, "evaluation/active_units": 3}
+    assert found.by == "5,000 samples, 10,000 images"
+    evaluated(tmp_path, 2.5, samples=5000, images=10000, until=0.01)
+    assert best_evaluation(Run(tmp_path), 7).by == "5,000 samples or more, until 0.01, 10,000 images"
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two runs of the same settings, two of others; metrics.json has an NLL of 148, 118, …"""
+    for number, (elbo, lr) in enumerate([(-150.0, 1), (-152.0, 1), (-120.0, 2), (-118.0, 3)]):
+        make(
+            tmp_path / str(number), f"optimizer.lr={lr}", f"seed={number}", elbo=elbo, seed=number, optimizer={"lr": lr}
+        )
+        metrics = json.loads((tmp_path / str(number) / "metrics.json").read_text())
+        (tmp_path / str(number) / "metrics.json").write_text(json.dumps(metrics | {"steps": 7}))
+    return tmp_path
+
+
+def test_a_better_evaluation_is_shown_and_said(runs):
+    for number in range(4):
+        evaluated(runs / str(number), 90.0 + number, samples=10)
+    table = rows(read(find([runs])))
+    assert [row.mean("NLL") for row in table] == [93, 92, 90.5]
+    assert "NLL by" not in cells(table)[0] and caption(table) == "NLL by 10 samples, 100 images"
+    assert as_markdown(table).endswith("finished |\n\nNLL by 10 samples, 100 images")
+    evaluated(runs / "2", 80.0, samples=5000, active_units=4)
+    evaluated(runs / "1", 70.0, samples=20)
+    entries = read(find([runs]))
+    table = rows(entries)
+    titles, lines = cells(table)
+    assert caption(table) == "" and "NLL by" in titles and as_markdown(table).endswith("finished |")
+    shown = [(line[titles.index("NLL")], line[titles.index("NLL by")]) for line in lines]
+    assert shown == [
+        ("93.00", "10 samples, 100 images"), ("80.00", "5,000 samples, 100 images"),
+        ("80.00 ± 14.14", "10 samples, 100 images; 20 samples, 100 images"),
+    ]  # fmt: skip
+    assert [row.mean("active units") for row in table] == [2, 4, 2]
+    assert [row.mean("ELBO") for row in table] == [-118, -120, -151]
+    assert ',80.0,5.0,115.0,4,3.5,"5,000 samples, 100 images",finished,' in as_csv(entries)
+
+
+def test_what_is_not_known_is_said_where_runs_differ(runs):
+    table = rows(read(find([runs])))
+    assert caption(table) == "" and "NLL by" not in cells(table)[0]
+    evaluated(runs / "3", 93.0)
+    titles, lines = cells(rows(read(find([runs]))))
+    said = [line[titles.index("NLL by")] for line in lines]
+    assert said == ["10 samples, 100 images", "unknown", "unknown"]
+
+
+def test_an_evaluation_of_an_earlier_step_is_left_out(runs):
+    evaluated(runs / "3", 50.0, step=6, samples=5000)
+    assert rows(read(find([runs])))[0].mean("NLL") == 116

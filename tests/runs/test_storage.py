@@ -1,0 +1,148 @@
+"""Files that are whole or absent, new folders, and locks between real processes."""
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+from cvae.runs import storage
+from cvae.runs.storage import lock, locked, new_folder, save, unlock
+
+
+def test_save_makes_the_folder_and_leaves_nothing_else(tmp_path):
+    save(tmp_path / "a" / "b", b"one")
+    save(tmp_path / "a" / "b", b"two")
+    assert (tmp_path / "a" / "b").read_bytes() == b"two" and os.listdir(tmp_path / "a") == ["b"]
+
+
+def test_an_error_names_the_file_itself_and_a_deleted_folder_stays_so(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for path, number in ((tmp_path / "gone" / "deep" / "b", errno.ENOENT), (tmp_path / "file" / "b", errno.EEXIST)):
+        with pytest.raises(OSError) as error:
+            save(path, b"one")
+        assert (error.value.filename, error.value.errno) == (str(path), number)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("where", ["fsync", "replace"])
+def test_a_full_disk_changes_nothing(tmp_path, monkeypatch, where):
+    save(tmp_path / "a", b"first")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as the system says it: without a name
+
+    monkeypatch.setattr(os, where, full)
+    with pytest.raises(OSError) as error:
+        save(tmp_path / "a", b"second")
+    assert str(error.value) == f"[Errno 28] No space left on device: '{tmp_path}/a'"
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"first")]
+
+
+def test_half_of_a_file_is_no_file(tmp_path):
+    """The system allows no more than three bytes."""
+    save(tmp_path / "a", b"first")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3, before[1]))
+        with pytest.raises(OSError) as error:
+            save(tmp_path / "a", b"second")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (error.value.errno, error.value.filename) == (errno.EFBIG, f"{tmp_path}/a")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"first")]
+
+
+def test_a_new_folder_is_never_an_old_one(tmp_path):
+    made = [new_folder(tmp_path / "deep" / "run") for _ in range(3)]
+    assert [path.name for path in made] == ["run", "run_2", "run_3"]
+    assert sorted(path for path in (tmp_path / "deep").iterdir() if path.is_dir()) == made
+    (tmp_path / "file").write_text("")
+    assert new_folder(tmp_path / "file") == tmp_path / "file_2"
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that runs code, says when it is through, and waits."""
+    started = []
+
+    def start(code):
+        code = f"import os, time; from pathlib import Path; from cvae.runs.storage import *; {code}; print(flush=True)"
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{code}; time.sleep(60)"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        return process, process.stdout.readline().strip()
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_lock_lasts_until_it_is_unlocked(tmp_path, monkeypatch):
+    file = tmp_path / "lock"
+    assert not locked(file) and not file.exists()
+    assert lock(file) and locked(file) and lock(file)
+    monkeypatch.chdir(tmp_path)
+    assert locked(file.relative_to(tmp_path)) and lock(file.relative_to(tmp_path))  # by another name
+    unlock(file)
+    unlock(file)
+    assert not locked(file) and file.exists() and file.resolve() not in storage.HELD
+    assert lock(file)
+    unlock(file)
+
+
+def test_the_lock_of_another_process_ends_with_it(tmp_path, other):
+    """Also by SIGKILL, while a child of it, made by fork, lives on."""
+    file = tmp_path / "lock"
+    code = (
+        f"print(lock(Path({str(file)!r})), end=' '); child = os.fork(); child or time.sleep(60); print(child, end='')"
+    )
+    process, said = other(code)
+    taken, child = said.split()
+    try:
+        assert taken == "True" and locked(file) and not lock(file)
+        assert locked(file) and file.resolve() not in storage.HELD  # asking and failing have changed nothing
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 20  # the child closes the lock that it was born with, and lives on for a minute
+        while locked(file) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not locked(file) and lock(file)
+        unlock(file)
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+
+
+def test_who_asks_does_not_disturb_who_asks(tmp_path, other):
+    file = tmp_path / "lock"
+    file.touch()
+    other(f"take(os.open({str(file)!r}, os.O_RDONLY), fcntl.LOCK_SH)")
+    assert not locked(file)
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def none(descriptor, kind):
+        raise OSError("no locks")
+
+    monkeypatch.setattr(storage.fcntl, "flock", none)
+    assert lock(tmp_path / "lock")
+    unlock(tmp_path / "lock")
+    assert not locked(tmp_path / "lock")
+
+
+def test_a_link_does_not_lead_what_is_saved_elsewhere(tmp_path):
+    """Neither the file's own name, nor the one that it has until it is whole."""
+    (tmp_path / "mine").write_text("mine")
+    for name in (".a.part", "a"):
+        (tmp_path / name).symlink_to(tmp_path / "mine")
+    save(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_text() == "new" and not (tmp_path / "a").is_symlink()
+    assert (tmp_path / "mine").read_text() == "mine" and sorted(p.name for p in tmp_path.iterdir()) == ["a", "mine"]

@@ -1,0 +1,150 @@
+"""Sums over images: exact means whatever the batches were."""
+
+import math
+
+import pytest
+import torch
+from code_vaes import CODES, OF_CODES, vae_of
+
+from cvae.objectives import Terms
+from cvae.training.means import CodeCounts, Totals, summed
+
+
+def terms(values, **parts):
+    """Terms whose figures are multiples of the values (B,), each of another."""
+    values = torch.as_tensor(values)
+    return Terms(values * 4, values * 5, values * 2, values * 3, parts)
+
+
+def test_means_are_over_images_whatever_the_batches():
+    """Unlike the tutorial's mean of batch means, in which a short last batch weighs as much as a full one."""
+    values = torch.randn(10)
+    whole, parts, merged = Totals(), Totals(), Totals()
+    whole.add(terms(values))
+    for part in (values[:7], values[7:]):
+        parts.add(terms(part))
+        one = Totals()
+        one.add(terms(part))
+        merged.merge(one)
+    expected = values.double().mean().item()
+    factors = {"elbo": -5, "rate": 2, "distortion": 3, "loss": 4, "bound": 5}
+    for totals in (whole, parts, merged):
+        assert totals.count == 10
+        assert totals.means() == pytest.approx({name: f * expected for name, f in factors.items()}, abs=1e-6)
+        assert totals.means_of_all_processes() == totals.means()  # of one process
+
+
+def test_parts_have_means_too():
+    totals = Totals()
+    totals.add(terms([1.0, 2.0], mmd=torch.tensor([5.0, 7.0])))
+    totals.add(terms([3.0], mmd=torch.tensor([9.0])))
+    assert totals.means()["mmd"] == pytest.approx(7) and list(totals.means())[-1] == "mmd"
+
+
+def test_sums_keep_small_differences_of_large_figures():
+    """60,000 figures near 1e4: a float32 sum of that size has no digits left for the third decimal."""
+    totals, value = Totals(), torch.tensor(10000.123)
+    for _ in range(600):
+        totals.add(terms(value.repeat(100)))
+    assert totals.means()["rate"] == pytest.approx((2 * value).item(), abs=1e-7)
+    in_float32 = sum((2 * value).repeat(100).sum() for _ in range(600)) / 60000
+    assert abs(in_float32.item() - (2 * value).item()) > 1e-4  # the test can fail
+
+
+def test_nothing_is_kept_after_a_reset_nor_of_the_graph():
+    totals, values = Totals(), torch.ones(3, requires_grad=True)
+    totals.add(terms(values))
+    assert not totals.total().requires_grad
+    totals.reset()
+    assert totals.count == 0 and totals.sums == [] and totals.not_finite() is None
+    totals.add(terms([2.0]))
+    assert totals.means()["rate"] == 4
+    empty = Totals()
+    empty.merge(Totals())
+    assert empty.count == 0
+    empty.merge(totals)
+    assert empty.means() == totals.means()
+
+
+def test_processes_are_summed_before_the_mean(monkeypatch):
+    """Two processes, one with 1 image and one with 3: the all-reduce adds sums and counts."""
+    other = Totals()
+    other.add(terms([10.0, 20.0, 30.0]))
+
+    def all_reduce(both):
+        both += torch.cat([other.total(), other.total().new_tensor([other.count])])
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    totals = Totals()
+    totals.add(terms([4.0]))
+    assert totals.means_of_all_processes()["rate"] == pytest.approx(2 * 16)
+    assert totals.count == 4
+
+
+def test_nothing_to_merge_changes_nothing():
+    totals = Totals()
+    totals.add(terms([2.0, 4.0]))
+    totals.merge(Totals())
+    assert totals.count == 2 and totals.means()["rate"] == 6
+
+
+def test_a_torch_without_several_processes(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: pytest.fail("such a build has no such function"))
+    totals = Totals()
+    totals.add(terms([2.0]))
+    assert totals.means_of_all_processes()["rate"] == 4
+
+
+def test_sums_are_named_and_in_float64():
+    names, sums = summed(terms([1.0, 2.5], mmd=torch.tensor([5.0, 7.0])))
+    assert names == ("elbo", "rate", "distortion", "loss", "bound", "mmd")
+    assert sums.tolist() == [-17.5, 7, 10.5, 14, 17.5, 12] and sums.dtype == torch.float64
+
+
+def test_the_first_batch_that_is_not_finite_is_named():
+    totals = Totals()
+    for values in ([1.0], [2.0, 3.0]):
+        totals.add(terms(values))
+        assert totals.not_finite() is None
+    totals.add(terms([1.0], mmd=torch.tensor([math.inf])))
+    totals.add(terms([math.nan]))
+    totals.names, totals.sums[2] = totals.names[:5], totals.sums[2][1:]  # the infinite one is the fifth now
+    assert totals.not_finite() == (2, {"bound": math.inf})
+
+
+def test_a_state_has_every_batch():
+    """Not their sum alone: added up later with others it would differ in the last bits."""
+    totals, other = Totals(), Totals()
+    totals.add(terms([1.0, 2.0]))
+    totals.add(terms([4.0]))
+    state = totals.state_dict()
+    totals.add(terms([5.0]))  # the state stays as it was
+    other.load_state_dict(state, torch.device("cpu"))
+    assert other.count == 3 and other.names == totals.names
+    assert [sums.tolist() for sums in other.sums] == [sums.tolist() for sums in totals.sums[:2]]
+    other.add(terms([5.0]))
+    assert other.means() == totals.means() and len(state["sums"]) == 2
+    other.load_state_dict(state, torch.device("meta"))
+    assert other.sums[0].device.type == "meta"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_perplexity_of_the_codes_of_a_set(monkeypatch, processes):
+    """Over all batches and places, by the first draw of each image: exp(entropy) of how often each code came."""
+    vae, seen = vae_of(CODES["categorical"], OF_CODES["uniform"]), []
+    counted = CodeCounts(vae)
+    vae.register_forward_hook(counted)
+    vae.register_forward_hook(lambda vae, inputs, trace: seen.append(trace.latents[0].z[0]))
+    for x in torch.randint(2, (7, 1, 2, 2)).double().split(4):
+        vae(x, samples=3)
+    codes = vae.posterior.read(torch.cat(seen)).flatten()
+    assert counted.counts.tolist() == [int((codes == code).sum()) for code in range(4)] and sum(counted.counts) == 21
+    if processes == 2:  # the other one has seen code 3 alone
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda counts: counts.add_(torch.tensor([0, 0, 0, 9])))
+        codes = torch.cat([codes, torch.full((9,), 3)])
+    shares = [(codes == code).double().mean().item() for code in codes.unique()]
+    expected = math.exp(-sum(share * math.log(share) for share in shares))
+    assert counted.perplexity_of_all_processes() == pytest.approx(expected)
