@@ -12,6 +12,7 @@ callbacks/default:
     _target_: cvae.training.pictures.Pictures
     run_dir: '${run_dir}'
     num: 16
+    every_n_epochs: null
     seed: '${seed}'
     manifold_steps: 20
     max_classes: 10

@@ -1,6 +1,6 @@
 """Pictures as uint8 arrays (H, W, 3), and as encoded files."""
 
-from cvae.pictures.grids import gif, grid, headed, image_summary, png, side_by_side, strips
+from cvae.pictures.grids import gif, grid, headed, image_summary, png, reduced, side_by_side, strips
 from cvae.pictures.latent import code_maps, latent_manifold, plane, quantiles, require_plane
 from cvae.pictures.plots import curves, latent_map, manifold, rates, traversal
 
@@ -18,6 +18,7 @@ __all__ = [
     "png",
     "quantiles",
     "rates",
+    "reduced",
     "require_plane",
     "side_by_side",
     "strips",

@@ -1,6 +1,8 @@
 """Grids of images, and how pictures are encoded: PNG, GIF, TensorBoard."""
 
-from collections.abc import Sequence
+import io
+import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import imageio.v3 as imageio
@@ -50,18 +52,21 @@ def headed(pixels: np.ndarray, text: str) -> np.ndarray:
     return np.concatenate([np.asarray(line), pixels])
 
 
-def gif(frames: Sequence[np.ndarray], milliseconds: Sequence[int]) -> bytes:
-    """An animated GIF that loops for ever, with the time of each frame."""
-    shown: list[np.ndarray] = []
-    pace: list[int] = []
-    for frame, time in zip(frames, milliseconds, strict=True):
-        if shown and np.array_equal(frame, shown[-1]):
-            pace[-1] += time  # equal neighbours are one longer frame: the encoder fails on them
-        else:
-            shown.append(frame)
-            pace.append(time)
-    duration = pace if len(shown) > 1 else pace[0]
-    return imageio.imwrite("<bytes>", np.stack(shown), extension=".gif", duration=duration, loop=0)
+def reduced(pixels: np.ndarray, most: int) -> np.ndarray:
+    """A picture of about `most` pixels at most: of a larger one each square of 2 x 2, 3 x 3, … becomes its mean."""
+    factor = math.ceil(math.sqrt(pixels.shape[0] * pixels.shape[1] / most))
+    return np.asarray(Image.fromarray(pixels).reduce(factor)) if factor > 1 else pixels
+
+
+def gif(frames: Iterable[np.ndarray], milliseconds: Sequence[int]) -> bytes:
+    """An animated GIF that loops for ever, with the time of each frame; equal neighbours are one longer frame.
+
+    The frames are taken one after the other: what is kept of each is its encoded form, a byte a pixel.
+    """
+    shown = (Image.fromarray(frame) for frame, _ in zip(frames, milliseconds, strict=True))
+    content = io.BytesIO()
+    next(shown).save(content, "GIF", save_all=True, append_images=shown, duration=list(milliseconds), loop=0)
+    return content.getvalue()
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -1,7 +1,8 @@
 """Pictures during training and at its end."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from cvae import pictures
-from cvae.checks import positive_int
+from cvae.checks import is_int, positive_int
 from cvae.data import ImageData
 from cvae.distributions import is_discrete
+from cvae.errors import ConfigError
 from cvae.evaluation.latents import Latents, latents, traverse
 from cvae.evaluation.report import test_batches
 from cvae.models.vae import VAE
@@ -34,13 +36,16 @@ WAYS, STEPS = 5, 10  # interpolations, and images of each
 VARIATIONS = 8  # images that differ by one group of latents
 CODED, MAPS = 10, 4  # images with their codes, and at most so many maps of these
 DIMS, PLACES = 10, 7  # latents that are traversed, and images of each
+FRAMES, GRID = 100, 500_000  # of the GIF, at most, and about how many pixels a grid in it has: a byte a pixel in memory
 
 
 class Pictures(Callback):
-    """Reconstructions of fixed test images and samples from fixed noise, before training and after each epoch.
+    """Reconstructions of fixed test images and samples from fixed noise, before training and after epochs.
 
-    A model that is conditioned on the class label shows one row per class. At the end: the frames as a GIF, the
-    learning curves, and pictures of the latent space, which take longer.
+    Which epochs, is a function of their numbers alone, so that a run that was stopped, or goes on for longer, has the
+    pictures of one that was not; the last one has them, too. A model that is conditioned on the class label shows one
+    row per class. At the end: the frames as a GIF, the learning curves, and pictures of the latent space, which take
+    longer.
 
     Args:
         run_dir: the run directory
@@ -51,6 +56,7 @@ class Pictures(Callback):
         max_classes: at most so many classes have a row and a manifold, the first ones
         plane: how posterior means of more than two dimensions are shown in a plane: pca, tsne or umap
         frame_milliseconds, last_frame_milliseconds: the pace of the GIF
+        every_n_epochs: those whose number is a multiple of it; None: all to epoch 20, then fewer and fewer (`thinned`)
 
     Raises:
         ConfigError: a number is not a positive integer, or `plane` is none of these or its package is missing.
@@ -66,6 +72,7 @@ class Pictures(Callback):
         plane: str,
         frame_milliseconds: int,
         last_frame_milliseconds: int,
+        every_n_epochs: int | None = None,
     ) -> None:
         self.run, self.seed = Run(run_dir), seed
         self.num, self.manifold_steps = positive_int("num", num), positive_int("manifold_steps", manifold_steps)
@@ -73,6 +80,9 @@ class Pictures(Callback):
         self.plane = pictures.require_plane("plane", plane)
         self.frame_milliseconds = positive_int("frame_milliseconds", frame_milliseconds)
         self.last_frame_milliseconds = positive_int("last_frame_milliseconds", last_frame_milliseconds)
+        if every_n_epochs is not None and (not is_int(every_n_epochs) or every_n_epochs < 1):
+            raise ConfigError("every_n_epochs", every_n_epochs, "a positive integer or null")
+        self.every_n_epochs = every_n_epochs
         self.columns = round(num**0.5)
         self.lost = False
         self.history: dict[str, list[tuple[int, float]]] = {}  # the learning curves: (epoch, nats per image)
@@ -87,31 +97,36 @@ class Pictures(Callback):
         self.y, self.labels = vae.labels(y), labels  # of the test images, of the samples
 
     def on_train_start(self, trainer: Trainer, module: VAEModule) -> None:
-        if trainer.is_global_zero and not trainer.global_step:  # else the run goes on, and has them
+        if not trainer.is_global_zero:
+            return
+        if not trainer.global_step:
             self._save(self.run.image("original"), pictures.png(pictures.grid(self.x, self.columns)))
             self._epoch(trainer, module, 0)
+        elif not self.draws(epoch := trainer.current_epoch):  # the run ended here once, and goes on for longer
+            with suppress(OSError):
+                self.run.image("reconstruction", epoch).unlink()
+                self.run.image("sample", epoch).unlink()
 
     def on_train_epoch_start(self, trainer: Trainer, module: VAEModule) -> None:
         self._remember(module, trainer.current_epoch)  # the figures of the epoch before are complete by now
 
     def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
-        self._epoch(trainer, module, trainer.current_epoch + 1)
+        if self.draws(epoch := trainer.current_epoch + 1):
+            self._epoch(trainer, module, epoch)
 
     def publish(self, trainer: Trainer, module: VAEModule) -> None:
         """The pictures of the whole run, to the epoch that is complete."""
         epoch = trainer.current_epoch
-        frames = self.run.frames(epoch)
-        if not trainer.is_global_zero or not frames:
+        if not trainer.is_global_zero:
             return
-        shown = [
-            pictures.side_by_side(
-                pictures.headed(imageio.imread(reconstruction), f"reconstructions, epoch {number}"),
-                pictures.headed(imageio.imread(sample), "samples"),
-            )
-            for number, reconstruction, sample in frames
-        ]
-        pace = [self.frame_milliseconds] * (len(shown) - 1) + [self.last_frame_milliseconds]
-        content, (height, width, _) = pictures.gif(shown, pace), shown[0].shape
+        if not self.draws(epoch) and not trainer.interrupted:  # else the model is that of a step within the next one
+            self._epoch(trainer, module, epoch)
+        frames = spread(self.run.frames(epoch), FRAMES)
+        if not frames:
+            return
+        pace = [self.frame_milliseconds] * (len(frames) - 1) + [self.last_frame_milliseconds]
+        content = pictures.gif((frame(*of_epoch) for of_epoch in frames), pace)
+        height, width = imageio.improps(content, index=0).shape[:2]
         self._save(self.run.gif, content)
         log_picture(trainer.loggers, "training", content, height, width, epoch)
         self._remember(module, epoch)
@@ -119,6 +134,10 @@ class Pictures(Callback):
         with fixed_noise(self.seed, device):
             for file, pixels in self._at_the_end(module.vae.to(device).eval(), trainer.datamodule, device):
                 self._picture(trainer, file, pixels, file.stem, epoch)
+
+    def draws(self, epoch: int) -> bool:
+        """Whether this epoch has pictures; 0 is before training."""
+        return epoch % (self.every_n_epochs or thinned(epoch)) == 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}
@@ -154,7 +173,8 @@ class Pictures(Callback):
         """Draw both grids; file names and TensorBoard's steps count epochs, 0 is before training."""
         if not trainer.is_global_zero:
             return
-        vae, device = module.vae, module.device
+        device = trainer.strategy.root_device
+        vae = module.vae.to(device)  # where it is, but at the end of a fit
         y, labels = (part if part is None else part.to(device) for part in (self.y, self.labels))
         module.eval()
         with fixed_noise(self.seed, device):
@@ -228,3 +248,22 @@ class Pictures(Callback):
             if not self.lost:
                 log.warning("Pictures are missing, the training goes on: %s", error)
             self.lost = True
+
+
+def thinned(epoch: int) -> int:
+    """Every how many epochs pictures are drawn there: 1 to epoch 20, 2 to 40, 4 to 80, and so on: 76 of 1,000."""
+    return 1 << ((epoch - 1) // 20).bit_length()
+
+
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of the items, evenly spread, with the first and the last."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(number * (len(items) - 1) / (most - 1))] for number in range(most)]
+
+
+def frame(epoch: int, reconstruction: Path, sample: Path) -> np.ndarray:
+    """A frame of the GIF: the grids of an epoch, from their files, side by side."""
+    left, right = (pictures.reduced(imageio.imread(file), GRID) for file in (reconstruction, sample))
+    heading = f"reconstructions, epoch {epoch}"
+    return pictures.side_by_side(pictures.headed(left, heading), pictures.headed(right, "samples"))

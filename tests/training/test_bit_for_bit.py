@@ -1,7 +1,7 @@
 """A run that was stopped and resumed ends as one that never was: weights, figures, pictures and curves, bit for bit."""
 
 import pytest
-from same_run import last, require_equal, table
+from same_run import last, points, require_equal, table
 from tiny import tiny
 
 from cvae.errors import NotFinite
@@ -138,6 +138,23 @@ def test_a_longer_run_has_the_learning_rates_of_its_length(tmp_path, recwarn):
     assert last(tmp_path)["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-9)
     whole = [part["last_epoch"] for part in last(tmp_path)["lr_schedulers"]]
     assert whole == [4]
+
+
+def test_a_run_that_is_lengthened_has_the_pictures_of_one_that_was_as_long_from_the_start(tmp_path):
+    """Its first end, which has pictures whatever its number, leaves none."""
+    words = ["callbacks.pictures.every_n_epochs=2"]
+    run(tmp_path / "whole", *words, "trainer.max_epochs=5")
+    run(tmp_path / "twice", *words, "trainer.max_epochs=3")
+    assert (tmp_path / "twice" / "images" / "sample_0003.png").exists()
+    killed(tmp_path / "twice", *words, "trainer.max_epochs=5", at=8, resume=True)
+    run(tmp_path / "twice", *words, "trainer.max_epochs=5", resume=True)
+    names = {f"{name}_000{epoch}.png" for name in ("reconstruction", "sample") for epoch in (0, 2, 4, 5)}
+    assert {file.name for file in (tmp_path / "twice" / "images").iterdir()} == names | {"original.png"}
+    whole, twice = (
+        [point for point in points(tmp_path / run) if "config" not in point[1]] for run in ("whole", "twice")
+    )
+    assert whole == twice  # the first config is that of the shorter one
+    assert (tmp_path / "whole" / "cvae.gif").read_bytes() == (tmp_path / "twice" / "cvae.gif").read_bytes()
 
 
 def test_what_is_not_finite_is_told_with_step_term_rate_and_checkpoint(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """The pictures of a run, cell by cell: which images, labels, noise, step and mode make them, and where they go."""
 
 import hashlib
+import weakref
+from itertools import pairwise
 from types import SimpleNamespace
 
 import imageio.v3 as imageio
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import config
+from PIL import Image
 from tiny import tiny
 from torch import Tensor
 
@@ -17,6 +20,7 @@ from cvae.evaluation.latents import latents, traverse
 from cvae.runs.directory import Run
 from cvae.runtime.noise import fixed_noise
 from cvae.training.module import VAEModule
+from cvae.training.pictures import spread, thinned
 
 CPU = torch.device("cpu")
 
@@ -49,7 +53,7 @@ class Stage:
         self.module.figures = {}
         self.trainer = SimpleNamespace(
             is_global_zero=True, datamodule=self.data, loggers=["logger"], current_epoch=0, global_step=0,
-            strategy=SimpleNamespace(root_device=CPU),
+            strategy=SimpleNamespace(root_device=CPU), interrupted=False,
         )  # fmt: skip
         monkeypatch.setattr("cvae.training.pictures.log_picture", self.log_picture)
         for name in ("manifold", "latent_map", "traversal", "rates", "curves"):
@@ -147,6 +151,102 @@ def test_the_gif_is_made_of_the_files(stage):
     show.callback.publish(show.trainer, show.module)
     first = frame(read(show.run.image("reconstruction", 0)), read(show.run.image("sample", 0)), 0)
     assert show.run.gif.read_bytes() == pictures.gif([first, frame(grids[1], grids[2], 3)], [120, 700])
+
+
+def test_long_runs_draw_fewer_and_fewer_epochs():
+    """By the epoch's number alone: all to 20, each 2nd to 40, each 4th to 80, and so on."""
+    drawn = [epoch for epoch in range(200) if epoch % thinned(epoch) == 0]
+    expected = [*range(20), *range(20, 40, 2), *range(40, 80, 4), *range(80, 160, 8), *range(160, 200, 16)]
+    assert drawn == expected
+    assert sum(epoch % thinned(epoch) == 0 for epoch in range(100_001)) == 21 + 10 * 12 + 2
+
+
+@pytest.mark.parametrize(("every", "drawn"), [("null", [*range(21), 22]), ("5", [0, 5, 10, 15, 20])])
+def test_the_last_epoch_is_drawn_whatever_its_number(stage, every, drawn):
+    show = stage(f"callbacks.pictures.every_n_epochs={every}")
+    show.epochs(23)
+    left, right = show.grids(show.data.batch("test", range(4))[0], None, None, 4, 2)
+    assert np.array_equal(read(show.run.image("reconstruction", 23)), left)
+    assert np.array_equal(read(show.run.image("sample", 23)), right)
+    assert [number for number, *_ in show.run.frames(99)] == [*drawn, 23]
+    assert [step for tag, *_, step in show.logged if tag == "sample"] == [*drawn, 23]
+    assert np.array_equal(read(show.run.reconstruction), pair(show.data.batch("test", range(4))[0], left, 2, 23))
+    with Image.open(show.run.gif) as image:
+        assert image.n_frames == len(drawn) + 1
+        image.seek(image.n_frames - 1)
+        assert image.info["duration"] == 3000
+        assert np.abs(np.asarray(image.convert("RGB")).astype(int) - frame(left, right, 23)).max() < 20
+
+
+def test_a_run_that_is_stopped_within_an_epoch_has_no_picture_of_that_step(stage):
+    show = stage("callbacks.pictures.every_n_epochs=2")
+    show.trainer.interrupted = True
+    show.epochs(3)
+    assert [number for number, *_ in show.run.frames(9)] == [0, 2]
+    with Image.open(show.run.gif) as image:
+        assert image.n_frames == 2
+
+
+def test_a_run_that_goes_on_for_longer_leaves_no_picture_of_its_first_end(stage):
+    show = stage("callbacks.pictures.every_n_epochs=2")
+    show.epochs(3)
+    assert [number for number, *_ in show.run.frames(9)] == [0, 2, 3]
+    show.trainer.global_step, show.trainer.current_epoch = 9, 3
+    show.callback.on_train_start(show.trainer, show.module)
+    assert [number for number, *_ in show.run.frames(9)] == [0, 2]
+    show.trainer.current_epoch = 2
+    show.callback.on_train_start(show.trainer, show.module)
+    assert [number for number, *_ in show.run.frames(9)] == [0, 2]
+
+
+def test_a_gif_has_a_hundred_frames_at_most_and_reads_one_after_the_other(stage, monkeypatch):
+    """Of 301 epochs, evenly spread, the first and the last among them, with all three of memory at a time."""
+    show = stage("callbacks.pictures.every_n_epochs=1")
+    show.epochs(0)
+    for number in range(301):
+        for name in ("reconstruction", "sample"):
+            show.run.image(name, number).write_bytes(pictures.png(np.full((6, 6, 3), number % 256, np.uint8)))
+    show.trainer.current_epoch, alive, most = 300, weakref.WeakSet(), []
+
+    def imread(file):
+        pixels = Pixels.of(imageio.imread(file))
+        alive.add(pixels)
+        most.append(len(alive))
+        return pixels
+
+    monkeypatch.setattr("cvae.training.pictures.imageio", SimpleNamespace(imread=imread, improps=imageio.improps))
+    show.callback.publish(show.trainer, show.module)
+    assert len(most) == 200 and max(most) <= 4
+    with Image.open(show.run.gif) as image:
+        assert image.n_frames == 100
+    numbers = spread(range(301), 100)
+    assert numbers[0] == 0 and numbers[-1] == 300 and len(set(numbers)) == 100
+    assert {b - a for a, b in pairwise(numbers)} == {3, 4} and spread(range(100), 100) == list(range(100))
+
+
+class Pixels(np.ndarray):
+    """An array that a set can hold by its identity, to see when it is gone."""
+
+    __hash__ = object.__hash__
+
+    @classmethod
+    def of(cls, pixels):
+        return np.array(pixels).view(cls)
+
+
+def test_large_grids_are_smaller_in_the_gif(stage):
+    """So that a hundred frames have a bounded size."""
+    show = stage()
+    show.epochs(0)
+    large, small = np.zeros((1600, 1200, 3), np.uint8), np.random.default_rng(0).integers(0, 256, (8, 6, 3), np.uint8)
+    for name in ("reconstruction", "sample"):
+        show.run.image(name, 0).write_bytes(pictures.png(large))
+    show.callback.publish(show.trainer, show.module)
+    height, width = 1600 // 2, 1200 // 2
+    assert imageio.improps(show.run.gif, index=0).shape[:2] == (height + 28, 2 * width + 24)
+    assert show.logged[-7][:3] == ("training", height + 28, 2 * width + 24)
+    twice = small.repeat(2, 0).repeat(2, 1)
+    assert np.array_equal(pictures.reduced(twice, 48), small) and pictures.reduced(twice, 192) is twice
 
 
 def test_a_run_that_goes_on_has_the_pictures_of_before(stage):
@@ -417,6 +517,14 @@ def test_noise_and_names_are_those_of_the_config(tmp_path):
 def test_numbers_are_checked(tmp_path, name):
     with pytest.raises(ValueError, match=f"callbacks.pictures.{name}=0: must be a positive integer"):
         make(tiny(tmp_path, f"callbacks.pictures.{name}=0"), "callbacks")
+
+
+@pytest.mark.parametrize("value", ["0", "-2", "1.5", "often"])
+def test_how_often_is_checked(tmp_path, value):
+    with pytest.raises(
+        ValueError, match=f"callbacks.pictures.every_n_epochs={value}: must be a positive integer or null"
+    ):
+        make(tiny(tmp_path, f"callbacks.pictures.every_n_epochs={value}"), "callbacks")
 
 
 def test_a_plane_is_checked_before_training(tmp_path):
