@@ -1,4 +1,4 @@
-"""What README.md and CONTRIBUTING.md show: their Python is run, their commands are read, their links lead somewhere."""
+"""README.md, docs/ and CONTRIBUTING.md: their Python is run, their commands are read, their links lead somewhere."""
 
 import re
 import shlex
@@ -8,19 +8,16 @@ import torch
 import yaml
 from conftest import ROOT, config
 from omegaconf import OmegaConf, open_dict
+from pages import PAGES, blocks, prose
 from torch.distributions import Distribution, StudentT
 
 import cvae.priors
 from cvae.__main__ import parser
-from cvae.build import build_vae
+from cvae.build import build_vae, make
 from cvae.cli.resume import run_to_resume
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-
-
-def blocks(text, language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+OWN_PARTS = "docs/own_parts.md"  # tests/test_own_parts.py writes its Python into files, as it says
 
 
 # Python
@@ -36,18 +33,35 @@ def make_run(folder, *words):
     torch.save({"state_dict": weights, "global_step": 1}, folder / "checkpoints" / "last.ckpt")
 
 
-def test_the_python_of_the_readme(tmp_path):
-    make_run(tmp_path / "run")
-    code, replaced = re.subn(r'"outputs/[\w./:-]+"', repr(str(tmp_path / "run")), "".join(blocks(README, "python")))
-    assert replaced == code.count("cvae.load(") == 1
-    left = {}
-    exec(compile(code, "README.md", "exec"), left)
+def check_readme(left):
     images, q, log_px_given_z = left["images"], left["q"], left["log_px_given_z"]
     assert images.shape == (16, 1, 28, 28) and 0 <= images.min() < images.max() <= 1
     assert isinstance(q, Distribution) and (q.batch_shape, q.event_shape) == ((16,), (2,))
     assert log_px_given_z.shape == (16,) and (log_px_given_z < 0).all()  # binary images: a probability
     shapes = {"typical": (16,), "again": (16,), "way": (9, 1), "moved": (2, 7, 1)}
     assert {name: tuple(left[name].shape) for name in shapes} == {name: (*n, 1, 28, 28) for name, n in shapes.items()}
+
+
+def check_arrays(left):
+    data = make(config("data=npz", "data.root=images.npz"), "data")
+    data.setup()
+    assert len(left["digits"]) == 100 and data.image_shape == (1, 28, 28)
+
+
+CHECKS = {"README.md": check_readme, "docs/own_data.md": check_arrays}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(PAGES[page], "python") and page != OWN_PARTS])
+def test_the_python_of_a_page(page, tmp_path, monkeypatch):
+    """Run in a folder that has a small run in place of the one that the page names; CHECKS has what it must leave."""
+    code = "".join(blocks(PAGES[page], "python"))
+    if "cvae.load(" in code:
+        make_run(tmp_path / "run")
+        code = re.sub(r'"outputs/[\w./:-]+"', repr(str(tmp_path / "run")), code)
+    monkeypatch.chdir(tmp_path)
+    left = {}
+    exec(compile(code, page, "exec"), left)
+    CHECKS.get(page, bool)(left)
 
 
 def test_the_prior_of_contributing(monkeypatch):
@@ -77,18 +91,19 @@ def commands(text):
     return list(dict.fromkeys(" ".join(shlex.split(line, comments=True)) for line in found))
 
 
-COMMANDS = re.findall(r"^python -m cvae (.*?)(?:  +#.*)?$", README, re.MULTILINE)
+TEXT = "\n".join(PAGES.values())
+COMMANDS = sorted(set(re.findall(r"^python -m cvae (.*?)(?:  +#.*)?$", TEXT, re.MULTILINE)))
 
 
-def test_the_commands_after_a_run_are_found():
-    assert {line.split()[0] for line in COMMANDS} >= {
-        "evaluate", "sample", "reconstruct", "encode", "interpolate", "traverse", "export", "explore",
-    }  # fmt: skip
+def test_each_command_after_a_run_is_shown():
+    assert {line.split()[0] for line in COMMANDS} == set(
+        re.findall(r"^    ([a-z][\w-]*)", parser().format_help(), re.M)
+    )
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_after_a_run_is_read(line):
-    args = parser().parse_args(line.split())
+    args = parser().parse_args(["7" if word in ("S", "N") else word for word in line.split()])
     assert callable(args.call)
 
 
@@ -99,8 +114,8 @@ def test_the_commands_are_found():
     assert found == ["", "a=1", "-m b=[1,2] c=2"]
 
 
-@pytest.mark.parametrize("command", [command for command in commands(README) if "--help" not in command])
-def test_a_command_of_the_readme_composes(command):
+@pytest.mark.parametrize("command", [command for command in commands(TEXT) if "--" not in command])
+def test_a_command_of_a_page_composes(command):
     words = command.split()
     if "-m" not in words and (stopped := run_to_resume(words)):
         assert stopped[1] == []
@@ -110,19 +125,86 @@ def test_a_command_of_the_readme_composes(command):
     config(*words)
 
 
+def test_choices_that_pages_name_exist():
+    """GROUP=NAME anywhere, as between backticks in a table. fit-prior alone knows gmm."""
+    groups = [folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir()]
+    shown = "\n".join(text for page, text in PAGES.items() if page != OWN_PARTS)
+    named = set(re.findall(rf"\b({'|'.join(groups)})=([a-z]\w*)", shown))
+    assert named - {("prior", "gmm")} == {
+        pair for pair in named if (ROOT / "conf" / f"{pair[0]}/{pair[1]}.yaml").exists()
+    }
+
+
+@pytest.mark.parametrize(
+    "group", ["model", "posterior", "prior", "likelihood", "objective", "data", "experiment", "optimizer", "scheduler",
+              "trainer", "logger"],
+)  # fmt: skip
+def test_the_page_of_choices_has_each(group):
+    for file in (ROOT / "conf" / group).glob("*.yaml"):
+        assert re.search(rf"`({group}=)?{file.stem}`", PAGES["docs/choices.md"]), file
+
+
+# Pages
+
+
+def test_the_readme_is_short():
+    assert len(PAGES["README.md"].splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
+def test_a_page_begins_with_what_it_is_for_and_a_command(page):
+    title, empty, purpose, *lines = PAGES[page].splitlines()[:10]
+    assert title.startswith("# ") and not empty and re.match(r"This page .*[.:]$", purpose)
+    assert any(re.match(r"(python|pip|cvae) ", line) for line in lines)
+
+
+def test_the_readme_names_each_page():
+    linked = set(re.findall(r"\]\((docs/\w+\.md)", PAGES["README.md"]))
+    assert linked == {page for page in PAGES if page.startswith("docs/")}
+
+
+def figures(text, *headings):
+    """Numbers with a decimal point below these headings."""
+    parts = [re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)[1] for heading in headings]
+    return set(re.findall(r"−?\d+\.\d+", "".join(parts)))
+
+
+def test_the_figures_of_the_readme_are_those_of_the_pages():
+    shown = figures(PAGES["README.md"], "Results", "How fast it is")
+    assert shown and shown <= set(re.findall(r"−?\d+\.\d+", PAGES["docs/results.md"] + PAGES["docs/performance.md"]))
+
+
 # Links
 
 
-@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
-def test_links_lead_somewhere(text):
-    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    headings = [
-        re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-")
-        for line in prose.splitlines()
-        if line.startswith("#")
-    ]
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
-        if not target.startswith(("https://", "http://")):
-            file, _, heading = target.partition("#")
-            assert (ROOT / file).exists(), target
-            assert file or heading in headings, target
+LINKED = {**PAGES, "CONTRIBUTING.md": CONTRIBUTING, "benchmarks/README.md": None, "SECURITY.md": None}
+LINKED = {page: text or (ROOT / page).read_text(encoding="utf-8") for page, text in LINKED.items()}
+
+
+def anchors(text):
+    """What a link to a heading of this page says behind #."""
+    headings = re.findall(r"^#+ (.*)$", prose(text), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+@pytest.mark.parametrize("page", LINKED)
+def test_links_lead_somewhere(page):
+    """To files and headings, pictures too."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(LINKED[page])):
+        if target.startswith(("https://", "http://")):
+            continue
+        file, _, heading = target.partition("#")
+        path = ((ROOT / page).parent / file).resolve() if file else ROOT / page
+        assert path.exists(), target
+        assert not heading or heading in anchors(path.read_text(encoding="utf-8")), target
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
+def test_a_page_leads_only_to_pages(page):
+    """Not out of docs/: the site has nothing else."""
+    assert not re.search(r"\]\(\.\.", prose(PAGES[page]))
+
+
+def test_each_picture_is_shown():
+    shown = {name for text in PAGES.values() for name in re.findall(r"(\w+\.(?:png|gif))\)", text)}
+    assert {file.name for file in (ROOT / "docs").iterdir() if file.suffix in (".png", ".gif")} <= shown

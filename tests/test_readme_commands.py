@@ -1,4 +1,4 @@
-"""Every command of README.md as a reader types it, in its own words; behind them come words that make it small."""
+"""Every command of README.md and docs/ as a reader types it; behind its words come those that make it small."""
 
 import os
 import re
@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from conftest import PLUGINS, ROOT
 from explorer.browser import free_port
+from pages import PAGES, prose
 from PIL import Image
 
 from cvae.runs.directory import Run
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 ELSEWHERE = {  # a command that is not run here: why
     "pip install -c constraints.txt -e .": ".ci/run runs the next line, which installs this and more",
@@ -30,8 +29,6 @@ ELSEWHERE = {  # a command that is not run here: why
     "python -m benchmarks.steps": "needs MNIST and an idle machine; tests/test_benchmarks.py runs what it is made of",
     "python -m benchmarks.runs": "takes half an hour of an idle machine",
     "python -m benchmarks.nll": "needs MNIST and an idle machine",
-    "python -m benchmarks.profile experiment=resnet_mnist trainer=cpu": "needs MNIST and an idle machine",
-    "python -m benchmarks.profile trainer=cpu": "needs MNIST and an idle machine",
     "python -m benchmarks.scaling trainer=cpu": "needs MNIST and an idle machine",
     "bash benchmarks/gpu.sh": "needs a GPU",
     "python -m cvae": "how the commands after a run begin",
@@ -53,15 +50,15 @@ def commands(text):
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     shown = [block for language, block in blocks if not language and not block.startswith("outputs/")]
     lines = [line for block in shown for line in block.splitlines()]
-    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(text))]
     lines += [span for span in spans if re.match(r"(python|pip|bash|pytest|tensorboard|torchrun|srun) ", span)]
     lines += re.findall(r"tensorboard --logdir \w+", text)  # in the middle of a line
     parts = [part for line in lines for part in line.split(" && ")]
     return list(dict.fromkeys(" ".join(shlex.split(part, comments=True)) for part in parts))
 
 
-COMMANDS = commands(README)
+OWN_PARTS = "docs/own_parts.md"  # tests/test_own_parts.py runs its commands
+COMMANDS = commands("\n".join(text for page, text in PAGES.items() if page != OWN_PARTS))
 TRAININGS = [command for command in COMMANDS if re.match(r"python train\.py(?!.*resume=)", command)]
 RESUMED = [command for command in COMMANDS if re.match(r"python train\.py.*resume=", command)]
 SERVED = ["python -m cvae explore RUN"]
@@ -82,7 +79,7 @@ def test_commands_are_found():
 
 def test_each_command_is_run_here_or_elsewhere():
     assert [command for command in COMMANDS if command not in [*TRAININGS, *RESUMED, *AFTER, *SERVED, *ELSEWHERE]] == []
-    assert [command for command in [*SERVED, *ELSEWHERE] if command not in COMMANDS] == []  # what the README had once
+    assert [command for command in [*SERVED, *ELSEWHERE] if command not in COMMANDS] == []  # what a page had once
 
 
 def test_every_extra_is_installed_by_the_checks():
@@ -92,7 +89,7 @@ def test_every_extra_is_installed_by_the_checks():
 
 
 def words_of(command):
-    """What is typed: the README's words, then those that make the command small."""
+    """What is typed: the page's words, then those that make the command small."""
     words = [TYPED.get(word, word) for word in command.split()]
     return words + [more for word in words for more in LESS.get(word, [])]
 
@@ -130,21 +127,24 @@ def train(command, folder, *more):
     return process.returncode, said, [Run(file.parents[1]) for file in folder.glob("outputs/**/.hydra/config.yaml")]
 
 
-def images(folder, count):
-    folder.mkdir()
-    for number, levels in enumerate(np.random.default_rng(0).integers(0, 256, (count, 40, 32, 3)).astype(np.uint8)):
-        Image.fromarray(levels).save(folder / f"{number}.png")
+def own_images(folder, count):
+    """A reader's images: files in SUBSET/ and arrays in images.npz."""
+    x = np.random.default_rng(0).integers(0, 256, (count, 40, 32, 3)).astype(np.uint8)
+    np.savez(folder / "images.npz", x=x)
+    (folder / "SUBSET").mkdir()
+    for number, levels in enumerate(x):
+        Image.fromarray(levels).save(folder / "SUBSET" / f"{number}.png")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", TRAININGS)
 def test_a_training(command, tmp_path):
-    images(tmp_path / "SUBSET", 20)
+    own_images(tmp_path, 20)
     code, said, runs = train(command, tmp_path)
     if "--help" in command:
         assert code == 0 and "Groups (choose with GROUP=NAME" in said
         return
-    too_large = [run for run in runs if run.state() == "failed" and run.name == "lr=10"]  # as the README's table shows
+    too_large = [run for run in runs if run.state() == "failed" and run.name == "lr=10"]  # as a table shows
     assert code == (1 if too_large else 0), said
     assert {run.state() for run in runs if run not in too_large} == {"finished"}, said
     members = re.search(r"-m .*=([\w.-]+(?:,[\w.-]+)+)", command)
