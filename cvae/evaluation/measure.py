@@ -20,6 +20,7 @@ from cvae.evaluation.importance import Means, Measured, measure
 from cvae.evaluation.pareto import can_fit
 from cvae.evaluation.settings import Settings
 from cvae.models.vae import VAE
+from cvae.runtime.devices import float32
 from cvae.runtime.noise import fixed_noise
 
 ACTIVE = 0.01  # variance of the posterior mean over images, above which a latent counts as active
@@ -90,7 +91,8 @@ def evaluate(
     first = next(batches)
     measured, spread, kept = [], Spread(), []  # kept: the blocks for the aggregate posterior
     limit = settings.aggregate_images
-    with fixed_noise(settings.seed, first[0].device):  # the caller's random state stays as it is
+    device = first[0].device
+    with fixed_noise(settings.seed, device), float32(device):  # the caller's random state stays as it is
         images = images_of_a_block(vae, *first, settings.memory)
         for number, (x, y) in enumerate(in_blocks(itertools.chain([first], batches), images)):
             seeds = settings.seed, number

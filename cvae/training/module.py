@@ -14,6 +14,7 @@ from cvae.errors import NotFinite
 from cvae.models.vae import VAE
 from cvae.objectives import Objective, Terms
 from cvae.runs.checkpoint import FORMAT
+from cvae.runtime.devices import float32
 from cvae.runtime.noise import fixed_noise, noise_of
 from cvae.training.engine import Clip, Compiled, count_step, take_step, training_terms
 from cvae.training.graphs import Graphed
@@ -230,7 +231,8 @@ class VAEModule(L.LightningModule):
         self.noise.__enter__()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.evaluation.add(self.terms(self.trainer.datamodule.as_seen(batch)))
+        with float32(self.device):  # trainer.precision is for training: what is reported is of the model as it is saved
+            self.evaluation.add(self.terms(self.trainer.datamodule.as_seen(batch)))
 
     def on_validation_epoch_end(self) -> None:
         self.noise.__exit__(None, None, None)

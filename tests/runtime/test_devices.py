@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cvae.runtime.devices import available, free_memory, keep_freed_memory, main_memory, tell_torch_of_no_gpu
+from cvae.runtime.devices import available, float32, free_memory, keep_freed_memory, main_memory, tell_torch_of_no_gpu
 from cvae.runtime.noise import fixed_noise
 
 
@@ -122,3 +122,14 @@ def test_the_main_memory_that_is_left(monkeypatch, tmp_path):
 
 def test_the_main_memory_of_this_machine():
     assert 2**20 < main_memory() < 2**50
+
+
+def test_inside_float32_nothing_is_rounded_and_outside_all_is_as_before():
+    x, before = torch.randn(5, 40), (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision())
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(KeyError), float32(torch.device("cpu")):
+            assert (x @ x.T).dtype == torch.float32
+            assert not torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == "highest"
+            raise KeyError
+        assert (x @ x.T).dtype == torch.bfloat16
+    assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == before == (True, "highest")

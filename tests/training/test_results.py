@@ -19,6 +19,7 @@ import cvae
 from cvae.build import build_data, build_vae
 from cvae.errors import UserError
 from cvae.evaluation import Settings
+from cvae.objectives import ELBO
 from cvae.runs.directory import Run
 from cvae.runtime.noise import fixed_noise, noise_of
 from cvae.training import train as training
@@ -469,3 +470,16 @@ def test_perplexity_of_the_test_images_is_a_curve(tmp_path, monkeypatch):
     drawn = [row["test/perplexity"] for row in csv.DictReader(file.open()) if row["test/perplexity"]]
     assert len(calls) == 3 * 3  # two epochs and the test at the end, three batches each
     assert len(drawn) == 2 and float(drawn[-1]) == pytest.approx(expected)
+
+
+def test_what_is_reported_is_of_float32_whatever_training_computes_in(tmp_path):
+    """A deterministic model: the figures of the test set are those of the evaluation, of the saved weights."""
+    codes = ["posterior=vq", "posterior.codes=8", "prior=uniform", "model.latent_dim=3", "evaluation.samples=1"]
+    _, bound = trained(tmp_path, *QUIET, *codes, "trainer.precision=bf16-mixed", "data.validation_size=3")
+    metrics = json.loads(Run(tmp_path).metrics.read_text())
+    for name in ("elbo", "rate", "distortion"):
+        assert metrics[f"test/{name}"] == pytest.approx(metrics[f"evaluation/{name}"], rel=1e-6)
+    vae, data = cvae.load(tmp_path), build_data(tiny(tmp_path, *codes, "data.validation_size=3"))
+    data.setup()
+    terms = ELBO()(vae, data.batch("validation", range(3))[0])
+    assert bound == pytest.approx(terms.elbo.mean().item(), rel=1e-6)  # best.ckpt is chosen by it
