@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from cvae.likelihoods import Bernoulli
+from cvae.models.ladder import Ladder
 from cvae.models.vae import VAE
+from cvae.networks.ladder import ladder
 from cvae.posteriors import FSQ, VQ, Categorical
 from cvae.priors import AutoregressiveCodes, UniformCodes
 
@@ -32,6 +34,17 @@ def vae_of(posterior, prior, codes=M):
     with torch.no_grad():
         encoder[1].weight.mul_(3), decoder[0].weight.mul_(3)
     return VAE(encoder, posterior, prior, decoder, Bernoulli((1, 2, 2))).double().eval()
+
+
+def ladder_of_codes():
+    """Binary images (1, 4, 6): three codes of five values, and below them a group of 18 numbers."""
+    posterior = CODES["vq"](M)
+    encoder, decoder = ladder((1, 4, 6), M * posterior.width, posterior.num_features, 1, ["2x1"], channels=3, width=5)
+    vae = Ladder(encoder, posterior, UniformCodes(M, (1, 4, 6), 5), decoder, Bernoulli((1, 4, 6)))
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return vae.double().eval()
 
 
 def all_codes(posterior):

@@ -1,4 +1,4 @@
-"""Importance sampling of log p(x), and rate, distortion and the posterior's mean from the same draws."""
+"""Importance sampling of log p(x), and rate, distortion and what single latents say from the same draws."""
 
 import math
 from collections.abc import Callable
@@ -6,13 +6,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from zuko.distributions import NormalizingFlow
 
+from cvae.distributions import Codes
 from cvae.evaluation.batches import SAMPLES, filled, noise_seed
 from cvae.evaluation.pareto import pareto_k
+from cvae.evaluation.units import Means, code_sums, known_mean, means_of, shifts
 from cvae.models.trace import Latent
 from cvae.models.vae import VAE
 from cvae.runtime.noise import fixed_noise
+
+MOST = 200_000  # samples of an image that `until` may take: the weights of 100 images then need 160 MB
+ENOUGH = 50  # effective samples that tell the variance of the weights
 
 
 class Measured(NamedTuple):
@@ -22,18 +26,12 @@ class Measured(NamedTuple):
     rates: Tensor  # (B, L) mean over samples of log q(z|x) - log p(z) of each group
     distortion: Tensor  # (B,) mean over samples of -log p(x|z)
     samples: Tensor  # (B,) how many draws there were
-    effective: Tensor  # (B,) how many equal weights would be as good: (sum w)^2 / sum w^2; NaN for a single code
+    reached: Tensor  # (B,) whether their error is as small as was asked for
+    effective: Tensor  # (B,) how many equal weights would be as good: (sum w)^2 / sum w^2; NaN: all draws are one code
     pareto_k: Tensor  # (B,) how heavy the weights' tail is, see `pareto_k`; NaN where it has none
     z: Tensor  # (B, D') the first draw of the top group, in the model's type and on its device
     log_q: Tensor  # (B,) of that draw
     log_p: Tensor  # (B,) of that draw
-
-
-class Means(NamedTuple):
-    """Posterior means of images, float64 on the CPU. D: latents of all groups, the top one first."""
-
-    mean: Tensor  # (B, D) of q(z|x), or of the draws where q does not know its mean
-    error: Tensor  # (B, D) the variance of `mean` as an estimate: 0 where it is exact
 
 
 def measure(
@@ -52,47 +50,59 @@ def measure(
     effective sample size of Kish: (sum w)^2 / sum w^2.
 
     seeds: of the evaluation, and the block's number. advance: called with ("rows", n) after n rows.
-    until: nats. The number of samples (rounded up to blocks of SAMPLES) doubles until the block's mean log p(x) has
-        changed by less. None: `samples` it is.
+    until: nats. The number of samples (rounded up to blocks of SAMPLES) doubles until the `error_of` the block's mean
+        log p(x) is below it, or there would be more than MOST. None: `samples` it is.
     """
     count = len(x)
     if until is not None:
         samples = math.ceil(samples / SAMPLES) * SAMPLES
     x, y = filled(x, images), None if y is None else filled(y, images)
     weights: list[Tensor] = []  # their logarithms, (at most SAMPLES, B) each
-    last = math.inf  # the block's mean log p(x) from half as many samples
-    sums: list[Tensor] = []  # over the samples, of: rates (B, L), distortion (B,), z, z^2 (B, D)
-    start = 0
+    sums: list[Tensor] = []  # over the samples, of: rates (B, L), distortion (B,), what says which latents are active
+    start, reached = 0, True
     while start < samples:
         with fixed_noise(noise_seed(*seeds, start // SAMPLES), x.device):
             trace = vae(x, y, SAMPLES)
         kept = slice(0, min(SAMPLES, samples - start)), slice(0, count)
         rates = torch.stack([precise(latent.log_q[kept]) - precise(latent.log_p[kept]) for latent in trace.latents], -1)
-        log_px_z = precise(trace.px.log_prob(x)[kept])
+        log_px_z, shift = precise(trace.px.log_prob(x)[kept]), precise(shifts(trace.latents)[kept])
         weights.append(log_px_z - rates.sum(-1))
-        z = torch.cat([precise(latent.z[kept]) for latent in trace.latents], -1)
-        more = [part.sum(0) for part in (rates, -log_px_z, z, z**2)]
+        more = [part.sum(0) for part in (rates, -log_px_z, shift, shift**2)]
         sums = [before + part for before, part in zip(sums, more, strict=True)] if sums else more
         if start == 0:
             top = trace.latents[0]
             first = top.z[0, :count].clone(), precise(top.log_q[0, :count]), precise(top.log_p[0, :count])
-            known = torch.cat([known_mean(latent, images)[:count] for latent in trace.latents], -1)
-            if all(map(is_one_code, trace.latents)):  # further draws would be the same
+            known = precise(known_mean(trace.latents, images)[:count])
+            codes = precise(code_sums(top, count)).cpu() if isinstance(top.p, Codes) else None
+            one_code = all(map(is_one_code, trace.latents))
+            if one_code:  # further draws would be the same
                 advance("rows", max(samples - SAMPLES, 0) * count)
                 samples, until = min(samples, SAMPLES), None
         advance("rows", log_px_z.numel())
         start += SAMPLES
         if until is not None and start == samples:
-            now = torch.cat(weights).logsumexp(0).mean().item() - math.log(samples)
-            samples *= 2 if abs(now - last) >= until else 1
-            last = now
-    mean_rates, distortion, mean, square = (part / samples for part in sums)
-    error = (square - mean**2) / (samples - 1) if samples > 1 else torch.full_like(mean, torch.nan)
-    mean, error = torch.where(known.isnan(), mean, known), torch.where(known.isnan(), error, 0.0)
-    log_px, effective, k = from_weights(torch.cat(weights).cpu(), any(map(is_one_code, trace.latents)))
-    numbers = torch.full((count,), samples)
-    measured = Measured(log_px, mean_rates, distortion, numbers, effective, k, *first)
-    return Measured(*(part.cpu() for part in measured))._replace(z=measured.z), Means(mean.cpu(), error.cpu())
+            reached = error_of(torch.cat(weights)) < until
+            samples *= 1 if reached or 2 * samples > MOST else 2
+    log_px, effective, k = from_weights(torch.cat(weights).cpu(), one_code)
+    numbers = torch.full((count,), samples), torch.full((count,), reached)
+    measured = Measured(log_px, sums[0] / samples, sums[1] / samples, *numbers, effective, k, *first)
+    means = means_of(known.cpu(), sums[2].cpu(), sums[3].cpu(), samples, codes)
+    return Measured(*(part.cpu() for part in measured))._replace(z=measured.z), means
+
+
+def error_of(log_w: Tensor) -> float:
+    """By how many nats the mean of log p(x), estimated from weights (K, B), may be wrong; infinite where nobody knows.
+
+    It is the bias, with S the effective sample size an expected (1/S - 1/K) / 2 of each image, and two standard errors
+    of the mean over the B images, of variance 1/S - 1/K each (the delta method). So it covers the truth in about 95 of
+    100 cases, as long as the weights' variance is finite (Pareto k-hat below 0.5) or nearly so. From few effective
+    samples their variance cannot be told: it is infinite unless the harmonic mean of S over the images is ENOUGH.
+    """
+    few = (torch.logsumexp(2 * log_w, 0) - 2 * torch.logsumexp(log_w, 0)).exp()  # (B,), 1/S
+    if few.mean() > 1 / ENOUGH:
+        return math.inf
+    variance = (few - 1 / len(log_w)).clamp(min=0)
+    return (variance.mean() / 2 + 2 * variance.sum().sqrt() / len(few)).item()
 
 
 def from_weights(log_w: Tensor, one_code: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,11 +128,3 @@ def precise(t: Tensor) -> Tensor:
 def is_one_code(latent: Latent) -> bool:
     """Whether q(z|x) has all its mass on one code, so that all draws are the same."""
     return getattr(latent.q, "is_point", False)
-
-
-def known_mean(latent: Latent, images: int) -> Tensor:
-    """E[z|x] (B, D); NaN if q does not know it: a flow has no closed form, and below the top q depends on the draws."""
-    q = latent.q
-    if isinstance(q, NormalizingFlow) or len(q.batch_shape) > 1:
-        return precise(latent.z.new_full((images, q.event_shape[0]), torch.nan))
-    return precise(q.mean)

@@ -1,6 +1,6 @@
 """The figures of a trained model.
 
-They are -log p(x), ELBO, rate, distortion, bits per dim, active units, and those of the aggregate posterior.
+They are -log p(x), ELBO, rate, distortion, bits per dim, active units, and those of codes and the aggregate posterior.
 """
 
 import itertools
@@ -8,25 +8,25 @@ import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from cvae.distributions import Codes
 from cvae.errors import NotFinite
 from cvae.evaluation.aggregate import log_aggregate
 from cvae.evaluation.batches import Batch, images_of_a_block, in_blocks
-from cvae.evaluation.importance import Means, Measured, measure
-from cvae.evaluation.pareto import can_fit
+from cvae.evaluation.importance import Measured, is_one_code, measure
+from cvae.evaluation.pareto import can_fit, highest
 from cvae.evaluation.settings import Settings
+from cvae.evaluation.units import Spread, figures_of_codes
 from cvae.models.vae import VAE
 from cvae.runtime.devices import float32
 from cvae.runtime.noise import fixed_noise
 
-ACTIVE = 0.01  # variance of the posterior mean over images, above which a latent counts as active
 USED = 0.1  # nats an image of a group's rate, above which it counts as active
+AT_MOST = ", at most"  # behind what a figure means that is a bound; saved evaluations are known by it (cvae.runs)
 FEW = 10  # effective samples, below which an image's log p(x) rests on a few weights
-HIGH = 0.7  # Pareto k-hat, above which the estimate cannot be relied on (Vehtari et al. 2024)
 
 
 class Figure(NamedTuple):
@@ -55,15 +55,20 @@ def evaluate(
     number of samples towards -log p(x) (Burda et al. 2016, theorem 1).
 
     How near it is, effective_samples says: the median over images of the effective sample size (Kish 1965), and
-    few_effective the share of images where it is below 10. Where a few heavy weights carry the estimate, it is a loose
-    bound, and its standard error over images does not show that. pareto_k is the median of the Pareto k-hat of the
-    weights, high_pareto_k the share of images where it is above 0.7: there the estimate cannot be relied on (Vehtari et
-    al. 2024). Both need the package arviz-stats and 25 samples.
+    few_effective the share of images where it is below 10, if there were more samples. Where a few heavy weights carry
+    the estimate, it is a loose bound, and its standard error over images does not show that. pareto_k is the median of
+    the Pareto k-hat of the weights, high_pareto_k the share of images where it is above min(1 - 1/log10 S, 0.7) for S
+    samples: there the estimate cannot be relied on (Vehtari et al. 2024). Both need the package arviz-stats and 25
+    samples. Where settings.until is given, not_reached is the share of images in blocks whose error is still above it.
 
-    A posterior of one code (vq, fsq) has no such weights: nll is then a bound, distortion - log p(code), that more
-    samples don't tighten, and the table says "at most" (van den Oord et al. 2017, section 3.2).
+    A group whose posterior is one code (vq, fsq) makes nll a bound, which the table calls "at most": samples do not
+    show what other codes would add to p(x) (van den Oord et al. 2017, section 3.2). Of a hierarchy they tighten it in
+    the groups below. Where there are none, all samples are the same, and effective_samples is None.
 
-    Of codes there are perplexity and used_codes, over the first draw of each image.
+    Of codes there are perplexity, code_information and codebook_perplexity, see `figures_of_codes`, and used_codes, how
+    many values occur among the first draws of all images.
+
+    active_units are the latents that depend on the image, see `Spread.active`.
 
     Where there are several groups of latents, rate_1, rate_2, … are those of each from the top down. They sum to rate.
 
@@ -104,33 +109,40 @@ def evaluate(
                 kept.append((x[:wanted], None if y is None else y[:wanted]))
         every = Measured(*(torch.cat(parts) for parts in zip(*measured, strict=True)))
         log_qz = log_aggregate(vae, kept, every.z[:limit], every.log_q[:limit], advance)
-        p = vae(x[:1], None if y is None else y[:1]).latents[0].p  # any image has it
-    figures = figures_of(vae, every, spread.variance(), log_qz, dims=x[0].numel()) | of_codes(p, every.z)
+        latents = vae(x[:1], None if y is None else y[:1]).latents  # of any image: they say what q and p are
+    figures = figures_of(vae, every, spread, log_qz, x[0].numel(), any(map(is_one_code, latents)))
+    if spread.codes is not None:
+        figures |= of_codes(spread.codes, latents[0].p, every.z)
+    if settings.until is not None:
+        share = 1 - every.reached.double().mean().item()
+        figures["not_reached"] = Figure(share, None, "of the images", f"not within {settings.until:g} nats")
     if bad := [f"{name} is {figure.value}" for name, figure in figures.items() if not finite(figure)]:
         raise NotFinite(f"evaluation of {len(every.log_px)} images: {', '.join(bad)}")
     return figures
 
 
-def figures_of(vae: VAE, every: Measured, variance: Tensor, log_qz: Tensor, dims: int) -> dict[str, Figure]:
+def figures_of(
+    vae: VAE, every: Measured, spread: Spread, log_qz: Tensor, dims: int, bound: bool = False
+) -> dict[str, Figure]:
     """The figures from what was measured of each image, and log q(z) (N,) of the first draws of the first N.
 
-    variance: of the posterior means over the images, (D,).
+    bound: whether a group has posteriors of one code: then no number of samples makes nll -log p(x).
     """
     count, rate = len(log_qz), every.rates.sum(-1)
     log_q, log_p = every.log_q[:count], every.log_p[:count]
-    undefined = not log_qz.isfinite().all()
-    one_code = bool(every.effective.isnan().any())
-    nll = over_images(-every.log_px, "-log p(x), at most" if one_code else "-log p(x)")
+    undefined, at_most = not log_qz.isfinite().all(), AT_MOST if bound else ""
+    nll = over_images(-every.log_px, f"-log p(x){at_most}")
+    active, latents = spread.active()
     return {
         "nll": nll,
         "elbo": over_images(-rate - every.distortion, "ELBO"),
         "rate": over_images(rate, "rate, KL(q(z|x) || p(z))"),
         "distortion": over_images(every.distortion, "distortion, -E log p(x|z)"),
-        "bits_per_dim": bits_per_dim(vae, nll, dims),
+        "bits_per_dim": bits_per_dim(vae, nll, dims, at_most),
         "effective_samples": effective_samples(every.effective, every.samples),
-        "few_effective": few_effective(every.effective),
-        **pareto(every.pareto_k),
-        "active_units": active_units(variance),
+        "few_effective": few_effective(every.effective, every.samples),
+        **pareto(every.pareto_k, every.samples),
+        "active_units": Figure(active, None, f"of {latents} latents", "active units"),
         **of_groups(every.rates),
         "mutual_information": over_images(log_q - log_qz, "mutual information I(x; z)", undefined),
         "aggregate_kl": over_images(log_qz - log_p, "KL(q(z) || p(z))", undefined),
@@ -138,54 +150,41 @@ def figures_of(vae: VAE, every: Measured, variance: Tensor, log_qz: Tensor, dims
     }
 
 
-def few_effective(effective: Tensor) -> Figure:
-    """The share of images whose effective sample size (N,) is below 10; None where it is NaN."""
-    share = None if effective.isnan().any() else (effective < FEW).double().mean().item()
-    return Figure(share, None, "of the images", "with below 10")
+def few_effective(effective: Tensor, samples: Tensor) -> Figure:
+    """The share of images whose effective sample size (N,) is below 10 although there were more samples (N,).
+
+    None where no image had more, or where the size is NaN.
+    """
+    none = effective.isnan().any() or samples.max() <= FEW
+    share = None if none else ((effective < FEW) & (samples > FEW)).double().mean().item()
+    return Figure(share, None, "of the images", f"with below {FEW}")
 
 
 def effective_samples(effective: Tensor, samples: Tensor) -> Figure:
     """The median over images of the effective sample size (N,), None where it is NaN, and of how many samples (N,)."""
     counts = [f"{number:,}" for number in (samples.min().item(), samples.max().item())]
-    median = None if effective.isnan().any() else effective.median().item()
+    median = None if effective.isnan().any() else median_of(effective)
     return Figure(median, None, f"of {' to '.join(dict.fromkeys(counts))}", "effective samples, median")
 
 
-def pareto(k: Tensor) -> dict[str, Figure]:
-    """Of Pareto k-hat (N,) the median over the images that have one, and the share of these where it is above 0.7."""
-    known = k[~k.isnan()]
-    median, share = (known.median().item(), (known > HIGH).double().mean().item()) if len(known) else (None, None)
+def pareto(k: Tensor, samples: Tensor) -> dict[str, Figure]:
+    """Of Pareto k-hat (N,), from so many samples (N,), the median over the images that have one.
+
+    And the share of these where it is too high.
+    """
+    known, limits = k[~k.isnan()], highest(samples)
+    said = dict.fromkeys(f"{limit:.2g}" for limit in (limits.min().item(), limits.max().item()))
+    high = (k > limits).double().sum().item() / len(known) if len(known) else None
     unit = "" if can_fit() else "needs arviz-stats"
     return {
-        "pareto_k": Figure(median, None, unit, "Pareto k-hat, median"),
-        "high_pareto_k": Figure(share, None, "of the images", f"with above {HIGH}"),
+        "pareto_k": Figure(median_of(known) if len(known) else None, None, unit, "Pareto k-hat, median"),
+        "high_pareto_k": Figure(high, None, "of the images", f"with above {' to '.join(said)}"),
     }
 
 
-class Spread:
-    """How posterior means vary over the images. Only sums are kept: a hierarchy has too many latents for all images."""
-
-    def __init__(self) -> None:
-        self.count, self.sums = 0, torch.zeros((), dtype=torch.float64)
-
-    def add(self, means: Means) -> None:
-        """The means (B, D) of more images."""
-        self.count += len(means.mean)
-        self.sums = self.sums + torch.stack([part.sum(0) for part in (means.mean, means.mean**2, means.error)])
-
-    def variance(self) -> Tensor:
-        """(D,) If the means are estimates, their own variance is subtracted; NaN if that is unknown."""
-        mean, square, error = self.sums / self.count
-        return square - mean**2 - error
-
-
-def active_units(variance: Tensor) -> Figure:
-    """How many latents have a posterior mean that varies over the images (Burda et al. 2016, section 5.2).
-
-    "Varies" means a variance (D,) above 0.01; if one is unknown, so is the number.
-    """
-    count = None if variance.isnan().any() else int((variance > ACTIVE).sum())
-    return Figure(count, None, f"of {len(variance)} latents", "active units")
+def median_of(values: Tensor) -> float:
+    """The mean of the two in the middle where there are evenly many; torch's median is the lower one."""
+    return float(np.median(values.numpy()))
 
 
 def of_groups(rates: Tensor) -> dict[str, Figure]:
@@ -198,29 +197,21 @@ def of_groups(rates: Tensor) -> dict[str, Figure]:
     return {"active_groups": Figure(active, None, f"of {groups} groups", "active groups"), **each}
 
 
-def of_codes(p: Distribution, z: Tensor) -> dict[str, Figure]:
-    """How many of its codes a model uses, from p(z) and the z (N, D) of N images; nothing if z are no codes.
-
-    Perplexity is exp(entropy of their shares): as many codes, used equally, would have this entropy (van den Oord et
-    al. 2017 report it).
-    """
-    if not isinstance(p, Codes):
-        return {}
-    counts, unit = p.read(z).flatten().bincount(minlength=p.num_codes), f"of {p.num_codes:,} codes"
+def of_codes(sums: Tensor, p: Codes, z: Tensor) -> dict[str, Figure]:
+    """How codes are used: from their `code_sums`, p(z), and a draw z (N, D) of each of N images."""
+    perplexity, information, codebook = figures_of_codes(sums).values()
+    unit = f"of {p.num_codes:,} codes"
     return {
-        "perplexity": Figure(perplexity(counts), None, unit, "perplexity of the codes"),
-        "used_codes": Figure(int((counts > 0).sum()), None, unit, "codes that are used"),
+        "perplexity": Figure(perplexity, None, unit, "perplexity of a code, mean"),
+        "code_information": Figure(information, None, "nats a code", "mutual information I(x; code), mean"),
+        "codebook_perplexity": Figure(codebook, None, unit, "perplexity of all codes together"),
+        "used_codes": Figure(len(p.read(z).unique()), None, unit, "codes that are used"),
     }
 
 
-def perplexity(counts: Tensor) -> float:
-    """exp(entropy) of shares, from counts (C,), not all of them 0."""
-    return torch.special.entr(counts.double() / counts.sum()).sum().exp().item()
-
-
-def bits_per_dim(vae: VAE, nll: Figure, dims: int) -> Figure:
+def bits_per_dim(vae: VAE, nll: Figure, dims: int, at_most: str = "") -> Figure:
     """`nll` in bits a colour value, of which an image has `dims`; defined only for a mass over 256 levels."""
-    meaning, scale = "bits per dim", dims * math.log(2)
+    meaning, scale = f"bits per dim{at_most}", dims * math.log(2)
     if nll.value is None or not (vae.likelihood.is_mass and "levels" in vae.likelihood.describes):
         return Figure(None, None, "bits", meaning)
     return Figure(nll.value / scale, nll.standard_error and nll.standard_error / scale, "bits", meaning)

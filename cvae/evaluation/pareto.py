@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LEAST = 25  # samples, of which the largest fifth are fitted
+LEAST = 25  # samples: the tail that is fitted is then of 5
+HIGH = 0.7  # k-hat, above which no estimate can be relied on, from however many samples
 
 
 def can_fit() -> bool:
@@ -17,8 +18,9 @@ def can_fit() -> bool:
 def pareto_k(log_w: Tensor) -> Tensor:
     """Pareto k-hat of importance weights (Vehtari et al. 2024, "Pareto smoothed importance sampling").
 
-    It is the shape of the generalized Pareto distribution that is fitted to an image's largest weights. Above 0.5 their
-    variance is infinite, and above 0.7 their mean is no estimate to rely on.
+    It is the shape of the generalized Pareto distribution that is fitted to an image's largest weights: the largest
+    fifth of up to 225 samples S, else 3 sqrt(S) of them. Above 0.5 their variance is infinite; above `highest` their
+    mean is no estimate to rely on.
 
     log_w: (K, B) float64 on the CPU, K samples for each of B images.
 
@@ -37,3 +39,11 @@ def pareto_k(log_w: Tensor) -> Tensor:
             except ValueError:  # all of the largest are the same
                 continue
     return k
+
+
+def highest(samples: Tensor) -> Tensor:
+    """The Pareto k-hat up to which an estimate from so many samples can be relied on: min(1 - 1 / log10 S, 0.7).
+
+    Source: Vehtari et al. 2024, section 3.2.4.
+    """
+    return (1 - 1 / samples.double().log10()).clamp(max=HIGH)

@@ -104,7 +104,7 @@ def table(figures: dict[str, Figure], settings: dict) -> Table:
 
 def taken(samples: int, until: float | None) -> str:
     """What a table says of the samples of each image."""
-    return f"importance samples until it changes by less than {until:g}" if until else f"{samples:,} importance samples"
+    return f"importance samples until {until:g} nats off" if until else f"{samples:,} importance samples"
 
 
 def markdown(figures: dict[str, Figure], settings: Settings) -> str:
@@ -115,8 +115,10 @@ def markdown(figures: dict[str, Figure], settings: Settings) -> str:
 
 
 def rows(figures: dict[str, Figure]) -> Iterator[tuple[str, str, str, str]]:
-    """(what it is, value, standard error, unit) of each figure."""
+    """(what it is, value, standard error, unit) of each figure that is defined."""
     for value, error, unit, meaning in figures.values():
+        if value is None:
+            continue
         digits = "{:.0f}" if isinstance(value, int) else "{:.4f}" if unit == "bits" else "{:.3f}"
         number, spread = ("-" if number is None else digits.format(number) for number in (value, error))
         yield meaning, number, spread, unit if unit != "nats" else "nats per image"

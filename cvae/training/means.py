@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cvae.evaluation.measure import perplexity
+from cvae.evaluation.units import code_sums, figures_of_codes
 from cvae.models.trace import Trace
 from cvae.models.vae import VAE
 from cvae.objectives import Terms
@@ -80,25 +80,20 @@ class Totals:
 
 
 class CodeCounts:
-    """How often each code is used, where latents are codes, by a draw an image: a hook on the model's forward pass.
+    """How codes are used, where the latents of the top group are codes: a hook on the model's forward pass."""
 
-    Args:
-        vae: the model, whose top group has the codes
-    """
-
-    def __init__(self, vae: VAE) -> None:
-        self.posterior = vae.posterior
-        self.counts = torch.zeros(vae.posterior.num_codes or 0, dtype=torch.long, device=next(vae.parameters()).device)
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None  # over the images, see `code_sums`
 
     def __call__(self, vae: VAE, inputs: tuple, trace: Trace) -> None:
-        codes = self.posterior.read(trace.latents[0].z[0]).flatten()
-        self.counts += codes.bincount(minlength=len(self.counts))
+        sums = code_sums(trace.latents[0])
+        self.sums = sums if self.sums is None else self.sums + sums
 
-    def perplexity_of_all_processes(self) -> float:
-        """exp(entropy of the codes' shares), over the images of all processes; every process must call it."""
+    def figures_of_all_processes(self) -> dict[str, float]:
+        """`figures_of_codes` over the images of all processes; every process must call it."""
         if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self.counts)
-        return perplexity(self.counts)
+            dist.all_reduce(self.sums)
+        return figures_of_codes(self.sums)
 
 
 def summed(terms: Terms) -> tuple[tuple[str, ...], Tensor]:

@@ -224,7 +224,7 @@ class VAEModule(L.LightningModule):
             self.require_finite_weights()
         self.evaluation.reset()
         if self.vae.posterior.num_codes is not None:
-            self.codes = CodeCounts(self.vae)
+            self.codes = CodeCounts()
             self.hook = self.vae.register_forward_hook(self.codes)
         # The same noise at every evaluation, and training goes on as if there had been none.
         self.noise = fixed_noise(self.seed + self.global_rank, self.device)
@@ -240,7 +240,7 @@ class VAEModule(L.LightningModule):
         means = self.evaluation.means_of_all_processes()
         if self.vae.posterior.num_codes is not None:
             self.hook.remove()
-            means["perplexity"] = self.codes.perplexity_of_all_processes()
+            means |= self.codes.figures_of_all_processes()
         require_finite(means, f"{split} set, epoch {self.current_epoch + 1}")
         self.draw_curves(named(split, means))
         self.keep({f"{split}/{name}": value for name, value in means.items()})

@@ -1,6 +1,5 @@
 """The parts of an evaluation, each by hand: blocks, one block's draws, the aggregate posterior, the figures."""
 
-import itertools
 import math
 
 import pytest
@@ -9,11 +8,12 @@ from torch import nn
 from torch.distributions import Independent, Normal
 from toys import F64, TwoGroups
 
-from cvae.evaluation import Settings, aggregate, evaluate
+from cvae.evaluation import Settings, aggregate, evaluate, importance
 from cvae.evaluation import measure as measure_module
 from cvae.evaluation.batches import SAMPLES, bytes_of_a_row, filled, images_of_a_block, in_blocks, joined, noise_seed
-from cvae.evaluation.importance import Means, Measured, known_mean, measure
-from cvae.evaluation.measure import Figure, Spread, active_units, bits_per_dim, figures_of, over_images, pareto
+from cvae.evaluation.importance import ENOUGH, Measured, error_of, measure
+from cvae.evaluation.measure import Figure, bits_per_dim, few_effective, figures_of, over_images, pareto
+from cvae.evaluation.units import Spread, known_mean
 from cvae.likelihoods import Bernoulli, DiscretizedLogistic
 from cvae.models.trace import Latent
 from cvae.models.vae import VAE
@@ -162,21 +162,61 @@ def test_what_is_measured_of_a_block(samples, classes):
 
 
 @torch.no_grad()
-def test_samples_double_until_the_block_changes_by_less():
-    """Its mean over the images counts, and samples come in whole blocks; the draws are those of that many samples."""
-    vae, x, rows = plain_vae(dtype=F64), binary(4, F64), []
+def test_samples_double_until_the_error_is_small_enough(monkeypatch):
+    """That of the block's images together; samples come in whole blocks, and the draws are those of that many."""
+    vae, x, rows, weights = plain_vae(dtype=F64), binary(4, F64), [], []
+    monkeypatch.setattr(importance, "error_of", lambda log_w: weights.append(log_w) or error_of(log_w))
     counts = [20, 40, 80, 160, 320, 640]
-    means = [measure(vae, x, None, count, 6, (3, 5), ignore)[0].log_px.mean().item() for count in counts]
-    changes = [abs(after - before) for before, after in itertools.pairwise(means)]
-    for until in (*(change * 1.001 for change in changes[:4]), changes[0] * 0.999, 1000.0):
-        expected = next(count for count, change in zip(counts[1:], changes, strict=True) if change < until)
+    monkeypatch.setattr(importance, "MOST", 640)
+    measure(vae, x, None, 13, 6, (3, 5), ignore, 1e-9)
+    errors = [error_of(log_w) for log_w in weights]
+    assert [len(log_w) for log_w in weights] == counts and errors[0] == math.inf
+    for until in (*(error * 1.001 for error in errors[3:]), errors[3] * 0.999, 1000.0):
+        expected = next(count for count, error in zip(counts, errors, strict=True) if error < until)
         rows.clear()
         ours, mean = measure(vae, x, None, 13, 6, (3, 5), lambda *done: rows.append(done), until)
         plain, plain_mean = measure(vae, x, None, expected, 6, (3, 5), ignore)
         assert ours.samples.tolist() == [expected] * 4 and rows == [("rows", 4 * SAMPLES)] * (expected // SAMPLES)
+        assert ours.reached.tolist() == [True] * 4
         for name in ("log_px", "rates", "distortion", "effective", "z", "log_q"):
             assert torch.equal(getattr(ours, name), getattr(plain, name)), name
         assert torch.equal(mean.mean, plain_mean.mean)
+    ours, _ = measure(vae, x, None, 13, 6, (3, 5), ignore, errors[-1] / 2)
+    assert ours.samples.tolist() == [640] * 4 and not ours.reached.any()  # no more than MOST
+
+
+def test_the_error_by_hand():
+    """The bias and two standard errors, from the effective sample sizes 400 / 1.16 and 400 of two images."""
+    weights = torch.ones(400, 2, dtype=F64)
+    weights[:200, 0], weights[200:, 0] = 0.6, 1.4  # a variance of 0.16
+    variance = torch.tensor([0.16, 0.0], dtype=F64) / 400
+    expected = variance.mean() / 2 + 2 * variance.sum().sqrt() / 2
+    assert error_of(weights.log() - 700) == pytest.approx(expected.item())
+    assert error_of(torch.zeros(ENOUGH, 3, dtype=F64)) == 0 and error_of(torch.zeros(ENOUGH - 1, 3)) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("log_w", "images", "until", "runs"),
+    [
+        (lambda shape: torch.randn(shape, dtype=F64), 1, 0.1, 150),
+        (lambda shape: 1.5 * torch.randn(shape, dtype=F64) - 0.625, 10, 0.05, 100),
+        (lambda shape: 2 * torch.randn(shape, dtype=F64) - 1.5, 20, 0.1, 60),
+        (lambda shape: -0.5 * torch.rand(shape, dtype=F64).log() + math.log(0.5) + 0.5, 10, 0.1, 100),
+    ],
+    ids=["normal 1", "normal 1.5", "normal 2", "pareto 0.5"],
+)
+def test_the_error_covers_the_truth_as_often_as_it_says(log_w, images, until, runs):
+    """Weights whose mean is exp(1/2): log p(x) is known. In about 95 of 100 cases it is within `until` of the estimate.
+
+    To stop at one small difference is right in half of the cases, and wrong by up to 10 times `until`.
+    """
+    misses = []
+    for _ in range(runs):
+        drawn = log_w((SAMPLES, images))
+        while error_of(drawn) >= until:
+            drawn = torch.cat([drawn, log_w(drawn.shape)])
+        misses.append(abs((drawn.logsumexp(0) - math.log(len(drawn))).mean().item() - 0.5) / until)
+    assert sum(miss < 1 for miss in misses) >= 0.92 * runs and max(misses) < 2
 
 
 @torch.no_grad()
@@ -188,12 +228,13 @@ def test_what_is_measured_of_two_groups():
     torch.testing.assert_close(ours.log_px, (log_px_z + sum(log_p) - sum(log_q)).exp().mean(0).log())
     torch.testing.assert_close(ours.rates, torch.stack([(log_q[n] - log_p[n]).mean(0) for n in (0, 1)], 1))
     torch.testing.assert_close(ours.distortion, -log_px_z.mean(0))
-    torch.testing.assert_close(means.mean, torch.cat([first[0].q.mean, z[1].mean(0)], -1))
-    torch.testing.assert_close(means.error, torch.cat([torch.zeros(5, 2, dtype=F64), z[1].var(0) / (SAMPLES + 2)], -1))
+    with torch.no_grad():  # the lower group: how far q's mean is from p's, whose deviation is 1/2
+        moved = (vae.q1(x.flatten(1), z[0], vae.A, vae.W).mean - z[0] @ vae.A.T) / 0.5
+    torch.testing.assert_close(means.mean, torch.cat([first[0].q.mean, moved.mean(0)], -1))
+    torch.testing.assert_close(means.square, torch.cat([first[0].q.mean ** 2, moved.square().mean(0)], -1))
+    assert means.error.eq(0).all() and means.codes is None
     assert torch.equal(ours.z, z[0][0])
     assert torch.equal(ours.log_q, log_q[0][0]) and torch.equal(ours.log_p, log_p[0][0])
-    _, one = measure(vae, x, None, 1, 5, (0, 1), ignore)
-    assert one.error[:, :2].eq(0).all() and one.error[:, 2:].isnan().all()  # one draw has no variance
 
 
 def test_the_first_draw_is_not_changed_by_what_comes_later():
@@ -206,11 +247,8 @@ def test_the_first_draw_is_not_changed_by_what_comes_later():
 
 def test_known_means():
     normal = Independent(Normal(torch.randn(3, 2), torch.ones(3, 2)), 1)
-    latent = Latent(*[torch.zeros(())] * 3, normal, normal)
-    assert torch.equal(known_mean(latent, 3), normal.mean.double()) and known_mean(latent, 3).dtype == F64
-    deep = Independent(Normal(torch.randn(5, 3, 2), torch.ones(5, 3, 2)), 1)
-    unknown = known_mean(latent._replace(q=deep), 3)
-    assert unknown.shape == (3, 2) and unknown.isnan().all() and unknown.dtype == F64
+    latent = Latent(torch.zeros(1, 3, 2), *[torch.zeros(1, 3)] * 2, normal, normal)
+    assert torch.equal(known_mean((latent, latent), 3), normal.mean)
 
 
 # The aggregate posterior
@@ -259,10 +297,11 @@ def measured(count, groups=1):
     own = [torch.randn(count, dtype=F64) * (scale + 1) - scale for scale in range(2)]
     samples, effective = torch.arange(count) * 1000 + 990, torch.arange(count, dtype=F64) * 3 + 1
     k = torch.arange(count, dtype=F64) / 5
-    return Measured(*values, samples, effective, k, torch.zeros(count, 2), *own)
+    return Measured(*values, samples, samples > 0, effective, k, torch.zeros(count, 2), *own)
 
 
-VARIANCE = torch.tensor([1.0, 0.02, 0.002], dtype=F64)  # of posterior means over images
+SPREAD = Spread()
+SPREAD.variance = lambda: torch.tensor([1.0, 0.02, 0.002], dtype=F64)  # of posterior means over images
 
 
 def mean_and_error(values):
@@ -278,7 +317,7 @@ def assert_figure(figure, values, unit, meaning):
 def test_every_figure_by_hand():
     """Its value, its standard error over images, its unit and its name in the table."""
     vae, every, log_qz = plain_vae(), measured(9), torch.randn(5, dtype=F64)
-    figures = figures_of(vae, every, VARIANCE, log_qz, 6)
+    figures = figures_of(vae, every, SPREAD, log_qz, 6)
     log_q, log_p, rate = every.log_q[:5], every.log_p[:5], every.rates[:, 0]
     expected = {
         "nll": (-every.log_px, "nats", "-log p(x)"),
@@ -300,26 +339,52 @@ def test_every_figure_by_hand():
     order += ["high_pareto_k", "active_units", "mutual_information", "aggregate_kl", "aggregate_rate"]
     assert list(figures) == order
     every = every._replace(samples=torch.full((9,), 5000))
-    assert figures_of(vae, every, VARIANCE, log_qz, 6)["effective_samples"].unit == "of 5,000"
+    assert figures_of(vae, every, SPREAD, log_qz, 6)["effective_samples"].unit == "of 5,000"
 
 
 def test_pareto_k_of_the_images_that_have_one(monkeypatch):
-    """0.1, 0.7, 0.8, 0.9 and one without; the share is of the four."""
-    k = torch.tensor([0.8, 0.1, torch.nan, 0.7, 0.9], dtype=F64)
+    """0.1, 0.7, 0.8, 0.9 and one without; the share is of the four. The median is between the two in the middle."""
+    k, many = torch.tensor([0.8, 0.1, torch.nan, 0.7, 0.9], dtype=F64), torch.full((5,), 5000)
     monkeypatch.setattr(measure_module, "can_fit", lambda: True)
-    found = pareto(k)
-    assert found["pareto_k"] == (0.7, None, "", "Pareto k-hat, median")
+    found = pareto(k, many)
+    assert found["pareto_k"] == (pytest.approx(0.75), None, "", "Pareto k-hat, median")
     assert found["high_pareto_k"] == (0.5, None, "of the images", "with above 0.7")
+    # 1 - 1/log10 S: 0.5 of 100 samples, 2/3 of 1,000
+    found = pareto(torch.tensor([0.51, 0.49, 0.51, 0.69], dtype=F64), torch.tensor([100, 100, 1000, 5000]))
+    assert found["high_pareto_k"] == (0.25, None, "of the images", "with above 0.5 to 0.7")
     monkeypatch.setattr(measure_module, "can_fit", lambda: False)
-    none = pareto(torch.full((3,), torch.nan))
+    none = pareto(torch.full((3,), torch.nan), many[:3])
     assert none["pareto_k"][:3] == (None, None, "needs arviz-stats") and none["high_pareto_k"].value is None
+
+
+def test_the_median_is_between_the_two_in_the_middle():
+    every = measured(4)._replace(effective=torch.tensor([10.0, 40.0, 20.0, 3.0], dtype=F64))
+    figures = figures_of(plain_vae(), every, SPREAD, torch.zeros(2, dtype=F64), 6)
+    assert figures["effective_samples"].value == 15
+
+
+def test_few_effective_samples_are_said_where_there_were_more():
+    """From 10 samples no image has more than 10 effective ones, whatever q is."""
+    effective = torch.tensor([1.0, 9.9, 8.0, 30.0], dtype=F64)
+    assert few_effective(effective, torch.tensor([10, 10, 10, 10])).value is None
+    assert few_effective(effective, torch.tensor([11, 11, 11, 40])).value == 0.75
+    assert few_effective(effective, torch.tensor([11, 10, 10, 40])).value == 0.25
+    assert few_effective(effective * torch.nan, torch.tensor([40] * 4)).value is None
+
+
+def test_figures_that_are_bounds_say_so():
+    levels = plain_vae()
+    levels.likelihood = DiscretizedLogistic((1, 2, 3))
+    figures = figures_of(levels, measured(4), SPREAD, torch.zeros(2, dtype=F64), 6, bound=True)
+    assert figures["nll"].meaning == "-log p(x), at most" and figures["bits_per_dim"].meaning == "bits per dim, at most"
+    assert sum("at most" in figure.meaning for figure in figures.values()) == 2
 
 
 def test_figures_of_several_groups():
     """The rate of each, and how many have more than 0.1 nats: the means are about 1, 0.02 and 0.06 of one number."""
     every = measured(50, groups=3)
     every = every._replace(rates=every.rates / every.rates[:, 0].mean() * 4)  # means 4, 0.08 and 0.24
-    figures = figures_of(plain_vae(), every, VARIANCE, torch.zeros(5, dtype=F64), 6)
+    figures = figures_of(plain_vae(), every, SPREAD, torch.zeros(5, dtype=F64), 6)
     assert figures["active_groups"] == (2, None, "of 3 groups", "active groups")
     for n in (1, 2, 3):
         assert_figure(figures[f"rate_{n}"], every.rates[:, n - 1], "nats", f"rate of group {n}")
@@ -333,7 +398,7 @@ def test_figures_of_several_groups():
 def test_figures_of_an_aggregate_posterior_that_is_not_known(bad):
     every, log_qz = measured(4), torch.zeros(4, dtype=F64)
     log_qz[2] = bad
-    figures = figures_of(plain_vae(), every, VARIANCE, log_qz, 6)
+    figures = figures_of(plain_vae(), every, SPREAD, log_qz, 6)
     assert figures["mutual_information"] == (None, None, "nats", "mutual information I(x; z)")
     assert figures["aggregate_kl"] == (None, None, "nats", "KL(q(z) || p(z))")
     assert_figure(figures["aggregate_rate"], every.log_q - every.log_p, "nats", "sum of the two")
@@ -343,22 +408,6 @@ def test_one_image_has_no_standard_error():
     assert over_images(torch.tensor([3.0]), "what") == (3.0, None, "nats", "what")
     assert over_images(torch.tensor([3.0, 5.0]), "what") == (4.0, pytest.approx(1.0), "nats", "what")
     assert over_images(torch.tensor([3.0, 5.0]), "what", True) == (None, None, "nats", "what")
-
-
-def test_active_units_without_the_noise_of_their_means():
-    """The variance over the images has no correction; the mean of the estimates' own variances is subtracted."""
-    mean = torch.tensor([[-0.11, -0.11, 5], [0.11, 0.11, 5]], dtype=F64)  # variances of 0.0121 and 0
-    error = torch.tensor([[0.001, 0.0, 0.0], [0.0025, 0.0062, 0.0]], dtype=F64)  # 0.01035 is left, and 0.009
-    for parts in ([2], [1, 1]):  # in whatever blocks
-        spread = Spread()
-        for block in zip(mean.split(parts), error.split(parts), strict=True):
-            spread.add(Means(*block))
-        torch.testing.assert_close(spread.variance(), torch.tensor([0.01035, 0.009, 0.0], dtype=F64))
-    assert active_units(spread.variance()) == (1, None, "of 3 latents", "active units")
-    assert active_units(torch.tensor([0.01, 0.0100001], dtype=F64)).value == 1  # exactly 0.01 is not above it
-    error[1, 0] = torch.nan
-    spread.add(Means(mean, error))
-    assert active_units(spread.variance()) == (None, None, "of 3 latents", "active units")
 
 
 def test_bits_per_dim_by_hand():
@@ -391,10 +440,12 @@ def test_an_evaluation_is_its_blocks_put_together(limit):
             measure(vae, x[i : i + 4], y[i : i + 4], SAMPLES + 3, 4, (7, i // 4), ignore) for i in range(0, 11, 4)
         ]
         every = Measured(*(torch.cat(parts) for parts in zip(*(block for block, _ in blocks), strict=True)))
-        means, n = torch.cat([means.mean for _, means in blocks]), min(limit, 11)
+        spread, n = Spread(), min(limit, 11)
+        for _, means in blocks:
+            spread.add(means)
         q = vae(x, y).latents[0].q
         log_qz = Normal(q.mean, q.stddev).log_prob(every.z[:n, None])[:, :n].sum(-1).double().logsumexp(1) - math.log(n)
-    for name, figure in figures_of(vae, every, means.var(0, correction=0), log_qz, 6).items():
+    for name, figure in figures_of(vae, every, spread, log_qz, 6).items():
         assert figures[name][0] == (figure[0] and pytest.approx(figure[0], rel=1e-5, abs=1e-5)), name
         assert figures[name][1] == (figure[1] and pytest.approx(figure[1], rel=1e-4)), name
     assert figures["bits_per_dim"].value == pytest.approx(figures["nll"].value / 6 / math.log(2))

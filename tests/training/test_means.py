@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from code_vaes import CODES, OF_CODES, vae_of
+from code_vaes import CODES, OF_CODES, binary, ladder_of_codes, vae_of
+from torch.distributions import Categorical
 
 from cvae.objectives import Terms
 from cvae.training.means import CodeCounts, Totals, summed
@@ -131,20 +132,33 @@ def test_a_state_has_every_batch():
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_perplexity_of_the_codes_of_a_set(monkeypatch, processes):
-    """Over all batches and places, by the first draw of each image: exp(entropy) of how often each code came."""
-    vae, seen = vae_of(CODES["categorical"], OF_CODES["uniform"]), []
-    counted = CodeCounts(vae)
+def test_how_the_codes_of_a_set_are_used(monkeypatch, processes):
+    """Over all batches, code by code: exp(entropy) of how often each value came, and what it says of the image."""
+    vae, x, counted = vae_of(CODES["vq"], OF_CODES["uniform"]), binary(7), CodeCounts()
     vae.register_forward_hook(counted)
-    vae.register_forward_hook(lambda vae, inputs, trace: seen.append(trace.latents[0].z[0]))
-    for x in torch.randint(2, (7, 1, 2, 2)).double().split(4):
-        vae(x, samples=3)
-    codes = vae.posterior.read(torch.cat(seen)).flatten()
-    assert counted.counts.tolist() == [int((codes == code).sum()) for code in range(4)] and sum(counted.counts) == 21
-    if processes == 2:  # the other one has seen code 3 alone
+    for part in x.split(4):
+        vae(part, samples=3)
+    codes = vae.posterior.read(vae.encode(x).mean)  # (7, 3)
+    if processes == 2:  # the other one has 9 images with code 3 alone
+        other = torch.zeros(3, 6, dtype=torch.float64)
+        other[:, 3] = 9
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-        monkeypatch.setattr(torch.distributed, "all_reduce", lambda counts: counts.add_(torch.tensor([0, 0, 0, 9])))
-        codes = torch.cat([codes, torch.full((9,), 3)])
-    shares = [(codes == code).double().mean().item() for code in codes.unique()]
-    expected = math.exp(-sum(share * math.log(share) for share in shares))
-    assert counted.perplexity_of_all_processes() == pytest.approx(expected)
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sums.add_(other))
+        codes = torch.cat([codes, torch.full((9, 3), 3)])
+    entropy = lambda codes: Categorical(codes.flatten().bincount(minlength=5) / codes.numel()).entropy().item()
+    each = [entropy(column) for column in codes.T]
+    assert max(each) > 0.5
+    assert counted.figures_of_all_processes() == {
+        "perplexity": pytest.approx(sum(map(math.exp, each)) / 3),
+        "code_information": pytest.approx(sum(each) / 3),
+        "codebook_perplexity": pytest.approx(math.exp(entropy(codes))),
+    }
+
+
+def test_of_a_hierarchy_the_codes_on_top_are_counted():
+    vae, x, counted = ladder_of_codes(), torch.randint(2, (20, 1, 4, 6)).double(), CodeCounts()
+    vae.register_forward_hook(counted)
+    vae(x, samples=2)
+    codes = vae.posterior.read(vae.encode(x).mean)
+    expected = [column.bincount(minlength=5).tolist() for column in codes.T]
+    assert counted.sums[:, :-1].tolist() == expected and counted.sums[:, -1].eq(0).all()

@@ -78,7 +78,6 @@ def test_metrics_are_the_figures_of_the_last_epoch_and_of_the_test_set(whole):
         "rate",
         "distortion",
         "effective_samples",
-        "few_effective",
         "active_units",
         "mutual_information",
         "aggregate_kl",
@@ -461,11 +460,12 @@ def test_perplexity_of_the_test_images_is_a_curve(tmp_path, monkeypatch):
     cfg, _ = trained(tmp_path, *QUIET[:2], *codes)
     vae, data = cvae.load(tmp_path), build_data(cfg)
     data.setup()
-    counts = vae.posterior.read(vae.encode(data.batch("test", range(7))[0]).mean).flatten().bincount().double()
-    shares = counts[counts > 0] / 21
-    expected = (-(shares * shares.log()).sum()).exp().item()
-    assert Run(tmp_path).metrics.exists() and expected > 1
-    assert json.loads(Run(tmp_path).metrics.read_text())["test/perplexity"] == pytest.approx(expected)
+    codes = vae.posterior.read(vae.encode(data.batch("test", range(7))[0]).mean)  # (7, 3)
+    shares = [column.bincount().double() / 7 for column in codes.T]
+    expected = sum(torch.special.entr(share).sum().exp().item() for share in shares) / 3
+    metrics = json.loads(Run(tmp_path).metrics.read_text())
+    assert metrics["test/perplexity"] == pytest.approx(expected) and expected > 1
+    assert {"test/code_information", "test/codebook_perplexity"} <= metrics.keys()
     (file,) = tmp_path.rglob("metrics.csv")
     drawn = [row["test/perplexity"] for row in csv.DictReader(file.open()) if row["test/perplexity"]]
     assert len(calls) == 3 * 3  # two epochs and the test at the end, three batches each
