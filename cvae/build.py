@@ -45,7 +45,8 @@ def make(cfg: DictConfig, group: str, **arguments: Any) -> Any:
     if "_target_" not in cfg[group] and not all(isinstance(part, DictConfig) for part in cfg[group].values()):
         raise UserError(f"{group}: its file names no class (_target_)")
     try:
-        return instantiate(cfg[group], **arguments)
+        # Plain lists and dicts: OmegaConf's own would end up in what parts save, and no checkpoint with them is opened.
+        return instantiate(cfg[group], _convert_=cfg[group].get("_convert_", "all"), **arguments)
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, ConfigError):

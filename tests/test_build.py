@@ -225,7 +225,7 @@ def test_the_likelihood_is_told_the_shape_of_the_images():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cvae.likelihoods.Gaussian", likelihood)
         build_vae(cfg)
-    assert seen == [(3, 8, 12)]
+    assert seen == [[3, 8, 12]]
 
 
 def test_what_is_missing_is_fetched_only_into_a_folder_that_the_user_chose(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from cvae.checks import positive_int
 from cvae.errors import ConfigError, UserError
 from cvae.runs.directory import Run, first_process, read_json
 
@@ -71,7 +72,7 @@ def run_of_job(job: str, words: list[str]) -> Run | None:
 
 
 def resume(run: Run, words: list[str], conf: Path) -> None:
-    """Go on with `run`; further words may lengthen the run or move it. A run that is finished says so.
+    """Go on with `run`; further words may lengthen, shorten or move it. A run that is finished says so.
 
     conf: the folder conf/, for trainer=GROUP
 
@@ -84,18 +85,28 @@ def resume(run: Run, words: list[str], conf: Path) -> None:
     before = cfg.trainer.max_epochs
     for word in words:
         change(cfg, word, conf)
-    if cfg.trainer.max_epochs < before:
-        raise ConfigError("trainer.max_epochs", cfg.trainer.max_epochs, f"at least {before}, which the run has already")
+    epochs = positive_int("trainer.max_epochs", cfg.trainer.max_epochs)
+    if epochs != before and epochs < (done := epochs_done(run)):
+        raise ConfigError("trainer.max_epochs", epochs, f"at least {done}: so many epochs are done")
     if first_process():  # the others are started by it
         if run.locked():
             raise UserError(f"{run} is being trained by another process")
         start_logging(run, conf)
-        if run.state() == "finished" and read_json(run.metrics)["epochs"] >= cfg.trainer.max_epochs:
+        trained = read_json(run.metrics).get("epochs")
+        if run.state() == "finished" and type(trained) is int and trained >= epochs:
             log.info("%s is finished. trainer.max_epochs=N, above %d, would go on", run, before)
             return
     from cvae.training.train import train
 
     train(cfg, resume=True)
+
+
+def epochs_done(run: Run) -> int:
+    """The epochs of training in the checkpoint that a run goes on from; 0 if it has none. Raises as `newest` does."""
+    from cvae.training.checkpoints import epochs_of, newest
+
+    found = newest(run)
+    return epochs_of(found[1]) if found else 0
 
 
 def change(cfg: DictConfig, word: str, conf: Path) -> None:

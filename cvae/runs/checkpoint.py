@@ -1,6 +1,9 @@
 """A checkpoint as it is read: data alone, whole, of a known format, and no larger in memory than the file."""
 
+import itertools
+import pickletools
 import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,28 +18,174 @@ from cvae.errors import UserError
 FORMAT = 1  # what training writes: {"cvae": {"format": FORMAT, "version": …}, …}. Runs before that have no such key: 0
 LEAST, SMALL = 2**10, 2**23  # bytes
 
+MOST, DEEPEST = 2**21, 32  # values in a checkpoint beside its numbers, and how deep one may lie in another
+NAMES = {  # what a checkpoint may be made of beside the storages and kinds of numbers of torch
+    "collections OrderedDict", "collections Counter", "torch Size", "torch device", "__builtin__ set",
+    "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter",
+}  # fmt: skip
+OMEGACONF = (  # what lists were made of in the states of radam, adamax and nadam before cvae 0.2
+    "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode", "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    "collections.defaultdict", "typing.Any", "builtins.list", "builtins.dict", "builtins.int",
+)  # fmt: skip
+AS_PICKLED = {"builtins": "__builtin__", "int": "long"}
+KINDS = {  # of the values that cvae itself uses; a tuple has alternatives, a list the kind of each item
+    "epoch": int, "global_step": int, "state_dict": {}, "loops": {}, "callbacks": {}, "optimizer_states": [{}],
+    "lr_schedulers": [{}],
+    "cvae": {
+        "version": str, "figures": {str: (int, float)}, "points": {str: int}, "max_epochs": int,
+        "processes": [{name: {"names": [str], "sums": [Tensor], "count": int} for name in ("window", "epoch")}],
+        "logs": [(int, None, {str: int})],
+    },
+}  # fmt: skip
+
+
+class Damaged(UserError):
+    """Every byte of a checkpoint was read, and they are not what was written: some are missing or changed."""
+
+
+class OfOmegaConf:
+    """In place of the classes in OMEGACONF, which are not loaded: what was pickled of one, and no more."""
+
+    def __new__(cls, *_: Any) -> "OfOmegaConf":
+        return super().__new__(cls)
+
+    def plain(self) -> Any:
+        """The list, or the value in a list, that it was."""
+        state = vars(self)
+        if isinstance(items := state.get("_content"), list):
+            return [item.plain() if isinstance(item, OfOmegaConf) else item for item in items]
+        return state.get("_val")
+
 
 def read_checkpoint(file: Path, device: str = "cpu") -> dict[str, Any]:
     """What a checkpoint holds; its tensors stay in the file until they are used.
 
     Raises:
-        UserError: the file is damaged, no checkpoint, or of a newer format.
+        Damaged: bytes are missing or changed.
+        UserError: the file is whole, but no checkpoint of a training, or of a newer format.
+        OSError: the file is not there or cannot be read, whatever its content is.
     """
+    require_whole(file)
+    try:
+        require_names(file)
+        stand_ins = [(OfOmegaConf, name) for name in OMEGACONF]
+        with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]  # pairs are allowed
+            content = torch.load(file, map_location=device, weights_only=True, mmap=True)
+        if any(isinstance(leaf, OfOmegaConf) for leaf in leaves(content)):
+            content = tree_map(lambda leaf: leaf.plain() if isinstance(leaf, OfOmegaConf) else leaf, content)
+        require_size(content, 2 * file.stat().st_size)
+        about = content.get("cvae", {"format": 0})
+        number, version = about["format"], about.get("version")
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # odd content makes torch and pickle raise almost anything
+        raise UserError(f"{file} is damaged or no checkpoint: {first_line(error)}") from error
+    if type(number) is not int or number not in range(FORMAT + 1):
+        known = f"this cvae reads formats up to {FORMAT}"
+        raise UserError(f"{file} has format {number!r:.50}, of cvae {version!r:.50}; {known}")
+    if odd := misfit(content, KINDS):
+        raise UserError(f"{file} is no checkpoint of a training: {odd} is of a type that no training saves")
+    return content
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong; of an error that is not ours its type, too, as many say little else."""
+    return (str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}").splitlines()[0]
+
+
+def require_whole(file: Path) -> None:
+    """Raise Damaged unless all that was written is there: torch itself compares no checksums. OSError as it comes."""
     try:
         with zipfile.ZipFile(file) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > file.stat().st_size:
                 raise ValueError("it would unpack to more than its size")
-            if damaged := archive.testzip():  # torch itself compares no checksums
+            if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
-        content = torch.load(file, map_location=device, weights_only=True, mmap=True)
-        about = content.get("cvae", {"format": 0})
-        number, version = about["format"], about.get("version")
-    except Exception as error:  # damaged bytes make torch and pickle raise almost anything
-        first_line = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{file} is damaged or no checkpoint: {first_line}") from error
-    if number not in range(FORMAT + 1):
-        raise UserError(f"{file} has format {number!r}, of cvae {version!r}; this cvae reads formats up to {FORMAT}")
-    return content
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # damaged bytes make zipfile raise almost anything, OSError too
+        require_readable(file)
+        raise Damaged(f"{file} is damaged or no checkpoint: {first_line(error)}") from error
+
+
+def require_readable(file: Path) -> None:
+    """Read each byte, so that an OSError is of the disk and says nothing of the content."""
+    with open(file, "rb") as stream:
+        while stream.read(2**20):
+            pass
+
+
+def require_names(file: Path) -> None:
+    """Raise ValueError if a checkpoint names what it need not be made of, or has more values than a training saves.
+
+    torch's own list of what is harmless has more: bytearray(8 * 2**30) takes 8 GiB.
+    """
+    pickled = torch._C.PyTorchFileReader(str(file)).get_record("data.pkl")  # by the reader of torch.load
+    old = {" ".join(AS_PICKLED.get(part, part) for part in name.rsplit(".", 1)) for name in OMEGACONF}
+    for count, (opcode, name, _) in enumerate(pickletools.genops(pickled)):
+        if count > MOST:
+            raise ValueError(f"it has more than {MOST:,} values")
+        if opcode.name == "GLOBAL" and name not in NAMES | old:
+            module, _, kind = str(name).rpartition(" ")
+            if module != "torch" or not (kind.endswith("Storage") or isinstance(getattr(torch, kind), torch.dtype)):
+                raise ValueError(f"it has a {module}.{kind}; checkpoints have numbers, texts and tensors alone")
+
+
+def leaves(value: Any, depth: int = 0) -> Iterable[Any]:
+    """What is in containers, at all depths. Raises ValueError for other kinds of values than a training saves."""
+    if depth > DEEPEST:
+        raise ValueError(f"it has values in values in values, more than {DEEPEST} deep")
+    if type(value) in (dict, OrderedDict, Counter):
+        if not all(type(key) in (str, int) for key in value):
+            raise ValueError("it has a key that is neither a text nor a number")
+        value = value.values()
+    elif type(value) not in (list, tuple, set):
+        yield value
+        return
+    for inner in value:
+        yield from leaves(inner, depth + 1)
+
+
+def require_size(content: Any, most: int) -> None:
+    """Raise ValueError if the values would take more than `most` bytes, or are more numbers than the file has.
+
+    A tensor can repeat the numbers that it has (stride 0), many can share them, and so can lists; where they are
+    copied, each gets its own.
+    """
+    taken = 0
+    for count, leaf in enumerate(leaves(content)):
+        if count > MOST:
+            raise ValueError(f"it has more than {MOST:,} values")
+        if isinstance(leaf, Tensor):
+            taken += leaf.nbytes
+            if leaf.nbytes > leaf.untyped_storage().nbytes():
+                raise ValueError("it has a tensor that is larger than its numbers")
+        elif type(leaf) is int and abs(leaf) >= 2**63:
+            raise ValueError("it has a number of 2^63 or more")
+    if taken > most:
+        raise ValueError("its tensors would take more than twice its size")
+
+
+def misfit(value: Any, kind: Any, place: str = "it") -> str:
+    """Where a value is not of its kind, as in cvae.logs.0; empty if it is. Whole numbers are counts: at least 0."""
+    if isinstance(kind, tuple):
+        return place if all(misfit(value, one) for one in kind) else ""
+    if isinstance(kind, list):
+        if not isinstance(value, list | tuple):
+            return place
+        inner = [(f"{place}.{number}", item, kind[0]) for number, item in enumerate(value)]
+    elif isinstance(kind, dict):
+        if not isinstance(value, dict) or (str in kind and not all(isinstance(key, str) for key in value)):
+            return place
+        here = "" if place == "it" else f"{place}."
+        inner = [(f"{here}{key}", item, kind.get(key, kind.get(str))) for key, item in value.items()]
+        inner = [row for row in inner if row[2] is not None]
+    elif kind is None:
+        return "" if value is None else place
+    else:
+        return "" if type(value) is kind and (kind is not int or value >= 0) else place
+    return next(filter(None, itertools.starmap(lambda place, item, kind: misfit(item, kind, place), inner)), "")
 
 
 class Budget(TorchDispatchMode):

@@ -3,16 +3,19 @@
 import fcntl
 import itertools
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 HELD: dict[Path, int] = {}  # the locks of this process: file -> descriptor
 
 
-def save(path: Path, content: bytes, previous: Path | None = None) -> None:
+def save(path: Path, content: bytes, previous: Path | None = None, check: Callable[[Path], Any] | None = None) -> None:
     """Write a whole file or nothing: a full disk, a kill or a power cut leaves no half of it under its name.
 
     previous: what `path` held before is kept under this name
+    check: is given the file before it gets its name; if it raises an error, nothing is saved
 
     Makes its folder if it is missing, but not the folder of that: one that was deleted stays so.
 
@@ -27,6 +30,8 @@ def save(path: Path, content: bytes, previous: Path | None = None) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # else the new name may reach the disk before the content
+        if check:
+            check(unfinished)
         if previous and path.exists():
             os.replace(path, previous)
         os.replace(unfinished, path)

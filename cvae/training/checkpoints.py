@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 
 from cvae.checks import one_of, positive_int
 from cvae.errors import Stopped, UserError
-from cvae.runs.checkpoint import FORMAT, read_checkpoint
+from cvae.runs.checkpoint import FORMAT, Damaged, read_checkpoint
 from cvae.runs.directory import BEST, LAST, PREVIOUS, Run
 from cvae.runs.storage import save
 from cvae.training.module import SELECTION, VAEModule
@@ -55,6 +56,7 @@ class Checkpoints(Checkpoint):
         if stop or trainer.global_step // self.every_n_steps > self.step // self.every_n_steps:
             self.save_last(trainer, module)
         if stop:
+            self.read_back(trainer)
             raise Stopped(stop, after_step=True)
 
     def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
@@ -65,6 +67,7 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.folder / BEST)
         self.save_last(trainer, module)
         if stop := signals.to_stop(trainer, now=True):
+            self.read_back(trainer)
             raise Stopped(stop, after_step=True)
 
     def save_last(self, trainer: Trainer, module: VAEModule) -> None:
@@ -72,8 +75,14 @@ class Checkpoints(Checkpoint):
         self.step = trainer.global_step
         trainer.save_checkpoint(self.folder / LAST)
 
+    def read_back(self, trainer: Trainer) -> None:
+        """Open what was saved last as a run that uses it will: none ends well with a file that does not open."""
+        if trainer.is_global_zero and self.step:
+            read_checkpoint(self.folder / LAST)
+
     def on_train_end(self, trainer: Trainer, module: VAEModule) -> None:
         signals.waits = False
+        self.read_back(trainer)
 
     def on_exception(self, trainer: Trainer, module: VAEModule, exception: BaseException) -> None:
         signals.waits = False
@@ -86,37 +95,79 @@ class Checkpoints(Checkpoint):
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoints through `save`: its own way leaves half a file under the name when the disk is full."""
+    """Lightning's checkpoints through `save`: its own way leaves half a file under the name when the disk is full.
+
+    The first one is opened before it gets its name: `torch.save` takes anything, and what reads it takes data alone.
+    """
+
+    opened = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         content, path = io.BytesIO(), Path(path)
         torch.save(checkpoint, content)
-        save(path, content.getvalue(), path.with_name(PREVIOUS) if path.name == LAST else None)
+        check = None if self.opened else require_data
+        save(path, content.getvalue(), path.with_name(PREVIOUS) if path.name == LAST else None, check)
+        self.opened = True
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         return read_checkpoint(Path(path))
 
 
-def last_good(run: Run) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, with its content; None if the run has saved none.
+def require_data(file: Path) -> None:
+    """Raise UserError unless a checkpoint can be opened."""
+    try:
+        read_checkpoint(file)
+    except UserError as error:
+        raise UserError(
+            f"a checkpoint of this run could not be opened again, so it is not saved: {error}. What a callback, an "
+            "optimizer or a schedule keeps (its state_dict) must be of numbers, texts and tensors, in lists and dicts"
+        ) from error
 
-    Says which ones are damaged. A damaged last.ckpt is deleted: it must not take the place of the good one before it.
+
+def newest(run: Run) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that is not damaged, with its content; None if the run has saved none. Changes nothing.
 
     Raises:
-        UserError: all are damaged, or of a version whose runs cannot go on.
+        UserError: all are damaged; or the newest is whole and cannot be used, as one of another version.
+        OSError: it cannot be read, whatever its content is: the one before it must not take its place.
     """
-    files = [file for name in (LAST, PREVIOUS) if (file := run.checkpoints / name).is_file()]
-    for file in files:
+    damaged = []
+    for file in (run.checkpoints / LAST, run.checkpoints / PREVIOUS):
         try:
             content = read_checkpoint(file)
-        except UserError as error:
-            log.warning(str(error))
+        except FileNotFoundError:
+            continue
+        except Damaged as error:
+            damaged.append(str(error))
             continue
         if content.get("cvae", {}).get("format") != FORMAT:
             raise UserError(f"{file} is of an earlier version of cvae, whose runs cannot go on with this one")
-        for damaged in files[: files.index(file)]:
-            damaged.unlink(missing_ok=True)
+        for said in damaged:
+            log.warning(said)
         return file, content
-    if files:
-        raise UserError(f"{run}: no checkpoint can be read")
+    if damaged:
+        raise UserError("\n".join([*damaged, f"{run}: no checkpoint can be read"]))
     return None
+
+
+def last_good(run: Run) -> tuple[Path, dict[str, Any]] | None:
+    """`newest`, for a run that goes on. A damaged last.ckpt gets another name: else it would take the place of the good
+    one before it when the next is saved.
+    """
+    found, last = newest(run), run.checkpoints / LAST
+    if found and found[0] != last and last.exists():
+        os.replace(last, last.with_name(f"{LAST}.damaged"))
+    return found
+
+
+def epochs_of(content: dict[str, Any]) -> int:
+    """How many epochs of training a checkpoint has, an unfinished one not counted.
+
+    Raises:
+        UserError: it has no such number.
+    """
+    try:
+        epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    except (KeyError, TypeError) as error:
+        raise UserError("the checkpoint does not say how many epochs it has") from error
+    return epochs

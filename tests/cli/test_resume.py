@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 
 import pytest
 from conftest import ROOT
@@ -10,9 +11,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from tiny import QUIET, tiny
 
+import cvae.training.signals
 import cvae.training.train
-from cvae.cli.resume import change, resume, run_of_job, run_to_resume
-from cvae.errors import ConfigError, UserError
+from cvae.cli.resume import change, epochs_done, resume, run_of_job, run_to_resume
+from cvae.errors import ConfigError, Stopped, UserError
 from cvae.runs.directory import Run
 
 CONF = ROOT / "conf"
@@ -138,14 +140,45 @@ def test_a_finished_run_says_so_and_can_be_lengthened(finished, caplog):
     assert finished.status() == status
     said = f"[INFO] {finished} is finished. trainer.max_epochs=N, above 1, would go on"
     assert said.partition("] ")[2] in finished.log_file.read_text()
-    with pytest.raises(ConfigError, match="^trainer.max_epochs=0: must be at least 1, which the run has already"):
-        resume(finished, ["trainer.max_epochs=0"], CONF)
+    for word in ("0", "-1", "abc", "1.5", "null"):
+        with pytest.raises(ConfigError, match=r"^trainer.max_epochs=.*: must be a positive integer"):
+            resume(finished, [f"trainer.max_epochs={word}"], CONF)
     resume(finished, ["trainer.max_epochs=3"], CONF)
     assert json.loads(finished.metrics.read_text())["epochs"] == finished.config().trainer.max_epochs == 3
     assert finished.state() == "finished"
     lines = finished.log_file.read_text()
     assert f"Goes on from {finished}/checkpoints/last.ckpt, after step 3" in lines
     assert lines.count("Epoch 1:") == 0 and "Epoch 2: test ELBO" in lines and "Epoch 3: test ELBO" in lines
+
+
+def test_a_run_that_was_stopped_can_be_shortened_to_what_is_done(tmp_path, handlers, monkeypatch):
+    """It is stopped within the sixth of nine epochs, and shortened to seven, and then as it is."""
+    ends, run = cvae.training.signals.signals, Run(tmp_path)
+    monkeypatch.setattr(ends, "to_stop", lambda trainer, now=False: 15 * (trainer.global_step == 70 and not now))
+    with pytest.raises(Stopped):
+        cvae.training.train.train(tiny(tmp_path, *QUIET, "trainer.max_epochs=9", "data.source.train_size=60",
+                                       "scheduler=cosine", "data.batch_size=5"))  # fmt: skip
+    assert epochs_done(run) == 5 and run.state() == "interrupted"
+    monkeypatch.undo()
+    before = run.status()
+    with pytest.raises(ConfigError, match="^trainer.max_epochs=4: must be at least 5: so many epochs are done$"):
+        resume(run, ["trainer.max_epochs=4"], CONF)
+    assert run.status() == before
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    for folder, epochs, steps in ((tmp_path, 7, 84), (tmp_path / "copy", 5, 70)):
+        resume(Run(folder), [f"trainer.max_epochs={epochs}"], CONF)
+        metrics = json.loads(Run(folder).metrics.read_text())
+        assert (metrics["epochs"], metrics["steps"]) == (epochs, steps)
+        assert Run(folder).state() == "finished" and Run(folder).config().trainer.max_epochs == epochs
+    with pytest.raises(ConfigError, match="must be at least 7"):
+        resume(run, ["trainer.max_epochs=6"], CONF)
+
+
+def test_a_finished_run_whose_figures_are_damaged_makes_them_again(finished):
+    for content in ("{", "[]", '{"epochs": "3"}', '{"epochs": null}'):
+        finished.metrics.write_text(content)
+        resume(finished, [], CONF)
+        assert json.loads(finished.metrics.read_text())["epochs"] == 1
 
 
 def test_a_run_that_is_being_trained_is_refused(finished, monkeypatch):

@@ -1,8 +1,12 @@
 """Which epoch each checkpoint is of, and that a checkpoint is whole."""
 
+import builtins
 import contextlib
+import errno
+import io
 import math
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -182,7 +186,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capl
     assert file == before and content["global_step"] == 1
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith(f"{last} is damaged or no checkpoint: ")
-    assert not last.exists()  # else it would take the place of the good one
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["last.ckpt.damaged", "previous.ckpt"]
     before.write_bytes(b"")
     with pytest.raises(UserError, match="no checkpoint can be read"):
         last_good(run)
@@ -200,7 +204,7 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path):
 def test_nothing_is_unpickled(tmp_path):
     file = tmp_path / "last.ckpt"
     torch.save({"a": tmp_path}, file)
-    with pytest.raises(Exception, match="[Ww]eights.only"):
+    with pytest.raises(UserError, match=r"it has a pathlib\.PosixPath; checkpoints have numbers, texts and tensors"):
         WholeCheckpoints().load_checkpoint(file, weights_only=False)
 
 
@@ -246,3 +250,69 @@ def test_the_best_figure_and_the_step_of_the_last_checkpoint_go_on(tmp_path):
     first.best, first.step = -3.5, 7
     second.load_state_dict(first.state_dict())
     assert (second.best, second.step) == (-3.5, 7)
+
+
+class Keeps(L.Callback):
+    """Its state is what no checkpoint may hold, from some epoch on."""
+
+    def __init__(self, since=0):
+        self.since, self.epochs = since, 0
+
+    def on_train_epoch_start(self, trainer, module):
+        self.epochs += 1
+
+    def state_dict(self):
+        return {"a": Path("x") if self.epochs > self.since else 1}
+
+
+def test_a_run_does_not_finish_with_a_checkpoint_that_does_not_open(tmp_path):
+    """The first is opened before it has its name; the last at the end."""
+    keeps = ["+callbacks.keeps._target_=test_checkpoints.Keeps"]
+    run = Run(tmp_path / "first")
+    with pytest.raises(UserError, match=r"could not be opened again, so it is not saved: .* it has a pathlib"):
+        trained(run.path, *QUIET, *keeps)
+    assert run.state() == "failed" and list(run.checkpoints.iterdir()) == []
+    run = Run(tmp_path / "last")
+    with pytest.raises(UserError, match=r"last.ckpt is damaged or no checkpoint: it has a pathlib"):
+        trained(run.path, *QUIET, *keeps, "+callbacks.keeps.since=1")
+    assert run.state() == "failed" and not run.metrics.exists()
+    assert torch.load(run.checkpoints / "previous.ckpt", weights_only=True)["global_step"] == 3
+
+
+@pytest.mark.parametrize("broken", ["no permission", "EIO", "EIO within", "stale", "another format", "other values"])
+def test_a_checkpoint_that_cannot_be_read_for_another_reason_than_its_content_is_left_as_it_is(
+    tmp_path, monkeypatch, broken
+):
+    """And the one before it does not take its place: the next save would."""
+    errors = {"no permission": errno.EACCES, "EIO": errno.EIO, "EIO within": errno.EIO, "stale": errno.ESTALE}
+    run = Run(tmp_path)
+    last, before = run.checkpoints / "last.ckpt", run.checkpoints / "previous.ckpt"
+    write(last, 1)
+    write(last, 2)
+    if broken == "another format":
+        torch.save({"cvae": {"format": 9}}, last)
+    if broken == "other values":
+        torch.save({"a": tmp_path, "cvae": {"format": 1}}, last)
+    content, real = last.read_bytes(), builtins.open
+
+    class Breaks(io.FileIO):
+        def read(self, *size):
+            if self.tell() < len(content) // 2:
+                raise OSError(errors[broken], os.strerror(errors[broken]))
+            return super().read(*size)
+
+    def opened(file, *args, **more):
+        if file != last:
+            return real(file, *args, **more)
+        if broken != "EIO within":
+            raise OSError(errors[broken], os.strerror(errors[broken]), str(file))
+        return Breaks(file)
+
+    if broken in errors:
+        monkeypatch.setattr(builtins, "open", opened)
+        monkeypatch.setattr(io, "open", opened)
+    with pytest.raises(OSError if broken in errors else UserError):
+        last_good(run)
+    monkeypatch.undo()
+    assert last.read_bytes() == content and torch.load(before, weights_only=True)["global_step"] == 1
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["last.ckpt", "previous.ckpt"]
