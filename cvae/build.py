@@ -1,4 +1,4 @@
-"""From a config, or from a run directory, to objects; and whether the choices of a config fit each other."""
+"""Build objects from a config or a run directory, and check that the choices of a config fit each other."""
 
 import re
 from collections.abc import Iterator

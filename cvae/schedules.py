@@ -34,7 +34,8 @@ class Cyclical:
     """From `start` to `end` in the first part of each period, then `end` for the rest of it (Fu et al. 2019, eq. 6-7).
 
     Args:
-        start, end: numbers of at least 0
+        start: a number of at least 0
+        end: a number of at least 0
         period: steps of a cycle: T / M for M cycles in a training of T steps
         rise: the part of a period that rises, above 0 and at most 1 (the paper's R, 0.5 there)
 

@@ -50,7 +50,7 @@ def test_a_full_disk(tmp_path, size):
         return
     file = f"{tmp_path}/disk/run/checkpoints/"
     assert said.startswith(f"Error: [Errno 28] No space left on device: '{file}") and said.endswith(".ckpt'")
-    assert "When it is mended, go on with: python train.py resume=" in done.stderr
+    assert "Once this is fixed, resume with: python train.py resume=" in done.stderr
     assert run.status()["reason"] == f"OSError: {said.removeprefix('Error: ')}" and run.state() == "failed"
     assert done.stdout.count("Pictures are missing") <= 1 and done.stdout.count("logs nothing more") <= 1
     assert not list(run.path.rglob("*.part"))

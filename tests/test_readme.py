@@ -1,7 +1,9 @@
 """README.md, docs/ and CONTRIBUTING.md: their Python is run, their commands are read, their links lead somewhere."""
 
+import importlib
 import re
 import shlex
+import tomllib
 
 import pytest
 import torch
@@ -160,7 +162,29 @@ def test_a_page_begins_with_what_it_is_for_and_a_command(page):
 
 def test_the_readme_names_each_page():
     linked = set(re.findall(r"\]\((docs/\w+\.md)", PAGES["README.md"]))
-    assert linked == {page for page in PAGES if page.startswith("docs/")}
+    assert linked == {page for page in PAGES if page.startswith("docs/")} - {"docs/index.md"}
+
+
+def test_each_page_is_in_the_navigation_of_the_site():
+    def leaves(entries):
+        values = [value for entry in entries for value in entry.values()]
+        return [page for value in values for page in ([value] if isinstance(value, str) else leaves(value))]
+
+    site = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))
+    pages = [str(file.relative_to(ROOT / "docs")) for file in (ROOT / "docs").rglob("*.md")]
+    assert sorted(leaves(site["project"]["nav"])) == sorted(pages)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "api").glob("*.md")), ids=lambda page: page.stem)
+def test_what_the_api_describes_exists(page):
+    """Each module that a page of the API shows, and each of its members that the page names."""
+    shown = re.split(r"^::: ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    assert shown
+    for module, *options in map(str.splitlines, shown):
+        members = re.search(r"members: \[(.*)\]", "\n".join(options))
+        for name in members[1].split(", ") if members else []:
+            assert hasattr(importlib.import_module(module), name), name
+        importlib.import_module(module)
 
 
 def figures(text, *headings):

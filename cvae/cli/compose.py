@@ -1,4 +1,4 @@
-"""How an experiment's values meet what the user chose: what still applies is kept, and what the user typed always wins.
+"""Combine an experiment's values with the user's choices: values that no longer apply are left out, typed ones win.
 
 An experiment (conf/experiment/NAME.yaml) chooses a member of each group and sets values of them. Hydra composes the
 choices, the user's before the experiment's. The values then go in before those that the user typed, and only where they

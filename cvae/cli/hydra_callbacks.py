@@ -48,7 +48,7 @@ class NewRunDirectory(Callback):
                 config.hydra.sweeper.direction = "maximize"
 
     def on_job_start(self, config: DictConfig, **_: object) -> None:
-        """Of a sweep that goes on Hydra writes no configs: those of the runs that have begun would be replaced."""
+        """Hydra writes no configs for a sweep that is resumed: they would replace those of runs that have begun."""
         run = Run(config.hydra.runtime.output_dir)
         if self.resume and not run.overrides_file.exists():
             run.save_overrides(config.hydra.overrides.task)
@@ -106,7 +106,7 @@ class Failures(Callback):
             log.error("Error: %s", message_of(error), exc_info=None if shown else error)
             run = Run(config.hydra.runtime.output_dir)
             if isinstance(error, OSError) and run.checkpoints.is_dir():
-                log.error("When it is mended, go on with: python train.py resume=%s", shlex.quote(str(run)))
+                log.error("Once this is fixed, resume with: python train.py resume=%s", shlex.quote(str(run)))
             self.failed = True
             # A sweeper raises the first error that it finds. To Optuna's, None is a trial that failed.
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None

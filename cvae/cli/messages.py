@@ -65,7 +65,7 @@ def traces_wanted() -> bool:
 
 
 def of_the_user(error: Exception) -> bool:
-    """Whether the user can mend it, so that its message is enough."""
+    """Whether this is an error that the user can fix: then its message is enough, without a stack trace."""
     kinds = (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError)
     return isinstance(error, kinds) or NULL_CHOICE in str(error)
 

@@ -81,7 +81,8 @@ class MixtureOfLogistics(Distribution):
 
     Args:
         logits: (..., K, H, W), of the components
-        mean, log_scale: (..., K, C, H, W), for pixels from -1 to 1
+        mean: (..., K, C, H, W), for pixels from -1 to 1
+        log_scale: (..., K, C, H, W), in the same unit
         coefficients: (..., K, C(C-1)/2, H, W), of channel 0 in 1, of 0 in 2, of 1 in 2, and so on
     """
 

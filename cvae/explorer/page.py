@@ -1,4 +1,4 @@
-"""The page in the browser: NiceGUI's widgets around a Space. Of its own it knows only where one looks."""
+"""The page in the browser: NiceGUI's widgets around a Space. Its own state is only what is being looked at."""
 
 from contextlib import suppress
 

@@ -1,4 +1,4 @@
-"""What every likelihood is."""
+"""The contract of likelihoods: what a model asks of them."""
 
 from abc import ABC, abstractmethod
 

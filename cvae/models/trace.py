@@ -12,26 +12,36 @@ from cvae.distributions import rsample_and_log_prob
 class Latent(NamedTuple):
     """One group of latents: K draws for each of B images, with their log-densities in nats.
 
-    z is the draw as p, the decoder and the groups below see it. A hook on its gradient leaves the gradient of log_q
-    alone.
+    Attributes:
+        z: (K, B, D), the draw as p, the decoder and the groups below see it. A hook on its gradient leaves the gradient
+            of log_q alone
+        log_q: (K, B), log q(z|x) given the groups above
+        log_p: (K, B), log p(z) given the groups above
+        q: event (D,); batch (B,), or (K, B) where it depends on the draws above
+        p: event (D,); batch (), or (K, B) where it depends on the draws above
     """
 
-    z: Tensor  # (K, B, D)
-    log_q: Tensor  # (K, B), log q(z|x) given the groups above
-    log_p: Tensor  # (K, B), log p(z) given the groups above
-    q: Distribution  # event (D,); batch (B,), or (K, B) where it depends on the draws above
-    p: Distribution  # event (D,); batch (), or (K, B) where it depends on the draws above
+    z: Tensor
+    log_q: Tensor
+    log_p: Tensor
+    q: Distribution
+    p: Distribution
 
 
 class Trace(NamedTuple):
     """What a model does with a batch: all that objectives and evaluation know of it.
 
     The joint densities are the sums over the groups: log q(z|x) = sum of log_q, log p(z) = sum of log_p.
+
+    Attributes:
+        latents: the groups of latents, the top one first
+        px: p(x|z), batch (K, B), event (C, H, W)
+        penalties: (B,) each: what a part adds to the loss alone, as a codebook's commitment
     """
 
-    latents: tuple[Latent, ...]  # the top group first
-    px: Distribution  # p(x|z), batch (K, B), event (C, H, W)
-    penalties: Mapping[str, Tensor]  # (B,) each: what a part adds to the loss alone, as a codebook's commitment
+    latents: tuple[Latent, ...]
+    px: Distribution
+    penalties: Mapping[str, Tensor]
 
 
 def drawn(q: Distribution, p: Distribution, shape: tuple[int, ...] = (), score: bool = True) -> Latent:

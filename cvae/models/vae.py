@@ -76,7 +76,7 @@ class VAE(nn.Module):
 
     @cached_property
     def shapes(self) -> tuple[torch.Size, torch.Size]:
-        """Those of z and of x: (D,) and (C, H, W)."""
+        """The shapes of z, (D,), and of x, (C, H, W)."""
         shape = self.p_z().event_shape
         z = next(self.decoder.parameters()).new_zeros(1, *shape)
         y = torch.zeros(1, dtype=torch.long, device=z.device) if self.num_classes else None
@@ -189,7 +189,7 @@ class VAE(nn.Module):
         return from_noise(p, temperature * noise.to(like), choice.to(like))
 
     def _likelihood_of(self, z: Tensor, y: Tensor | None, *how: Any) -> Distribution:
-        """p(x|z) for z (*batch, D); how: what the decoder is told beside z."""
+        """p(x|z) for z (*batch, D); how: further arguments of the decoder."""
         params = full_precision(self.decoder(self._rows(z, y), *how))  # (prod(batch), P, H, W)
         return self.likelihood(params.unflatten(0, z.shape[:-1]))
 

@@ -13,13 +13,21 @@ from cvae.models.vae import VAE
 
 
 class Terms(NamedTuple):
-    """What an objective says of each image of a batch; every tensor is (B,), in nats."""
+    """What an objective says of each image of a batch; every tensor is (B,), in nats.
 
-    loss: Tensor  # what the optimizer minimizes, its mean over the batch
-    bound: Tensor  # the objective's own lower bound on log p(x), which models are chosen by; higher is better
-    rate: Tensor  # KL(q(z|x) || p(z)), or its Monte Carlo estimate
-    distortion: Tensor  # -E_q log p(x|z), or its Monte Carlo estimate
-    parts: Mapping[str, Tensor]  # further curves: each group's rate, the total correlation, penalties, …
+    Attributes:
+        loss: what the optimizer minimizes, its mean over the batch
+        bound: the objective's own lower bound on log p(x), which models are chosen by; higher is better
+        rate: KL(q(z|x) || p(z)), or its Monte Carlo estimate
+        distortion: -E_q log p(x|z), or its Monte Carlo estimate
+        parts: further curves: each group's rate, the total correlation, penalties, …
+    """
+
+    loss: Tensor
+    bound: Tensor
+    rate: Tensor
+    distortion: Tensor
+    parts: Mapping[str, Tensor]
 
     @property
     def elbo(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every posterior is."""
+"""The contract of posteriors: what a model asks of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What every prior is."""
+"""The contract of priors: what a model asks of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A prior of latents in any unit."""
+"""A prior for latents of any mean and scale."""
 
 from collections.abc import Callable, Sequence
 

@@ -24,7 +24,8 @@ class VampPrior(Prior):
     Args:
         image_shape: (C', H, W) of what the encoder reads
         components: K
-        pseudo_mean, pseudo_std: of the normal distribution that their pixels are drawn from at the start
+        pseudo_mean: mean of the normal distribution that their pixels are drawn from at the start
+        pseudo_std: its standard deviation
 
     Raises:
         ConfigError: `components` is not a positive integer, `pseudo_mean` not from 0 to 1, or `pseudo_std` not above 0.

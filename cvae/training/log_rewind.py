@@ -1,4 +1,4 @@
-"""What loggers have written until a checkpoint, and back to it: a resumed run writes what came later again."""
+"""Rewind loggers to what they had written at a checkpoint: a resumed run writes everything after it once more."""
 
 import csv
 from collections.abc import Sequence

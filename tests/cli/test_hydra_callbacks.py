@@ -197,7 +197,7 @@ def test_after_a_full_disk_one_can_go_on(caplog, tmp_path):
     Failures().on_job_end(config=place(folder), job_return=ended(OSError(28, "full", "a.png")))
     assert caplog.messages == [
         "Error: [Errno 28] full: 'a.png'",
-        f"When it is mended, go on with: python train.py resume='{folder}'",
+        f"Once this is fixed, resume with: python train.py resume='{folder}'",
     ]
     Failures().on_job_end(config=place(folder), job_return=ended(UserError("NaN")))
     assert caplog.messages[2:] == ["Error: NaN"]
