@@ -44,17 +44,20 @@ def fitted(kind: str, args: argparse.Namespace, vae: "VAE", step: int) -> "Prior
     part = part_of(kind, vae, "--prior")
     file = Run(args.run).fitted_prior(kind, args.checkpoint, step)
     with fixed_noise(0, torch.device("cpu")):
-        prior = unfitted(part, vae)
         if not file.exists():
+            prior = unfitted(part, vae)
             z = posterior_draws(vae, data_of(args))
             found = fit(prior, z, watched(range(ROUNDS), f"fitting {kind}", ROUNDS))
             content = io.BytesIO()
             torch.save(prior.state_dict(), content)
             save(file, content.getvalue())
             said(f"{kind} fitted to the aggregate posterior: -log p(z) of draws held out is {found:.2f} nats")
+            say_what_was_kept(part, prior, vae)
     try:
-        prior.load_state_dict(read_checkpoint(file))
-    except RuntimeError as error:
+        weights = read_checkpoint(file)
+        prior = unfitted(of_size(part, weights), vae)
+        prior.load_state_dict(weights)
+    except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{file} does not hold a density for this model; delete it: {error}") from error
     return prior.eval()
 
@@ -65,6 +68,19 @@ def part_of(kind: str, vae: "VAE", key: str) -> dict[str, Any]:
     if kind not in parts:
         raise ConfigError(key, kind, f"{' or '.join(parts)}: the latents of this model are {latents}")
     return parts[kind]
+
+
+def of_size(part: Mapping[str, Any], weights: Mapping[str, "Tensor"]) -> dict[str, Any]:
+    """The part with as many components as the fit has kept."""
+    return {**part, "components": len(weights["logits"])} if "components" in part else {**part}
+
+
+def say_what_was_kept(part: Mapping[str, Any], prior: "Prior", vae: "VAE") -> None:
+    """Where it is less than one might think: fewer components, or one group of several."""
+    if (kept := of_size(part, prior.state_dict())) != part:
+        said(f"{kept['components']} of {part['components']} components are kept, as suits draws held out best")
+    if vae.groups > 1:
+        said(f"Of {vae.groups} groups of latents the top one alone has the fitted prior; those below keep theirs")
 
 
 def unfitted(part: Mapping[str, Any], vae: "VAE") -> "Prior":

@@ -6,9 +6,11 @@ afterwards decode to better images.
 
 from collections.abc import Iterable
 from copy import deepcopy
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from cvae.distributions.mixture import diagonal_normal_log_prob
@@ -16,8 +18,10 @@ from cvae.distributions.precision import double
 from cvae.errors import UserError
 from cvae.priors import MixtureOfGaussians, Prior, Standardized
 
-HELD_OUT = 10  # every so many-th draw is kept for measuring
+TENTHS = 10  # the draws are dealt out in turn: one to choose by, one to measure with, the others to fit to
 BATCH = 500  # draws that are scored at once
+PATIENCE = 5  # rounds without a better fit, after which fitting ends
+DRAWS = 10  # to a component of a mixture, at least
 
 
 def fit(prior: Prior, z: Tensor, rounds: Iterable[int]) -> float:
@@ -25,32 +29,34 @@ def fit(prior: Prior, z: Tensor, rounds: Iterable[int]) -> float:
 
     z of a prior of codes are their numbers (N, M).
 
-    A mixture of Gaussians is fitted by expectation maximization, any other prior by gradient descent (Adam), which ends
-    early when the draws that are held out, a tenth, get no more likely. Random numbers are torch's global ones.
+    Eight tenths of the draws are fitted to, a mixture of Gaussians by expectation maximization and any other prior by
+    gradient descent (Adam). A tenth chooses: fitting ends early when these draws get no more likely, the prior is as it
+    was when they were most likely, and a mixture keeps as many of its components as suit them. The last tenth, which
+    chooses nothing, gives the figure. Random numbers are torch's global ones.
 
     rounds: one round of fitting for each item; a progress bar may be wrapped around a range
 
     Raises:
-        UserError: there are too few draws to hold some out.
+        UserError: there are too few draws to keep some apart.
     """
-    if len(z) < HELD_OUT:
+    if len(z) < TENTHS:
         raise UserError(
-            f"{len(z)} training images: must be at least {HELD_OUT}, one of which is held out to measure the fit"
+            f"{len(z)} training images: must be at least {TENTHS}, one of which ends the fit and one measures it"
         )
-    kept, others = split(z)
+    fitted, choosing, measuring = split(z)
     if isinstance(prior, Standardized):
-        prior.loc.copy_(kept.mean(0)), prior.scale.copy_(kept.std(0).clamp(min=1e-6))
+        prior.loc.copy_(fitted.mean(0)), prior.scale.copy_(fitted.std(0).clamp(min=1e-6))
     if isinstance(prior, MixtureOfGaussians):
-        maximize_expectation(prior, kept, rounds)
+        maximize_expectation(prior, fitted, choosing, rounds)
     else:
-        descend(prior, kept, others, rounds)
-    return surprise(prior(None), others)
+        descend(prior, fitted, choosing, rounds)
+    return surprise(prior(None), measuring)
 
 
-def split(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Draws to fit to, and a tenth to measure with."""
-    held_out = torch.arange(len(z)) % HELD_OUT == HELD_OUT - 1
-    return z[~held_out], z[held_out]
+def split(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws to fit to, a tenth to choose by, and a tenth to measure with."""
+    turn = torch.arange(len(z)) % TENTHS
+    return z[turn < TENTHS - 2], z[turn == TENTHS - 2], z[turn == TENTHS - 1]
 
 
 @torch.no_grad()
@@ -59,24 +65,73 @@ def surprise(p: Distribution, z: Tensor) -> float:
     return -torch.cat([p.log_prob(rows) for rows in z.split(BATCH)]).mean().item()
 
 
-@torch.no_grad()
-def maximize_expectation(prior: MixtureOfGaussians, z: Tensor, rounds: Iterable[int]) -> None:
-    """Expectation maximization, from means that are spread over z (N, D) and equal weights.
+class Gaussians(NamedTuple):
+    """A mixture: weight (K,), mean (K, D) and variance (K, D)."""
 
-    A variance stays above 1e-6 of that of all z, so that no component shrinks to a point.
+    weight: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def log_joint(self, z: Tensor) -> Tensor:
+        """The log-density of each z (N, D) with each component: (N, K)."""
+        return diagonal_normal_log_prob(z, self.mean, self.variance.sqrt()) + self.weight.log()
+
+    def surprise(self, z: Tensor) -> float:
+        return -self.log_joint(z).logsumexp(1).mean().item()
+
+    def updated(self, z: Tensor) -> "Gaussians":
+        """After a round of expectation maximization with z (N, D)."""
+        return maximized(z, self.log_joint(z).softmax(1))
+
+
+def maximized(z: Tensor, share: Tensor) -> Gaussians:
+    """The mixture for which z (N, D), of unit variance, are most likely, given each component's share of them (N, K).
+
+    A variance counts as if there were one more draw, at the distance at which K Gaussians fill the volume of all draws:
+    K^(-2/D), as in the prior of Fraley and Raftery (2007, section 3). So a component of one draw is no point, and one
+    of many is what they say.
     """
-    z = double(z)
-    spread = z.var(0, correction=0)
-    mean = spread_out(z, len(prior.mean))
-    variance, weight = spread.expand_as(mean), z.new_full((len(mean),), 1 / len(mean))
+    size = share.sum(0).clamp(min=1e-9)  # (K,)
+    mean = share.T @ z / size[:, None]
+    squares = (share.T @ z.square() - size[:, None] * mean.square()).clamp(min=0)
+    variance = (squares + len(size) ** (-2 / z.shape[1])) / (size[:, None] + 1)
+    return Gaussians(size / size.sum(), mean, variance)
+
+
+@torch.no_grad()
+def maximize_expectation(prior: MixtureOfGaussians, z: Tensor, others: Tensor, rounds: Iterable[int]) -> None:
+    """Expectation maximization with z (N, D); of all rounds the mixture for which `others` are most likely.
+
+    Mixtures of as many components as `prior` has, of half as many, and so on are fitted side by side; none has more
+    than a component for 10 draws.
+    """
+    z, others = double(z), double(others)
+    loc, scale = z.mean(0), z.std(0, correction=0).clamp(min=1e-6)
+    z, others = (z - loc) / scale, (others - loc) / scale
+    mixtures = start(z, max(1, min(len(prior.mean), len(z) // DRAWS)))
+    kept, since = [(mixture.surprise(others), mixture) for mixture in mixtures], [0] * len(mixtures)
     for _ in rounds:
-        share = (diagonal_normal_log_prob(z, mean, variance.sqrt()) + weight.log()).softmax(1)  # (N, K)
-        size = share.sum(0).clamp(min=1e-9)  # (K,)
-        mean = share.T @ z / size[:, None]
-        variance = (share.T @ z.square() / size[:, None] - mean.square()).clamp(min=1e-6 * spread)
-        weight = size / size.sum()
-    for parameter, value in ((prior.mean, mean), (prior.logvar, variance.log()), (prior.logits, weight.log())):
-        parameter.copy_(value)
+        for number, mixture in enumerate(mixtures):
+            if since[number] < PATIENCE:
+                mixtures[number], since[number] = (new := mixture.updated(z)), since[number] + 1
+                if (now := new.surprise(others)) < kept[number][0]:
+                    kept[number], since[number] = (now, new), 0
+        if min(since) == PATIENCE:
+            break
+    weight, mean, variance = min(kept, key=lambda pair: pair[0])[1]
+    values = {"logits": weight.log(), "mean": loc + scale * mean, "logvar": variance.log() + 2 * scale.log()}
+    for name, value in values.items():
+        setattr(prior, name, nn.Parameter(value.to(getattr(prior, name))))
+
+
+def start(z: Tensor, most: int) -> list[Gaussians]:
+    """Mixtures of `most` components, of half as many, and so on: each begins with the z (N, D) near a point."""
+    points, mixtures = spread_out(z, most), []
+    while most:
+        nearest = torch.cdist(z, points[:most]).argmin(1)
+        mixtures.append(maximized(z, F.one_hot(nearest, most).to(z)))
+        most //= 2
+    return mixtures
 
 
 def spread_out(z: Tensor, count: int) -> Tensor:
@@ -91,7 +146,7 @@ def spread_out(z: Tensor, count: int) -> Tensor:
     return chosen
 
 
-def descend(prior: Prior, z: Tensor, others: Tensor, rounds: Iterable[int], patience: int = 5) -> None:
+def descend(prior: Prior, z: Tensor, others: Tensor, rounds: Iterable[int]) -> None:
     """Maximum likelihood of z (N, D) by Adam, in batches; the weights are those that suit `others` best."""
     optimizer = torch.optim.Adam(prior.parameters(), 1e-3)
     best, weights, since = surprise(prior(None), others), deepcopy(prior.state_dict()), 0
@@ -102,6 +157,6 @@ def descend(prior: Prior, z: Tensor, others: Tensor, rounds: Iterable[int], pati
             optimizer.step()
         if (now := surprise(prior(None), others)) < best:
             best, weights, since = now, deepcopy(prior.state_dict()), 0
-        elif (since := since + 1) == patience:
+        elif (since := since + 1) == PATIENCE:
             break
     prior.load_state_dict(weights)

@@ -65,8 +65,10 @@ def test_a_run_with_the_same_model_and_the_fitted_prior(tmp_path, call, kind):
     before, data = cvae.load(old, "best"), load_data(Run(old))
     with fixed_noise(3, CPU):
         prior, z = make(), posterior_draws(before, data)
-        own, found = surprise(before.prior(before.infer), split(z)[1]), fit(prior, z, range(2))
-    said = f"draws held out: {own:.2f} nats by the prior of {old}, {found:.2f} by the new one The run is in"
+        own, found = surprise(before.prior(before.infer), split(z)[-1]), fit(prior, z, range(2))
+    said = f"draws held out: {own:.2f} nats by the prior of {old}, {found:.2f} by the new one"
+    said += " 1 of 3 components are kept, as suits draws held out best" if kind == "gmm" else ""  # of 10 draws
+    said += " The run is in"
     assert said in " ".join(printed.split())
     (new,) = (path for path in tmp_path.iterdir() if path != old)
     assert new.name == f"{old.name},{fit_prior.suffix(None, words)[1:]}" and f"The run is in {new}" in printed
@@ -95,6 +97,32 @@ def test_a_run_with_the_same_model_and_the_fitted_prior(tmp_path, call, kind):
     assert Run(new).overrides() == ["optimizer.lr=1", *words]
     (entry,) = read([Run(new)])
     assert entry.settings["prior"] == kind
+
+
+def test_a_prior_of_few_draws_has_few_components(tmp_path, call):
+    """The run that is left, and a density that `sample` keeps, are of the size that was fitted."""
+    run = run_of(tmp_path / "run", "data.source.train_size=50")
+    code, printed = call("fit-prior", run, "prior=gmm", "--samples", 1, "--out", tmp_path / "new")
+    assert code == 0 and "of 50 components are kept" in printed and "groups" not in printed
+    prior = cvae.load(tmp_path / "new").prior
+    assert len(prior.mean) == saved_config(Run(tmp_path / "new")).prior.components <= 4
+    for said in (True, False):
+        code, printed = call("sample", run, "--prior", "gmm", "--num", 2)
+        assert code == 0 and ("of 50 components are kept" in printed) == said
+    (file,) = (run / "priors").iterdir()
+    assert len(torch.load(file)["logits"]) <= 4
+
+
+def test_of_several_groups_the_top_one_alone_has_a_fitted_prior(tmp_path, call):
+    small = ("model=ladder", "model.latent_dim=2", "model.width=4", "model.channels=2", "model.groups=[1x1,4x2]")
+    torch.manual_seed(1)
+    run = make_run(tmp_path / "run", *small, base=[word for word in TINY if not word.startswith("model")])
+    before = {name: value for name, value in cvae.load(run).state_dict().items() if not name.startswith("prior.")}
+    code, printed = call("fit-prior", run, "prior=gmm", "--samples", 1, "--out", tmp_path / "new")
+    said = f"Of {cvae.load(run).groups} groups of latents the top one alone has the fitted prior"
+    assert code == 0 and said in " ".join(printed.split())
+    after = cvae.load(tmp_path / "new").state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_it_is_used_and_measured_as_any_other(tmp_path, call):

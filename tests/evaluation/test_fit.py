@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from cvae.errors import UserError
 from cvae.evaluation import fit as module
-from cvae.evaluation.fit import descend, fit, maximize_expectation, spread_out, surprise
+from cvae.evaluation.fit import descend, fit, maximize_expectation, maximized, split, spread_out, start, surprise
 from cvae.priors import FlowPrior, MixtureOfGaussians, Prior, Standardized, StandardNormal
 
 
@@ -32,38 +33,121 @@ def test_expectation_maximization_finds_the_mixture():
     torch.testing.assert_close(scale, p.component_distribution.stddev, atol=0.15, rtol=0)
 
 
-def test_each_round_makes_the_draws_more_likely():
-    z, found = three_spots().sample((500,)), []
-    for rounds in (1, 2, 4, 8):
+@pytest.mark.parametrize("spots", [1, 3])
+def test_few_draws_are_not_learned_by_heart(spots):
+    """60 draws in 14 dimensions, and room for 50 components: others of the same density stay about as likely."""
+    for seed in range(4):
+        torch.manual_seed(seed)
+        components = Independent(Normal(3 * torch.randn(spots, 14), torch.rand(spots, 14) + 0.3), 1)
+        p, prior = MixtureSameFamily(Categorical(torch.ones(spots)), components), MixtureOfGaussians(14, components=50)
+        fit(prior, p.sample((60,)), range(50))
+        others = p.sample((2000,))
+        assert surprise(prior(), others) < surprise(p, others) + 3
+        assert len(prior.mean) == len(prior.logits) == len(prior.logvar) <= 4  # of 48 draws to fit to, 10 to each
+
+
+def test_as_many_components_as_there_are():
+    """Four far apart in one dimension: 3 are too few."""
+    torch.manual_seed(0)
+    p = MixtureSameFamily(Categorical(torch.ones(4)), Normal(torch.arange(4.0) * 10, 1.0))
+    prior = MixtureOfGaussians(1, components=4)
+    fit(prior, p.sample((1000, 1)), range(50))
+    assert len(prior.mean) == 4 and (prior.mean.sort(0).values[:, 0] - 10 * torch.arange(4)).abs().max() < 0.4
+    prior = MixtureOfGaussians(1, components=40)
+    fit(prior, p.sample((1000, 1)), range(50))
+    others = p.sample((2000, 1))
+    assert surprise(prior(), others) < -p.log_prob(others[:, 0]).mean() + 0.15
+
+
+def test_the_figure_is_of_draws_that_nothing_was_chosen_by():
+    """The draws that measure change the figure alone; those that choose change what is kept."""
+    z, found = three_spots().sample((400,)), []
+    for changed in (None, 9, 8):
+        other = z.clone()
+        if changed:
+            other[changed::10] = torch.randn(40, 2) + 20
         torch.manual_seed(0)
-        prior = MixtureOfGaussians(2, components=3)
-        maximize_expectation(prior, z, range(rounds))
-        found.append(surprise(prior(), z))
-    assert found == sorted(found, reverse=True) and found[0] > found[-1]
+        prior = MixtureOfGaussians(2, components=12)
+        found.append((fit(prior, other, range(20)), prior.mean.detach()))
+        assert found[-1][0] == pytest.approx(-prior().log_prob(other[9::10]).mean().item(), rel=1e-5)
+    assert torch.equal(found[0][1], found[1][1]) and found[1][0] > found[0][0] + 10
+    assert found[0][1].shape != found[2][1].shape or not torch.equal(found[0][1], found[2][1])
+
+
+def standardized(z, by):
+    return ((z - by.mean(0)) / by.std(0, correction=0)).double()
+
+
+def test_a_mixture_is_fitted_no_longer_than_others_get_more_likely():
+    torch.manual_seed(0)
+    used, prior = [], MixtureOfGaussians(2, components=10)
+    z, others = torch.randn(2, 100, 2)
+    maximize_expectation(prior, z, others, (used.append(number) for number in range(500)))
+    assert 5 <= len(used) < 100
+    kept = surprise(prior(), others) - z.std(0, correction=0).log().sum().item()
+    longer = start(standardized(z, z), 10)[0]
+    for _ in range(500):
+        longer = longer.updated(standardized(z, z))
+    assert kept < longer.surprise(standardized(others, z)) - 0.05
+
+
+def test_each_round_makes_the_draws_more_likely():
+    """But for the draw that each variance counts in addition, which is one of 500 here."""
+    z = three_spots().sample((500,))
+    z, found = standardized(z, z), []
+    mixture = start(z, 3)[0]
+    for _ in range(6):
+        found.append(mixture.surprise(z))
+        mixture = mixture.updated(z)
+    assert all(after < before + 0.01 for before, after in pairwise(found)) and found[0] > found[-1]
 
 
 def test_one_round_by_hand():
-    """From means at the two points that there are: each point's share is its own component's."""
-    z = torch.tensor([[0.0], [0.0], [0.0], [10.0]])
-    prior = MixtureOfGaussians(1, components=2)
-    maximize_expectation(prior, z, range(30))
-    order = prior.mean[:, 0].argsort()
-    assert prior.mean[order, 0].tolist() == pytest.approx([0, 10], abs=1e-3)
-    assert prior.logits.softmax(0)[order].tolist() == pytest.approx([0.75, 0.25], abs=1e-4)
-    assert prior.logvar.exp()[:, 0].tolist() == pytest.approx([1e-6 * 18.75] * 2, rel=1e-3)  # no smaller
+    """Two components in one dimension; a variance has one more draw, of 2^(-2/1) = 1/4."""
+    z, share = torch.tensor([[0.0], [2.0], [9.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    mixture = maximized(z, share)
+    assert mixture.weight.tolist() == pytest.approx([2 / 3, 1 / 3]) and mixture.mean.tolist() == [[1.0], [9.0]]
+    assert mixture.variance[:, 0].tolist() == pytest.approx([(2 + 0.25) / 3, 0.25 / 2])
+    four = maximized(torch.randn(9, 2), torch.full((9, 4), 0.25))
+    assert four.variance.shape == (4, 2) and torch.allclose(four.weight, torch.full((4,), 0.25))
+    joint = mixture.log_joint(z).exp()
+    by_hand = [[w * Normal(m, v**0.5).log_prob(x).exp().item() for w, m, v in zip(
+        mixture.weight.tolist(), mixture.mean[:, 0].tolist(), mixture.variance[:, 0].tolist(), strict=True
+    )] for x in z[:, 0]]  # fmt: skip
+    torch.testing.assert_close(joint.float(), torch.tensor(by_hand))
+
+
+def test_a_latent_that_never_changes_has_a_small_variance():
+    z = torch.cat([torch.randn(300, 1), torch.full((300, 1), 7.0)], 1)
+    prior = MixtureOfGaussians(2, components=5)
+    assert math.isfinite(fit(prior, z, range(5)))
+    assert all(value.isfinite().all() for value in prior.state_dict().values())
+    torch.testing.assert_close(prior().sample((9,))[:, 1], torch.full((9,), 7.0), atol=1e-4, rtol=0)
+
+
+def test_a_mixture_does_not_mind_units():
+    """The same draws in other units and far from 0: the same mixture in these units."""
+    z, found = three_spots().sample((600,)), []
+    for loc, scale in ((0.0, 1.0), (torch.tensor([1e3, -50.0]), torch.tensor([1e-2, 30.0]))):
+        torch.manual_seed(0)
+        prior = MixtureOfGaussians(2, components=6)
+        fit(prior, z.double() * scale + loc, range(5))
+        found.append(((prior.mean - loc) / scale, prior.logvar.exp() / torch.as_tensor(scale) ** 2))
+    for ours, other in zip(*found, strict=True):
+        torch.testing.assert_close(ours, other, atol=0.02, rtol=1e-3)
 
 
 def test_a_mixture_is_fitted_where_the_draws_are():
     """On a device without a single number: whatever were made on the CPU would not go with it."""
-    z, prior = torch.empty(100, 2, device="meta"), MixtureOfGaussians(2, components=3).to("meta")
-    maximize_expectation(prior, z, range(2))
-    assert spread_out(z, 3).device == prior.mean.device == z.device
+    z = torch.empty(100, 2, device="meta")
+    (mixture, *_) = start(z, 3)
+    assert spread_out(z, 3).device == mixture.updated(z).mean.device == z.device
 
 
 @pytest.mark.parametrize("count", [1, 9])
 def test_too_few_draws_are_refused(count):
     prior = MixtureOfGaussians(2, components=3)
-    with pytest.raises(UserError, match=f"^{count} training images: must be at least 10, one of which is held out"):
+    with pytest.raises(UserError, match=f"^{count} training images: must be at least 10, one of which ends the fit"):
         fit(prior, torch.randn(count, 2), range(3))
     assert math.isfinite(fit(prior, torch.randn(10, 2), range(3)))
 
@@ -91,7 +175,7 @@ class Shifted(Prior):
 def test_other_priors_go_downhill():
     prior, z = Shifted(), torch.randn(3000, 2) + torch.tensor([0.3, -0.2])
     fit(prior, z, range(60))
-    torch.testing.assert_close(prior.mean.detach(), z.mean(0), atol=0.05, rtol=0)
+    torch.testing.assert_close(prior.mean.detach(), z.mean(0), atol=0.1, rtol=0)
 
 
 def test_fitting_ends_when_others_get_no_more_likely():
@@ -102,20 +186,19 @@ def test_fitting_ends_when_others_get_no_more_likely():
     assert len(used) == 5 and prior.mean.tolist() == [0, 0]
 
 
-def test_every_tenth_draw_is_held_out():
-    z = torch.zeros(100, 2)
-    z[9::10] = 1.0
-    seen = []
-    prior = StandardNormal(2)
-    original = module.descend
-    try:
-        module.descend = lambda prior, kept, others, rounds: seen.append((kept, others))
-        found = fit(prior, z, range(1))
-    finally:
-        module.descend = original
-    ((kept, others),) = seen
-    assert torch.equal(kept, torch.zeros(90, 2)) and torch.equal(others, torch.ones(10, 2))
-    assert found == pytest.approx(-prior().log_prob(torch.ones(2)).item())
+def test_the_draws_are_dealt_out_in_turn():
+    fitted, choosing, measuring = split(torch.arange(25))
+    assert choosing.tolist() == [8, 18] and measuring.tolist() == [9, 19]
+    assert sorted([*fitted.tolist(), 8, 18, 9, 19]) == list(range(25))
+
+
+def test_another_prior_has_draws_to_fit_to_and_to_choose_by(monkeypatch):
+    z, seen = torch.arange(100.0)[:, None].expand(100, 2), []
+    monkeypatch.setattr(module, "descend", lambda prior, *draws: seen.extend(draws))
+    found = fit(prior := StandardNormal(2), z, range(1))
+    fitted, choosing, measuring = split(z)
+    assert torch.equal(seen[0], fitted) and torch.equal(seen[1], choosing)
+    assert found == pytest.approx(-prior().log_prob(measuring).mean().item())
 
 
 def test_a_flow_of_latents_in_another_unit():
