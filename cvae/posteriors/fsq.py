@@ -12,7 +12,7 @@ from cvae.distributions import Point
 from cvae.errors import ConfigError
 from cvae.posteriors.codes import CodePosterior
 
-STRETCH = 1.001  # so that tanh reaches the outermost levels, as in the authors' code
+STRETCH = 1.001  # past the outermost levels, as cvae has always had it; the authors' 1 - 0.001 ends short of them
 
 
 class FSQ(CodePosterior):
@@ -22,7 +22,8 @@ class FSQ(CodePosterior):
     to learn, and no codebook. Gradients go straight through the rounding.
 
     Where the number of levels is even, the paper shifts them by half a step, so that one of them is 0. Here they are
-    symmetric around 0: z = 0, at which a decoder of ReLUs without biases is dead, is then no code.
+    symmetric around 0: z = 0, at which a decoder of ReLUs without biases is dead, is then no code. The authors' notebook
+    (also the paper's appendix A.1) has (1 - 0.001) tanh where this has 1.001 tanh: each level has its feature either way.
 
     Args:
         levels: of each number of a code, at least one of them best even; a code has as many values as their product.

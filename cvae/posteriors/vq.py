@@ -1,5 +1,6 @@
 """Vector quantization."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,8 @@ from cvae.distributions import Point
 from cvae.errors import ConfigError
 from cvae.posteriors.codes import CodePosterior
 
-DEAD = 0.1  # uses a minibatch, on average, below which a code is replaced
+DEAD = 0.1  # of its expected use, at most one use a minibatch: a code that is used less is replaced
+MISSED = 10  # expected uses that a code must have missed before
 
 
 class VQ(CodePosterior):
@@ -24,9 +26,14 @@ class VQ(CodePosterior):
 
         N_i <- decay N_i + (1 - decay) n_i,  S_i <- decay S_i + (1 - decay) m_i,  e_i = S_i / N_i
 
-    z has the vectors after the step's update. A code with N_i < 0.1, as all have at the start, first moves to a feature
-    of the minibatch, drawn at random (Dhariwal et al. 2020, Jukebox, section 3.1), and N_i becomes 1. With several
-    processes the averages are those of the first one.
+    A code that is hardly used first moves to a feature of the minibatch, drawn at random (Dhariwal et al. 2020, Jukebox,
+    section 3.1), as all do at the start. Hardly used means, with r features a code and minibatch, that N_i is at most
+    0.1 min(1, r) exp(-10 (1 - decay) / r); N_i becomes min(1, r). Without the last factor codes would be replaced for
+    ever where r is small: the averages then forget a code between two of its uses.
+
+    In a training step the codes are those whose vectors were nearest before the update, and z has their vectors after
+    it. So the figures of training are of codes that may not be the nearest any more; those of an evaluation are of the
+    nearest. With several processes the averages are those of the first one.
 
     The gradient of z goes straight to the features, and the commitment, |features - z|^2, pulls them to their codes.
 
@@ -67,10 +74,12 @@ class VQ(CodePosterior):
     def learn(self, features: Tensor) -> Tensor:
         """Take a step of the moving averages; returns the codes (B, M) of the features (B, M, width)."""
         rows = features.flatten(0, 1)
-        dead = self.counts < DEAD
+        expected = len(rows) / self.num_codes  # uses of a code
+        anew = min(1.0, expected)
+        dead = self.counts <= DEAD * anew * math.exp(-MISSED * (1 - self.decay) / expected)
         drawn = rows[torch.randint(len(rows), (self.num_codes,), device=rows.device)]
-        counts = torch.where(dead, 1.0, self.counts)
-        sums = torch.where(dead[:, None], drawn, self.sums)
+        counts = torch.where(dead, anew, self.counts)
+        sums = torch.where(dead[:, None], anew * drawn, self.sums)
         # In place: what a CUDA graph replays must find them where they were.
         self.vectors.copy_(sums / counts[:, None])
         codes = self.nearest(features)
@@ -87,7 +96,9 @@ class VQ(CodePosterior):
     def nearest(self, columns: Tensor) -> Tensor:
         """(..., width) -> the codes (...) of the nearest vectors."""
         with torch.autocast(columns.device.type, enabled=False):  # bfloat16 would take neighbours for each other
-            rows, vectors = columns.reshape(-1, self.width), self.vectors
+            # Around the codebook's mean, since the expanded square loses digits far from 0.
+            mean = self.vectors.mean(0)
+            rows, vectors = columns.reshape(-1, self.width) - mean, self.vectors - mean
             # |row - vector|^2 without |row|^2
             distances = torch.addmm(vectors.square().sum(-1), rows, vectors.T, alpha=-2)
             return distances.argmin(-1).view(columns.shape[:-1])

@@ -332,8 +332,9 @@ def test_a_codebook_learns_in_training_alone():
 
 
 def test_dead_codes_move_to_features_drawn_by_the_seed():
+    """30 features for 4 codes, decay 0.9: at most 0.1 exp(-10 * 0.1 / 7.5) = 0.08752 uses."""
     vq, features = trained_vq(), torch.randn(10, 6, dtype=F64)
-    vq.counts[1], vq.counts[2] = 0.0999, 0.1001
+    vq.counts[1], vq.counts[2] = 0.0875, 0.0876
     vq.sums.copy_(vq.counts[:, None] * vq.vectors)
     other = copy.deepcopy(vq)
     torch.manual_seed(5)
@@ -348,6 +349,45 @@ def test_dead_codes_move_to_features_drawn_by_the_seed():
         each(features)
         for ours, value in zip((each.counts, each.sums, each.vectors), by_hand, strict=True):
             torch.testing.assert_close(ours, value)
+
+
+def test_a_code_that_moves_weighs_as_its_expected_use():
+    """2 features for 8 codes: a quarter of a use. The features are alike, and so are the codes that move to them."""
+    vq = VQ(1, codes=8, width=2, decay=0.5)
+    vq(torch.tensor([[3.0, 4.0]] * 2))
+    assert vq.vectors.tolist() == [[3.0, 4.0]] * 8
+    assert sorted(vq.counts.tolist()) == [0.125] * 7 + [0.125 + 1]
+    torch.testing.assert_close(vq.sums, vq.counts[:, None] * torch.tensor([3.0, 4.0]))
+
+
+@pytest.mark.parametrize(("codes", "rows", "decay"), [(128, 16, 0.99), (128, 16, 0.9), (40, 400, 0.9)])
+def test_codes_that_are_used_as_often_as_expected_stay(codes, rows, decay):
+    """However few features a minibatch has: each feature is near the vector of a code, all codes alike."""
+    torch.manual_seed(0)
+    vq, centres = VQ(1, codes=codes, width=4, decay=decay), 10 * torch.randn(codes, 4)
+    vq.vectors.copy_(centres), vq.counts.fill_(rows / codes), vq.sums.copy_(vq.counts[:, None] * centres)
+    for _ in range(400):
+        vq(centres[torch.randint(codes, (rows,))] + 0.1 * torch.randn(rows, 4))
+    assert (vq.vectors - centres).norm(dim=1).max() < 1
+
+
+def test_codes_that_are_never_used_move_however_few_features_there_are():
+    """16 features for 128 codes, all of them near one of 4 places: those that are nowhere near move there."""
+    torch.manual_seed(0)
+    vq, places = VQ(1, codes=128, width=4, decay=0.99), 10 * torch.randn(4, 4)
+    vq.vectors.copy_(100 + torch.randn(128, 4)), vq.counts.fill_(16 / 128), vq.sums.copy_(vq.vectors * 16 / 128)
+    for _ in range(400):
+        vq(places[torch.randint(4, (16,))] + 0.1 * torch.randn(16, 4))
+    assert (torch.cdist(vq.vectors, places).min(1).values < 1).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("far", [0.0, 300.0, 1e4])
+def test_the_nearest_code_wherever_the_features_are(far):
+    vq, features = VQ(1, codes=128, width=16), torch.randn(2000, 16) + far
+    vq.vectors.copy_(torch.randn(128, 16) + far)
+    exactly = torch.cdist(features.double(), vq.vectors.double())
+    found = exactly.gather(1, vq.nearest(features)[:, None])[:, 0]
+    assert (found - exactly.min(1).values).max() < 1e-4
 
 
 def test_a_codebook_learns_the_same_under_autocast():
