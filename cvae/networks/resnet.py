@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from cvae.checks import one_of, positive_int
-from cvae.kernels import group_norm
 from cvae.networks.layers import (
     Conv2dSame,
     ConvTranspose2dSame,
@@ -112,8 +111,7 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return super().forward(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)
 
 
 def he_init(module: nn.Module) -> None:

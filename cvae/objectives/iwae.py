@@ -15,7 +15,8 @@ class IWAE(Objective):
     """The importance-weighted bound E log (1/K) sum_k w_k, w_k = p(x, z_k) / q(z_k|x) (Burda et al. 2016, eq. 8).
 
     loss = -bound, whatever `gradient` is; rate and distortion are those of one draw, averaged over the K draws. The
-    decoder's and the prior's gradient is sum_k v_k d log p(x, z_k), v_k = w_k / sum w. `gradient` chooses the encoder's:
+    decoder's and the prior's gradient is sum_k v_k d log p(x, z_k), v_k = w_k / sum w. `gradient` chooses the
+    encoder's:
 
     - plain: what differentiation gives. Its signal vanishes against its noise as K grows (Rainforth et al. 2018).
     - stl, sticking the landing (Roeder et al. 2017, eq. 8 and section 4.2): without the score of q, d log q(z|x) at a
@@ -25,8 +26,8 @@ class IWAE(Objective):
       is unbiased. With K = 1 it is stl. It is for one group of latents: in a hierarchy the distribution of a group
       depends on the draws above it, which needs more terms (Bauer and Mnih 2021).
 
-    In a hierarchy q(z|x) of the groups below the top is made by the decoder's path, from the mean and the variance of p.
-    So the decoder's gradient has a part of q there, too, which `gradient` chooses as it does the encoder's: with stl and
+    In a hierarchy the decoder's path makes q of the groups below the top, too, from the mean and the variance of p.
+    So the decoder's gradient has a part of q there, which `gradient` chooses as it does the encoder's: with stl and
     K > 1 the decoder's gradient is biased as well.
 
     A prior that is made by the encoder (VampPrior) is part of the model p: the encoder's gradient through the prior's

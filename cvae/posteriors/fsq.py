@@ -22,8 +22,8 @@ class FSQ(CodePosterior):
     to learn, and no codebook. Gradients go straight through the rounding.
 
     Where the number of levels is even, the paper shifts them by half a step, so that one of them is 0. Here they are
-    symmetric around 0: z = 0, at which a decoder of ReLUs without biases is dead, is then no code. The authors' notebook
-    (also the paper's appendix A.1) has (1 - 0.001) tanh where this has 1.001 tanh: each level has its feature either way.
+    symmetric around 0: z = 0, at which a decoder of ReLUs without biases is dead, is then no code. Where this has 1.001
+    tanh, the authors' notebook (appendix A.1) has (1 - 0.001) tanh: features reach each level either way.
 
     Args:
         levels: of each number of a code, at least one of them best even; a code has as many values as their product.

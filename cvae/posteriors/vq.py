@@ -26,10 +26,10 @@ class VQ(CodePosterior):
 
         N_i <- decay N_i + (1 - decay) n_i,  S_i <- decay S_i + (1 - decay) m_i,  e_i = S_i / N_i
 
-    A code that is hardly used first moves to a feature of the minibatch, drawn at random (Dhariwal et al. 2020, Jukebox,
-    section 3.1), as all do at the start. Hardly used means, with r features a code and minibatch, that N_i is at most
-    0.1 min(1, r) exp(-10 (1 - decay) / r); N_i becomes min(1, r). Without the last factor codes would be replaced for
-    ever where r is small: the averages then forget a code between two of its uses.
+    A code that is hardly used first moves to a feature of the minibatch, drawn at random (Dhariwal et al. 2020,
+    Jukebox, section 3.1), as all do at the start. With r features to a code in a minibatch, hardly used means that N_i
+    is at most 0.1 min(1, r) exp(-10 (1 - decay) / r); it becomes min(1, r). Without the last factor codes would be
+    replaced for ever where r is small: the averages then forget a code between two of its uses.
 
     In a training step the codes are those whose vectors were nearest before the update, and z has their vectors after
     it. So the figures of training are of codes that may not be the nearest any more; those of an evaluation are of the
