@@ -4,6 +4,7 @@ Each returns the value, or raises a ConfigError that says what is allowed.
 """
 
 import math
+import sys
 from collections.abc import Collection, Sequence
 from typing import Any, TypeGuard, TypeVar
 
@@ -18,7 +19,7 @@ def is_int(value: Any) -> TypeGuard[int]:
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether it is a finite int or float; true and false are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def positive_int(key: str, value: Any) -> int:

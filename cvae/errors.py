@@ -4,8 +4,21 @@ import signal
 from typing import Any
 
 
+def printable(text: str) -> str:
+    """Text that a terminal shows and does not obey: escapes in place of control characters, lines and tabs apart.
+
+    It may come from somebody else's run: names of files, of weights, values of a config.
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else ascii(sign)[1:-1] for sign in text)
+
+
 class UserError(Exception):
     """Something outside the code is wrong; the message says what, where, and what to do."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*(printable(part) if isinstance(part, str) else part for part in arguments))
 
 
 class ConfigError(UserError, ValueError):

@@ -13,6 +13,8 @@ def make(folder, *overrides, elbo=None, state="finished", choices=None, tags=(),
         "seed": 0,
         "model": {"latent_dim": 2, "filters": [32, 64]},
         "prior": {"_target_": "x"},
+        "data": {"_target_": "y", "image_shape": [1, 8, 8], "binarization": "static"},
+        "likelihood": {"_target_": "cvae.likelihoods.Bernoulli"},
         "tags": list(tags),
     }
     (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(content | config))
@@ -38,5 +40,5 @@ def sweep(tmp_path):
         model = {"latent_dim": latent_dim, "filters": [32, 64]}
         state = "finished" if elbo else "failed"
         make(tmp_path / f"{number}_latent_dim={latent_dim},seed={seed}", *words, elbo=elbo, state=state, model=model,
-             seed=seed, data={"_target_": "y"})  # fmt: skip
+             seed=seed)  # fmt: skip
     return tmp_path

@@ -26,7 +26,8 @@ from cvae.errors import ConfigError, DataError, UserError
 from cvae.likelihoods import Gaussian
 from cvae.networks import mlp
 from cvae.runs.checkpoint import read_checkpoint
-from cvae.runs.directory import Run, read_json
+from cvae.runs.directory import Run
+from cvae.runs.small_files import read_json
 
 OLD = (
     ROOT / "tests" / "fixtures" / "run_9787019"

@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 import cvae.cli.compose  # adds its step to Hydra's composition of a config
 import cvae.runs.names  # noqa: F401, adds the function that conf/config.yaml names folders by
-from cvae.errors import Stopped, UserError
+from cvae.errors import Stopped, UserError, printable
 
 # A waiting thread of GNU OpenMP checks this often whether the others are done, then it sleeps. OpenMP reads the number
 # when torch is loaded. The default, 300,000, keeps a core busy that the others need if another program runs too: on two
@@ -71,7 +71,12 @@ def of_the_user(error: Exception) -> bool:
 
 
 def message_of(error: Exception) -> str:
-    """The error in words; for a key that does not exist, with those that do."""
+    """The error in words that a terminal can show; for a key that does not exist, with those that do."""
+    return printable(words_of(error))
+
+
+def words_of(error: Exception) -> str:
+    """`message_of`, as the error has it."""
     cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
     keys = getattr(cause, "parent_node", None)
     if isinstance(keys, DictConfig) and cause.key not in list(keys):  # `in` denies a key whose value is ???

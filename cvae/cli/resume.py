@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cvae.checks import positive_int
 from cvae.errors import ConfigError, UserError
-from cvae.runs.directory import Run, first_process, read_json
+from cvae.runs.directory import Run, first_process
+from cvae.runs.small_files import read_json
 
 log = logging.getLogger(__name__)
 

@@ -1,29 +1,35 @@
 """python -m cvae compare PATHS…: one table and one figure of many runs."""
 
 import argparse
+import itertools
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cvae.errors import ConfigError
-from cvae.runs.comparison import WORDS, Row, as_csv, as_markdown, caption, cells, find, read, rows
+from cvae.runs.comparison import find, read, usable
 from cvae.runs.curves import curve
 from cvae.runs.directory import Run
 from cvae.runs.names import shortened
 from cvae.runs.storage import save
+from cvae.runs.tables import WORDS, Part, Row, as_csv, as_markdown, columns, cut, parts, remarks, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LEGEND = 12  # more rows than these have no legend: it would cover the page
+PARTS = 8  # that are drawn
 
 
 def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
     compare = commands.add_parser(
         "compare",
         help="one table of many runs: what was set differently, and what came of it; also as a figure",
-        description="Compare runs: what was set differently and what came of it (nats per image). Runs that differ in "
-        "their seed alone share a row: mean ± standard deviation.",
+        description="Compare runs: what was set differently and what came of it (nats per image). What models other "
+        "images, or with another kind of likelihood, has a table of its own: such figures can't be ranked. Runs that "
+        "differ in their seed alone share a row: mean ± standard deviation.",
         epilog="example: python -m cvae compare outputs/tf_tutorial --plot comparison.png",
     )
     compare.set_defaults(call=show)
@@ -34,6 +40,7 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         "--sort", metavar="COLUMN", default="ELBO", help="of the table (default: ELBO, the best first)"
     )
     compare.add_argument("--each", action="store_true", help="a row for each run, also where only seeds differ")
+    compare.add_argument("--all", action="store_true", help="all columns, however wide the table is")
     kind = compare.add_mutually_exclusive_group()
     kind.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     kind.add_argument("--csv", action="store_true", help="print a line for each run as CSV, with all digits")
@@ -52,80 +59,97 @@ def show(args: argparse.Namespace) -> None:
     if args.plot and Path(args.plot).suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError("--plot", args.plot, "the name of a file that ends in .png, .pdf or .svg")
     entries = read(find(args.paths))
-    table = rows(entries, args.sort, args.each)
-    numbers = against(table, args.against)
+    found = parts(entries, args.sort, args.each)
+    numbers = against(found, args.against)
     if args.csv:
         sys.stdout.write(as_csv(entries))
     elif args.markdown:
-        print(as_markdown(table))
+        print("\n\n".join(as_markdown(part, args.all) for part in found))
     else:
-        print_table(table)
+        print_parts(found, args.all)
     if args.plot:
         import matplotlib
 
         matplotlib.use("agg")
-        save(Path(args.plot), drawn(table, numbers, Path(args.plot).suffix[1:]))
-        print(f"figure: {args.plot}", file=sys.stderr)
+        save(Path(args.plot), drawn(found[:PARTS], numbers, Path(args.plot).suffix[1:]))
+        more = f", of the {PARTS} kinds with the most runs; there are {len(found)}" if len(found) > PARTS else ""
+        print(f"figure: {args.plot}{more}", file=sys.stderr)
 
 
-def print_table(table: list[Row]) -> None:
+def print_parts(found: list[Part], every: bool) -> None:
+    """A table for each part, below what it models, as wide as the terminal; every: with all columns, however wide."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    titles, lines = cells(table)
-    shown = Table(box=None)
-    for title in titles:
-        shown.add_column(title, justify="left" if title in WORDS else "right", no_wrap=True)
-    for line in lines:
-        shown.add_row(*line)
-    wide = Console(width=1000)  # a table that is cut at the terminal's width is none
-    wide.print(shown, markup=False)
-    if said := caption(table):
-        wide.print(said, markup=False, highlight=False)
+    width = shutil.get_terminal_size((0, 0)).columns  # 0: it goes into a pipe or a file
+    for number, part in enumerate(found):
+        kept, left_out = (columns(part.rows), []) if every else shown(part.rows, width or None)
+        console = Console(width=max(width, 300, sum(column.width() for column in kept)))  # nothing is cut by it
+        table = Table(box=None)
+        for column in kept:
+            table.add_column(Text(column.title), justify="left" if column.title in WORDS else "right", no_wrap=True)
+        for line in zip(*(column.cells for column in kept), strict=True):
+            table.add_row(*map(Text, line))
+        if number:
+            console.print()
+        for part_of_page in (Text(part.modelled[:300]), table, *map(Text, remarks(part.rows, left_out))):
+            console.print(part_of_page, soft_wrap=isinstance(part_of_page, Text))
 
 
-def against(table: list[Row], key: str | None) -> str | None:
-    """The setting whose numbers are an axis: the one asked for, or the first that differs and is a number in each run.
+def against(found: list[Part], key: str | None) -> list[str | None]:
+    """For each part the setting whose numbers are an axis: the one asked for, or the first that differs and is a number
+    in each run; None where there is none.
 
     Raises:
-        ConfigError: the one asked for is none.
+        ConfigError: the one asked for is one of no part.
     """
-    settings = table[0].settings
-    numeric = [name for name in settings if all(is_number(row.settings[name]) for row in table)]
+    numeric = [
+        [name for name in part.rows[0].settings if all(usable(row.settings[name]) for row in part.rows)]
+        for part in found
+    ]
     if key is None:
-        return numeric[0] if numeric else None
-    names = dict(zip(shortened(settings), settings, strict=True))
-    found = names.get(key, key)
-    if found not in numeric:
-        raise ConfigError(
-            "--against", key, f"a number that differs between the runs: {', '.join(numeric) or 'none does'}"
-        )
-    return found
+        return [names[0] if names else None for names in numeric]
+    wanted = [
+        next((name for short, name in zip(shortened(names), names, strict=True) if key in (short, name)), None)
+        for names in numeric
+    ]
+    if not any(wanted):
+        there = ", ".join(dict.fromkeys(name for names in numeric for name in names)) or "none does"
+        raise ConfigError("--against", key, f"a number that differs between the runs: {there}")
+    return wanted
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def as_it_is(text: str) -> str:
+    """Text that matplotlib draws as it is: no formula, and no label that it leaves out."""
+    return f"{' ' * text.startswith('_')}{cut(text)}".replace("$", r"\$")
 
 
-def drawn(table: list[Row], number: str | None, kind: str) -> bytes:
-    """The figure as a file's content: a colour a row, the same in each panel."""
+def drawn(found: list[Part], numbers: Sequence[str | None], kind: str) -> bytes:
+    """The figure as a file's content: panels of its own for each part, with ELBOs of its own kind; a colour a row."""
     import io
 
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    panels = 3 if number else 2
-    figure: Figure = Figure((5 * panels, 4.2), layout="constrained")
-    axes = figure.subplots(1, panels)
-    colours = colormaps["viridis"]
-    palette = [colours(0.92 * place / max(len(table) - 1, 1)) for place in range(len(table))]
-    learning_curves(axes[0], table, palette)
-    rate_distortion(axes[1], table, palette)
-    if number:
-        against_number(axes[2], table, number, palette)
-    if len(table) <= LEGEND:
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(table), 2 * panels), frameon=False)
+    panels, colours, number_of_row = 3 if any(numbers) else 2, colormaps["viridis"], itertools.count()
+    most = max(sum(len(part.rows) for part in found) - 1, 1)
+    figure = Figure((5 * panels, 4.2 * len(found)), layout="constrained")
+    frames = figure.subfigures(len(found), 1, squeeze=False)[:, 0]
+    for frame, part, number in zip(frames, found, numbers, strict=False):
+        palette = [colours(0.92 * next(number_of_row) / most) for _ in part.rows]
+        axes = frame.subplots(1, panels)
+        frame.suptitle(as_it_is(part.modelled), fontsize="medium")
+        learning_curves(axes[0], part.rows, palette)
+        rate_distortion(axes[1], part.rows, palette)
+        if number:
+            against_number(axes[2], part.rows, number, palette)
+        elif panels == 3:
+            axes[2].axis("off")
+        if len(part.rows) <= LEGEND:
+            handles, labels = axes[0].get_legend_handles_labels()
+            columns = min(len(part.rows), 2 * panels)
+            frame.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     content = io.BytesIO()
     figure.savefig(content, format=kind, dpi=110)
     return content.getvalue()
@@ -137,7 +161,7 @@ def learning_curves(axes: "Axes", table: list[Row], palette: list) -> None:
     for row, colour in zip(table, palette, strict=True):
         for number, entry in enumerate(row.entries):
             points = elbo_curve(entry.run)
-            label = row.label if number == 0 and row.values("ELBO") else None
+            label = as_it_is(row.label) if number == 0 and row.values("ELBO") else None
             axes.plot(*zip(*points, strict=True) if points else ([], []), color=colour, label=label, marker=".", lw=1.2)
             shown += [value for _, value in points[len(points) // 4 :]]
     if shown and max(shown) > min(shown):  # the first steps would flatten the rest
@@ -174,4 +198,4 @@ def against_number(axes: "Axes", table: list[Row], number: str, palette: list) -
         if all(isinstance(value, int) for value in values):
             axes.set_xticks(values, map(str, values))
             axes.minorticks_off()
-    axes.set(title=f"ELBO against {number}", xlabel=number, ylabel="test ELBO, nats per image")
+    axes.set(title=as_it_is(f"ELBO against {number}"), xlabel=as_it_is(number), ylabel="test ELBO, nats per image")

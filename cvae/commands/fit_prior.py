@@ -12,8 +12,9 @@ from cvae.checks import positive_int, seed_number
 from cvae.commands.fitted_prior import KINDS, ROUNDS, of_size, part_of, posterior_draws, say_what_was_kept, unfitted
 from cvae.commands.inputs import add_device, data_of, device_of, model_of, said, watched
 from cvae.errors import ConfigError, UserError
-from cvae.runs.directory import LAST, Run, read_json
+from cvae.runs.directory import LAST, Run
 from cvae.runs.names import suffix
+from cvae.runs.small_files import CONFIG, read_bytes, read_json
 from cvae.runs.storage import new_folder, save
 from cvae.version import VERSION
 
@@ -130,7 +131,7 @@ def write(new: Run, old: Run, part: dict[str, Any], words: Sequence[str], vae: "
     new.save_config(cfg)
     new.save_overrides([*(word for word in old.overrides() if not word.startswith(("prior=", "prior."))), *words])
     if old.hydra_file.is_file():
-        save(new.hydra_file, old.hydra_file.read_bytes())
+        save(new.hydra_file, read_bytes(old.hydra_file, CONFIG))
     weights = {f"vae.{name}": value for name, value in vae.state_dict().items()}
     content = io.BytesIO()
     about = {"format": FORMAT, "version": VERSION}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.progress import track
 
 from cvae.checks import seed_number
-from cvae.errors import ConfigError, UserError
+from cvae.errors import ConfigError, UserError, printable
 from cvae.runs.directory import Run
 from cvae.runs.storage import save
 from cvae.runtime.console import console
@@ -186,4 +186,4 @@ def watched(items: Iterable[T], description: str, total: int) -> Iterator[T]:
 
 def said(line: str) -> None:
     """A line on the terminal, as it is."""
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print(printable(line), soft_wrap=True, markup=False, highlight=False)

@@ -12,13 +12,14 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from cvae.checks import is_number
 from cvae.errors import Stopped, UserError
 from cvae.runs import trust
+from cvae.runs.small_files import CONFIG, read_json, read_text, read_yaml, yaml_text
 from cvae.runs.storage import lock, locked, save, unlock
 from cvae.version import VERSION
 
@@ -203,7 +204,7 @@ class Run:
         try:
             if not self.trust:
                 trust.require_inside(self.path)
-            text = self.config_file.read_text("utf-8") if self.trust else trust.read_yaml(self.config_file)
+            text = read_text(self.config_file, 10 * CONFIG) if self.trust else yaml_text(self.config_file)
             cfg = OmegaConf.load(io.StringIO(text))
             if not isinstance(cfg, DictConfig):
                 raise UserError("this is not the config of a run: it has no keys")
@@ -218,10 +219,8 @@ class Run:
 
     def overrides(self) -> list[str]:
         """The words of the command line that the run was started with; none where Hydra has not started it."""
-        try:
-            return [str(word) for word in yaml.safe_load(trust.read_yaml(self.overrides_file))]
-        except (OSError, YAMLError, UserError, TypeError, ValueError, RecursionError):
-            return []
+        words = read_yaml(self.overrides_file)
+        return [str(word) for word in words] if isinstance(words, list) else []
 
     def save_config(self, cfg: DictConfig) -> None:
         """Write the config again, where a run has found out what was left to the data (as the number of classes)."""
@@ -232,10 +231,9 @@ class Run:
 
     def result(self) -> float | None:
         """What a finished run returned to its sweeper, the bound that is maximized; None unless it is finished."""
-        if self.state() != "finished" or not self.metrics.exists():
-            return None
-        metrics = json.loads(self.metrics.read_text())
-        return metrics.get("validation/bound", metrics["test/bound"])
+        metrics = read_json(self.metrics) if self.state() == "finished" else {}
+        bound = metrics.get("validation/bound", metrics.get("test/bound"))
+        return bound if is_number(bound) else None
 
     def save_metrics(self, metrics: dict) -> None:
         save(self.metrics, json.dumps(metrics, indent=2).encode())
@@ -269,12 +267,3 @@ def how_it_ended(error: BaseException) -> tuple[str, str]:
 def first_process() -> bool:
     """Whether this process is the one of its run that writes: Lightning, torchrun and SLURM number the others."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
-
-
-def read_json(file: Path) -> dict:
-    """What a file says; nothing if it cannot be read or has no keys."""
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -4,7 +4,10 @@ import math
 from typing import NamedTuple
 
 from cvae.checks import is_int, is_number
-from cvae.runs.directory import LAST, Run, read_json
+from cvae.runs.directory import LAST, Run
+from cvae.runs.small_files import read_json
+
+MOST = 200  # evaluations of a run that are read
 
 
 class Measured(NamedTuple):
@@ -12,6 +15,7 @@ class Measured(NamedTuple):
 
     figures: dict[str, float]
     by: str  # as in "5,000 samples, 10,000 images"
+    at_most: bool  # whether -log p(x) is an upper bound that no number of samples makes tight
 
 
 def best_evaluation(run: Run, step: int | None) -> Measured | None:
@@ -21,13 +25,15 @@ def best_evaluation(run: Run, step: int | None) -> Measured | None:
 
     Files that are damaged, or are none of `Run.save_evaluation`, are left out.
     """
-    found = [content for file in sorted(run.evaluations.glob("*.json")) if readable(content := read_json(file))]
+    files = sorted(run.evaluations.glob("*.json"))[:MOST]
+    found = [content for file in files if readable(content := read_json(file))]
     found = [content for content in found if step in (None, content["settings"]["step"])]
     if not found:
         return None
     best = max(found, key=rank)
     values = {f"evaluation/{name}": part.get("value") for name, part in best.items() if isinstance(part, dict)}
-    return Measured({name: value for name, value in values.items() if is_number(value)}, by(best["settings"]))
+    at_most = "at most" in str(best["nll"].get("meaning"))
+    return Measured({name: value for name, value in values.items() if is_number(value)}, by(best["settings"]), at_most)
 
 
 def readable(content: dict) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -38,12 +39,9 @@ def name_of(overrides: Iterable[str], leave_out: Iterable[str]) -> str:
 
 def shortened(keys: Iterable[str]) -> list[str]:
     """The last parts of each dotted key: as few as no other key ends with."""
-    parts = [re.split(r"[./]", key) for key in keys]
-
-    def shared(tail: list[str]) -> bool:
-        return sum(other[-len(tail) :] == tail for other in parts) > 1
-
-    return [".".join(next((part[-n:] for n in range(1, len(part)) if not shared(part[-n:])), part)) for part in parts]
+    parts = [tuple(re.split(r"[./]", key)) for key in keys]
+    tails = Counter(part[-n:] for part in parts for n in range(1, len(part) + 1))
+    return [".".join(next((part[-n:] for n in range(1, len(part)) if tails[part[-n:]] == 1), part)) for part in parts]
 
 
 def safe(text: str) -> str:

@@ -59,34 +59,39 @@ def lock(path: Path) -> bool:
 
     The system frees the lock when the process ends in any way, also by SIGKILL. A child process does not get it.
     """
-    if path.resolve() in HELD:
+    if real(path) in HELD:
         return True
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     if not take(descriptor, fcntl.LOCK_EX):
         os.close(descriptor)
         return False
-    HELD[path.resolve()] = descriptor
+    HELD[real(path)] = descriptor
     return True
 
 
 def unlock(path: Path) -> None:
     """Free the lock of this process, if it has it. The file stays: another process may be about to lock it."""
-    if (descriptor := HELD.pop(path.resolve(), None)) is not None:
+    if (descriptor := HELD.pop(real(path), None)) is not None:
         os.close(descriptor)
 
 
 def locked(path: Path) -> bool:
     """Whether a process, this one or another, has locked a file."""
-    if path.resolve() in HELD:
+    if real(path) in HELD:
         return True
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # somebody else's may be a pipe, which would wait
+    except OSError:  # there is none, or none that a run could lock
         return False
     try:
         return not take(descriptor, fcntl.LOCK_SH)  # shared: two that ask do not see each other
     finally:
         os.close(descriptor)
+
+
+def real(path: Path) -> Path:
+    """The path without links; one that leads to itself stays, which `Path.resolve` refuses."""
+    return Path(os.path.realpath(path))
 
 
 def take(descriptor: int, kind: int) -> bool:

@@ -18,8 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cvae.errors import UserError
 
 PARTS = {  # group -> where its parts come from: a package of cvae with its modules, another library's module or class
@@ -44,7 +42,6 @@ ENVIRONMENT = {  # references to the environment as conf/ has them, which lead t
     "logger.mlflow.tracking_uri": "${oc.env:MLFLOW_TRACKING_URI,sqlite:///mlflow.db}",
 }
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-AT_MOST = 2**18  # bytes of a config; cvae's own have about 5,000
 TRUST = "If you trust whoever made the run, say --trust (in Python: trust=True)"
 
 
@@ -148,19 +145,3 @@ def require_inside(folder: Path, files: bool = False) -> None:
             inside = path.resolve().is_relative_to(folder.resolve())
             if not (path.is_file() and (inside or not files)) and not (path.is_dir() and inside):
                 raise UserError(f"{path} is a pipe, or a link that leads out of the run. {TRUST}")
-
-
-def read_yaml(file: Path) -> str:
-    """The text of a YAML file, if it is no more than data.
-
-    Raises:
-        UserError: it is very long, or has what YAML can do besides data: tags make objects, aliases multiply.
-    """
-    if (size := file.stat().st_size) > AT_MOST:
-        raise UserError(f"it has {size:,} bytes; a saved config has at most {AT_MOST:,}. {TRUST}")
-    text = file.read_text(encoding="utf-8")
-    # Tags, anchors and aliases begin with these; to look at each mark of a file takes as long as to read it.
-    for event in yaml.parse(text, Loader=yaml.SafeLoader) if set("&*!") & set(text) else ():
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or getattr(event, "anchor", None):
-            raise UserError(f"it has a tag, an anchor or an alias of YAML in line {event.start_mark.line + 1}. {TRUST}")
-    return text

@@ -4,6 +4,8 @@ import logging
 
 from rich.console import Console
 
+from cvae.errors import printable
+
 console = Console()
 errors = Console(stderr=True)
 
@@ -13,4 +15,4 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         out = errors if record.levelno >= logging.ERROR else console
-        out.print(self.format(record), soft_wrap=True, markup=False, highlight=False)
+        out.print(printable(self.format(record)), soft_wrap=True, markup=False, highlight=False)

@@ -6,9 +6,16 @@ from runs_to_compare import make, sweep  # noqa: F401, a fixture
 
 from cvae import __main__ as entry
 from cvae.commands.compare import against, against_number, drawn, elbo_curve, learning_curves, rate_distortion
-from cvae.runs.comparison import find, read, rows
+from cvae.runs.comparison import find, read
 from cvae.runs.directory import Run
+from cvae.runs.tables import Part, parts, rows
 from cvae.training.tensorboard import TensorBoard
+
+
+def by_latent_dim(sweep):
+    """The rows in this order."""
+    (part,) = parts(read(find([sweep])), "latent_dim")
+    return part.rows
 
 
 def call(*arguments):
@@ -16,20 +23,32 @@ def call(*arguments):
 
 
 def test_a_table_is_printed_whole(sweep, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
     call(sweep, "--sort", "latent_dim")
-    lines = capsys.readouterr().out.splitlines()
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "y 1x8x8, binarization=static; probabilities"
     assert lines[0].split() == [
         "latent_dim", "runs", "ELBO", "NLL", "rate", "distortion", "active", "units", "seconds", "state",
     ]  # fmt: skip
     assert lines[1].split()[:5] == ["2", "2", "-151.00", "±", "1.41"] and len(lines) == 4
     call(sweep, "--each")
-    assert len(capsys.readouterr().out.splitlines()) == 7
+    assert len(capsys.readouterr().out.splitlines()) == 8
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80])
+def test_a_table_has_as_many_columns_as_there_is_room_for(sweep, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    call(sweep)
+    _, *lines, said = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and max(map(len, lines)) <= width
+    assert lines[0].split()[:3] == ["latent_dim", "runs", "ELBO"][: 3 if width > 30 else 2] or width == 30
+    assert said.startswith("more columns by --all: ") and "seconds" in said
+    call(sweep, "--all")
+    assert "seconds  state" in capsys.readouterr().out
 
 
 def test_markdown_and_csv(sweep, capsys):
     call(sweep, "--markdown", "--each", "--sort", "seed")
-    assert capsys.readouterr().out.splitlines()[2].startswith("| 2 | 0 | -150.00 |")
+    assert capsys.readouterr().out.splitlines()[4].startswith("| 8 | 0 | -120.00 |")  # of one seed the best first
     call(sweep, "--csv")
     assert len(capsys.readouterr().out.splitlines()) == 7
 
@@ -52,16 +71,17 @@ def test_a_figure_is_written(sweep, tmp_path, capsys):
     call(sweep, "--plot", tmp_path / "a.png")
     pixels = imageio.imread(tmp_path / "a.png")
     assert pixels.shape[1] == 3 * 5 * 110 and pixels.std() > 10
-    assert drawn(rows(read(find([sweep]))), None, "png").startswith(b"\x89PNG")
+    assert drawn(parts(read(find([sweep]))), [None], "png").startswith(b"\x89PNG")
 
 
 def test_the_number_of_the_axis(tmp_path):
     for name, lr, beta in (("a", 0.1, 1), ("b", 0.2, {}), ("c", 0.3, 2)):
-        words = ["objective.beta=1", f"optimizer.lr={lr}", "conditional=true"]
-        make(tmp_path / name, *words, objective={"beta": beta}, optimizer={"lr": lr}, conditional=name == "a")
-    table = rows(read(find([tmp_path])))
-    assert against(table, None) == against(table, "lr") == against(table, "optimizer.lr") == "optimizer.lr"
-    assert against(rows(read(find([tmp_path / "a"]))), None) is None
+        words = ["objective.beta=1", f"optimizer.lr={lr}", "fast=true"]
+        make(tmp_path / name, *words, objective={"beta": beta}, optimizer={"lr": lr}, fast=name == "a")
+    make(tmp_path / "d", *words, conditional=True, optimizer={"lr": 0.4})
+    found = parts(read(find([tmp_path])))
+    assert against(found, None) == against(found, "lr") == against(found, "optimizer.lr") == ["optimizer.lr", None]
+    assert against(parts(read(find([tmp_path / "a"]))), None) == [None]
 
 
 @pytest.fixture
@@ -94,7 +114,7 @@ def test_learning_curves_are_of_the_validation_split_where_there_is_one(sweep, a
 
 
 def test_rate_and_distortion(sweep, axes):
-    rate_distortion(axes, rows(read(find([sweep])), "latent_dim"), ["red", "green", "blue"])
+    rate_distortion(axes, by_latent_dim(sweep), ["red", "green", "blue"])
     points = [part.get_offsets().tolist() for part in axes.collections]
     assert points == [[[5, 145], [5, 147]], [[5, 115]], [[5, 116], [5, 114]]]
     for line in axes.lines:  # along each, -ELBO is the same
@@ -106,7 +126,7 @@ def test_rate_and_distortion(sweep, axes):
 
 
 def test_the_elbo_against_a_number(sweep, axes):
-    table = rows(read(find([sweep])), "latent_dim")
+    table = by_latent_dim(sweep)
     against_number(axes, table, "model.latent_dim", ["red", "green", "blue"])
     points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "o"]
     assert points == [(2, -151.0), (8, -120.0), (32, -120.0)]
@@ -128,9 +148,9 @@ def figures(monkeypatch):
 def test_a_row_has_one_colour_and_one_line_in_the_legend(sweep, figures):
     from matplotlib import colormaps
 
-    table = rows(read(find([sweep])), "latent_dim")
-    drawn(table, "model.latent_dim", "svg")
-    drawn(table, None, "png")
+    table = by_latent_dim(sweep)
+    drawn([Part("", table)], ["model.latent_dim"], "svg")
+    drawn([Part("", table)], [None], "png")
     (figure, how), (without, _) = figures
     assert how == {"format": "svg", "dpi": 110}
     assert tuple(figure.get_size_inches()) == (15, 4.2) and tuple(without.get_size_inches()) == (10, 4.2)
@@ -139,7 +159,7 @@ def test_a_row_has_one_colour_and_one_line_in_the_legend(sweep, figures):
     ]  # fmt: skip
     assert len(without.axes) == 2
     palette = [colormaps["viridis"](part) for part in (0.0, 0.46, 0.92)]
-    (legend,) = figure.legends
+    (legend,) = figure.subfigs[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["latent_dim=2", "latent_dim=8", "latent_dim=32"]
     assert [line.get_color() for line in legend.get_lines()] == palette
     assert [tuple(part.get_facecolor()[0]) for part in figure.axes[1].collections] == palette
@@ -150,14 +170,14 @@ def test_a_row_has_one_colour_and_one_line_in_the_legend(sweep, figures):
 def test_many_rows_have_no_legend(tmp_path, figures, count, legends):
     for number in range(count):
         make(tmp_path / str(number), f"seed={number}", elbo=-1.0 - number, seed=number)
-    drawn(rows(read(find([tmp_path])), each=True), None, "png")
-    assert len(figures[0][0].legends) == legends
+    drawn(parts(read(find([tmp_path])), each=True), [None], "png")
+    assert len(figures[0][0].subfigs[0].legends) == legends
 
 
 def test_one_row_is_drawn(tmp_path, figures):
     make(tmp_path / "a", elbo=-1.0)
-    drawn(rows(read(find([tmp_path]))), None, "png")
-    assert figures[0][0].legends[0].get_texts()[0].get_text() == "a"
+    drawn(parts(read(find([tmp_path]))), [None], "png")
+    assert figures[0][0].subfigs[0].legends[0].get_texts()[0].get_text() == "a"
 
 
 @pytest.mark.parametrize(("ending", "begins"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
@@ -181,7 +201,7 @@ def test_the_first_quarter_of_a_curve_does_not_set_the_scale(sweep, axes):
 
 
 def test_lines_of_the_same_elbo_are_inside_the_plane(sweep, axes):
-    rate_distortion(axes, rows(read(find([sweep])), "latent_dim"), ["red", "green", "blue"])
+    rate_distortion(axes, by_latent_dim(sweep), ["red", "green", "blue"])
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     totals = [line.get_xdata()[0] + line.get_ydata()[0] for line in axes.lines]
     least, most = left + low, right + high
@@ -214,6 +234,6 @@ def test_the_scale_of_a_number(tmp_path, axes, values, scale):
 
 
 def test_seeds_have_a_standard_deviation(sweep, axes):
-    against_number(axes, rows(read(find([sweep])), "latent_dim"), "model.latent_dim", ["red", "green", "blue"])
+    against_number(axes, by_latent_dim(sweep), "model.latent_dim", ["red", "green", "blue"])
     bars = [part.get_segments()[0][:, 1].tolist() for part in axes.collections]
     assert bars[0] == pytest.approx([-151 - 2**0.5, -151 + 2**0.5]) and len(bars) == 2  # one of 8 has failed

@@ -10,9 +10,16 @@ from conftest import ROOT
 from runs_to_compare import make, sweep  # noqa: F401, a fixture
 
 from cvae.errors import UserError
-from cvae.runs.comparison import as_csv, as_markdown, cells, choices, differing, find, read, rows, text_of
+from cvae.runs.comparison import choices, find, read, read_config
 from cvae.runs.curves import curve
 from cvae.runs.directory import Run
+from cvae.runs.tables import as_csv, as_markdown, columns, differing, parts, rows, text_of
+
+
+def all_cells(table):
+    """(titles, lines)"""
+    shown = columns(table)
+    return [column.title for column in shown], list(map(list, zip(*(column.cells for column in shown), strict=True)))
 
 
 def test_runs_are_found_at_and_below_a_path_each_once(tmp_path):
@@ -52,7 +59,7 @@ def test_figures_and_state_of_a_run(sweep):
 
 def test_seeds_share_a_row_and_the_best_is_first(sweep):
     table = rows(read(find([sweep])))
-    titles, lines = cells(table)
+    titles, lines = all_cells(table)
     assert titles == [
         "latent_dim", "runs", "ELBO", "NLL", "rate", "distortion", "active units", "seconds", "state",
     ]  # fmt: skip
@@ -72,7 +79,7 @@ def test_each_run_has_a_row_of_its_own(sweep):
         "latent_dim=32,seed=1", "latent_dim=8,seed=0", "latent_dim=32,seed=0", "latent_dim=2,seed=0",
         "latent_dim=2,seed=1", "latent_dim=8,seed=1",
     ]  # fmt: skip
-    titles, lines = cells(table)
+    titles, lines = all_cells(table)
     assert titles[:3] == ["latent_dim", "seed", "ELBO"]
     assert lines[0][:3] == ["32", "1", "-119.00"] and lines[-1][:4] == ["8", "1", "-", "-"]
     assert lines[-1][-1] == "failed"
@@ -85,8 +92,8 @@ def test_each_run_has_a_row_of_its_own(sweep):
         ("model.latent_dim", [2, 8, 32]),
         ("NLL", [8, 32, 2]),
         ("distortion", [8, 32, 2]),
-        ("rate", [2, 8, 32]),
-        ("seconds", [2, 8, 32]),
+        ("rate", [8, 32, 2]),
+        ("seconds", [8, 32, 2]),
         ("active units", [32, 8, 2]),
     ],
 )
@@ -96,20 +103,21 @@ def test_sorted_by_a_column(sweep, column, order):
             metrics = json.loads((folder / "metrics.json").read_text())
             metrics["evaluation/active_units"] = int(re.search(r"dim=(\d+)", folder.name)[1])
             (folder / "metrics.json").write_text(json.dumps(metrics))
-    found = [row.settings["model.latent_dim"] for row in rows(read(find([sweep])), column)]
+    (part,) = parts(read(find([sweep])), column)
+    found = [row.settings["model.latent_dim"] for row in part.rows]
     assert found == order
 
 
 def test_no_such_column(sweep):
     with pytest.raises(UserError, match="--sort loss: must be a column: latent_dim, ELBO, NLL, rate, distortion, "):
-        rows(read(find([sweep])), "loss")
+        parts(read(find([sweep])), "loss")
 
 
 def test_runs_that_do_not_differ_are_named(tmp_path):
     for name in ("2026-01-01_00-00-00_mine", "other"):
         make(tmp_path / name, elbo=-1.0)
     table = rows(read(find([tmp_path])), each=True)
-    assert cells(table)[0][:2] == ["run", "ELBO"] and {row.label for row in table} == {"mine", "other"}
+    assert all_cells(table)[0][:2] == ["run", "ELBO"] and {row.label for row in table} == {"mine", "other"}
     (both,) = rows(read(find([tmp_path])))  # the same settings, seeds too
     assert both.label == "all" and len(both.entries) == 2
     make(tmp_path / "b" / "mine", elbo=-2.0)
@@ -119,7 +127,7 @@ def test_runs_that_do_not_differ_are_named(tmp_path):
 
 def test_tags_and_one_run(tmp_path):
     make(tmp_path / "a", "seed=3", elbo=-1.0, tags=["x", "y"])
-    titles, (line,) = cells(rows(read(find([tmp_path]))))
+    titles, (line,) = all_cells(rows(read(find([tmp_path]))))
     assert titles == [
         "run", "ELBO", "NLL", "rate", "distortion", "active units", "seconds", "state", "tags",
     ]  # fmt: skip
@@ -135,7 +143,9 @@ def test_damaged_files_leave_figures_out(tmp_path):
 
 
 def test_markdown(sweep):
-    lines = as_markdown(rows(read(find([sweep])), "latent_dim", each=True)).splitlines()
+    lines = as_markdown(*parts(read(find([sweep])), "latent_dim", each=True)).splitlines()
+    assert lines[:2] == ["y 1x8x8, binarization=static; probabilities", ""]
+    lines = lines[2:]
     assert lines[0].startswith("| latent_dim | seed | ELBO | NLL |")
     assert lines[1] == "|" + " ---: |" * 8 + " --- |"
     assert lines[2] == "| 2 | 0 | -150.00 | 148.00 | 5.00 | 145.00 | 2 | 4 | finished |" and len(lines) == 8
@@ -143,9 +153,12 @@ def test_markdown(sweep):
 
 def test_csv_has_every_run_with_all_digits(sweep):
     lines = as_csv(read(find([sweep]))).splitlines()
-    assert lines[0] == "path,model.latent_dim,seed,ELBO,NLL,rate,distortion,active units,seconds,NLL by,state,tags"
-    assert lines[1] == f'"{sweep}/0_latent_dim=2,seed=0",2,0,-150.0,148.0,5.0,145.0,2,3.5,,finished,'
-    assert lines[4].endswith(",8,1,,,,,,,,failed,") and len(lines) == 7
+    assert lines[0] == (
+        "path,modelled,model.latent_dim,seed,ELBO,NLL,rate,distortion,active units,seconds,NLL is,NLL by,state,tags"
+    )
+    words = '"y 1x8x8, binarization=static; probabilities"'
+    assert lines[1] == f'"{sweep}/0_latent_dim=2,seed=0",{words},2,0,-150.0,148.0,5.0,145.0,2,3.5,,,finished,'
+    assert lines[4].endswith(",8,1,,,,,,,,,failed,") and len(lines) == 7
 
 
 def test_values_as_typed():
@@ -200,7 +213,7 @@ def test_choices_of_others_are_text(tmp_path, said, found):
     run = Run(tmp_path)
     run.hydra_file.parent.mkdir()
     run.hydra_file.write_text(f"hydra: {{runtime: {{choices: {said}}}}}")
-    assert choices(run).get("prior") == found
+    assert choices(read_config(run.hydra_file)).get("prior") == found
 
 
 def test_values_of_another_kind_are_left_out(tmp_path):

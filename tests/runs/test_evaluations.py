@@ -5,9 +5,10 @@ import json
 import pytest
 from runs_to_compare import make
 
-from cvae.runs.comparison import as_csv, as_markdown, caption, cells, find, read, rows
+from cvae.runs.comparison import find, read
 from cvae.runs.directory import Run
 from cvae.runs.evaluations import best_evaluation
+from cvae.runs.tables import Part, as_csv, as_markdown, columns, remarks, rows
 
 
 def evaluated(folder, nll, step=7, images=100, samples=10, until=None, checkpoint="last.ckpt", **figures):
@@ -72,6 +73,12 @@ def test_what_it_says(tmp_path):
     assert best_evaluation(Run(tmp_path), 7).by == "5,000 samples or more, until 0.01, 10,000 images"
 
 
+def cells(table):
+    """(titles, lines)"""
+    shown = columns(table)
+    return [column.title for column in shown], list(zip(*(column.cells for column in shown), strict=True))
+
+
 @pytest.fixture
 def runs(tmp_path):
     """Two runs of the same settings, two of others; metrics.json has an NLL of 148, 118, …"""
@@ -89,14 +96,14 @@ def test_a_better_evaluation_is_shown_and_said(runs):
         evaluated(runs / str(number), 90.0 + number, samples=10)
     table = rows(read(find([runs])))
     assert [row.mean("NLL") for row in table] == [93, 92, 90.5]
-    assert "NLL by" not in cells(table)[0] and caption(table) == "NLL by 10 samples, 100 images"
-    assert as_markdown(table).endswith("finished |\n\nNLL by 10 samples, 100 images")
+    assert "NLL by" not in cells(table)[0] and remarks(table, []) == ["NLL by 10 samples, 100 images"]
+    assert as_markdown(Part("", table)).endswith("finished |\n\nNLL by 10 samples, 100 images")
     evaluated(runs / "2", 80.0, samples=5000, active_units=4)
     evaluated(runs / "1", 70.0, samples=20)
     entries = read(find([runs]))
     table = rows(entries)
     titles, lines = cells(table)
-    assert caption(table) == "" and "NLL by" in titles and as_markdown(table).endswith("finished |")
+    assert not remarks(table, []) and "NLL by" in titles and as_markdown(Part("", table)).endswith("finished |")
     shown = [(line[titles.index("NLL")], line[titles.index("NLL by")]) for line in lines]
     assert shown == [
         ("93.00", "10 samples, 100 images"), ("80.00", "5,000 samples, 100 images"),
@@ -104,12 +111,12 @@ def test_a_better_evaluation_is_shown_and_said(runs):
     ]  # fmt: skip
     assert [row.mean("active units") for row in table] == [2, 4, 2]
     assert [row.mean("ELBO") for row in table] == [-118, -120, -151]
-    assert ',80.0,5.0,115.0,4,3.5,"5,000 samples, 100 images",finished,' in as_csv(entries)
+    assert ',80.0,5.0,115.0,4,3.5,,"5,000 samples, 100 images",finished,' in as_csv(entries)
 
 
 def test_what_is_not_known_is_said_where_runs_differ(runs):
     table = rows(read(find([runs])))
-    assert caption(table) == "" and "NLL by" not in cells(table)[0]
+    assert not remarks(table, []) and "NLL by" not in cells(table)[0]
     evaluated(runs / "3", 93.0)
     titles, lines = cells(rows(read(find([runs]))))
     said = [line[titles.index("NLL by")] for line in lines]

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from cvae.build import make, saved_config
 from cvae.errors import UserError
 from cvae.runs.directory import Run
+from cvae.runs.small_files import CONFIG, VALUES
 from cvae.runs.trust import (
-    AT_MOST,
     DATA_ROOT,
     PARTS,
     found,
@@ -240,9 +240,12 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
         ("a: 1\nb: !!python/object/apply:os.system ['touch CANARY']", "alias of YAML in line 2"),
         ("a: !!timestamp x", "alias of YAML in line 1"),
         ("a: !x {b: 1}", "alias of YAML in line 1"),
-        ("a: " + "x" * AT_MOST, f"it has {AT_MOST + 3:,} bytes; a saved config has at most {AT_MOST:,}"),
-        ("[" * 2000, "is not valid YAML"),
-        ("a: " + "9" * 5000, "is not valid YAML"),
+        ("a: " + "x" * CONFIG, f"it has {CONFIG + 3:,} bytes; such a file has at most {CONFIG:,}"),
+        ("[" * 100_000, f"it has more than {VALUES:,} values, or 40 in each other, in line 1"),
+        ("a: " + "[" * 100 + "]" * 100, "or 40 in each other, in line 1"),
+        ("a: [" + "1," * VALUES + "]", f"it has more than {VALUES:,} values"),
+        ("a: " + "9" * 5000, "it has a number of 5,000 signs in line 1"),
+        ("a: " + "1:" * 5000 + "1", "it has a number of 10,001 signs in line 1"),
         ("a: 1\na: 2", "is not valid YAML"),
         ("a: ${b", "is not valid YAML"),
     ],
