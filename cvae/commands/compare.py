@@ -14,7 +14,7 @@ from cvae.runs.curves import curve
 from cvae.runs.directory import Run
 from cvae.runs.names import shortened
 from cvae.runs.storage import save
-from cvae.runs.tables import WORDS, Part, Row, as_csv, as_markdown, columns, cut, parts, remarks, shown
+from cvae.runs.tables import SIGNS, WORDS, Part, Row, as_csv, as_markdown, columns, cut, parts, remarks, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,12 +104,10 @@ def against(found: list[Part], key: str | None) -> list[str | None]:
     Raises:
         ConfigError: the one asked for is one of no part.
     """
-    numeric = [
-        [name for name in part.rows[0].settings if all(usable(row.settings[name]) for row in part.rows)]
-        for part in found
-    ]
+    numeric = [numbers_of(part.rows) for part in found]
     if key is None:
-        return [names[0] if names else None for names in numeric]
+        measured = [[row for row in part.rows if row.values("ELBO")] for part in found]
+        return [next(iter(numbers_of(table)), None) if table else None for table in measured]
     wanted = [
         next((name for short, name in zip(shortened(names), names, strict=True) if key in (short, name)), None)
         for names in numeric
@@ -120,9 +118,15 @@ def against(found: list[Part], key: str | None) -> list[str | None]:
     return wanted
 
 
-def as_it_is(text: str) -> str:
-    """Text that matplotlib draws as it is: no formula, and no label that it leaves out."""
-    return f"{' ' * text.startswith('_')}{cut(text)}".replace("$", r"\$")
+def numbers_of(table: list[Row]) -> list[str]:
+    """The settings that are numbers in each row, and not the same in all."""
+    keys = [key for key in table[0].settings if all(usable(row.settings[key]) for row in table)]
+    return [key for key in keys if len({row.settings[key] for row in table}) > 1]
+
+
+def as_it_is(text: str, signs: int = SIGNS) -> str:
+    """Text that matplotlib draws as it is: no formula, no label that it leaves out, and no more than so many signs."""
+    return f"{' ' * text.startswith('_')}{cut(text, signs)}".replace("$", r"\$")
 
 
 def drawn(found: list[Part], numbers: Sequence[str | None], kind: str) -> bytes:
@@ -139,7 +143,7 @@ def drawn(found: list[Part], numbers: Sequence[str | None], kind: str) -> bytes:
     for frame, part, number in zip(frames, found, numbers, strict=False):
         palette = [colours(0.92 * next(number_of_row) / most) for _ in part.rows]
         axes = frame.subplots(1, panels)
-        frame.suptitle(as_it_is(part.modelled), fontsize="medium")
+        frame.suptitle(as_it_is(part.modelled, 120), fontsize="medium")
         learning_curves(axes[0], part.rows, palette)
         rate_distortion(axes[1], part.rows, palette)
         if number:
@@ -178,6 +182,7 @@ def rate_distortion(axes: "Axes", table: list[Row], palette: list) -> None:
     """Where the runs are in the plane of rate and distortion; along the dotted lines the ELBO is the same."""
     for row, colour in zip(table, palette, strict=True):
         axes.scatter(row.values("rate"), row.values("distortion"), color=colour)
+    axes.locator_params(axis="x", nbins=5)
     axes.set(title="rate and distortion", xlabel="rate, nats per image", ylabel="distortion, nats per image")
     x, y = axes.get_xlim(), axes.get_ylim()
     for level in range(1, 10):

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import statistics
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -192,9 +193,9 @@ def shown(table: list[Row], width: int | None = None) -> tuple[list[Column], lis
     return kept, left_out
 
 
-def cut(text: str) -> str:
-    """The text, without its middle where it is long."""
-    return text if len(text) <= SIGNS else f"{text[: SIGNS // 2 - 1]}…{text[-SIGNS // 2 :]}"
+def cut(text: str, signs: int = SIGNS) -> str:
+    """The text, without its middle where it has more than so many signs."""
+    return text if len(text) <= signs else f"{text[: signs // 2 - 1]}…{text[-signs // 2 :]}"
 
 
 def ways(table: list[Row]) -> set[str]:
@@ -210,7 +211,9 @@ def remarks(table: list[Row], left_out: list[str]) -> list[str]:
         lines.append("≤ of a single code for each image: a bound on the NLL that no number of samples makes tight")
     if chosen := sum(entry.chosen for row in table for entry in row.entries):
         lines.append(f"{chosen} of the runs: their search chose by the test images (data.validation_size=0)")
-    return lines + ([f"more columns by --all: {cut(', '.join(left_out))}"] if left_out else [])
+    return lines + (
+        [f"more columns by --all: {textwrap.shorten(', '.join(left_out), 100, placeholder=' …')}"] if left_out else []
+    )
 
 
 def figure(mean: float, deviation: float | None, digits: int) -> str:

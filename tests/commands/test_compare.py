@@ -77,8 +77,8 @@ def test_a_figure_is_written(sweep, tmp_path, capsys):
 def test_the_number_of_the_axis(tmp_path):
     for name, lr, beta in (("a", 0.1, 1), ("b", 0.2, {}), ("c", 0.3, 2)):
         words = ["objective.beta=1", f"optimizer.lr={lr}", "fast=true"]
-        make(tmp_path / name, *words, objective={"beta": beta}, optimizer={"lr": lr}, fast=name == "a")
-    make(tmp_path / "d", *words, conditional=True, optimizer={"lr": 0.4})
+        make(tmp_path / name, *words, elbo=-lr, objective={"beta": beta}, optimizer={"lr": lr}, fast=name == "a")
+    make(tmp_path / "d", *words, elbo=-1.0, conditional=True, optimizer={"lr": 0.4})
     found = parts(read(find([tmp_path])))
     assert against(found, None) == against(found, "lr") == against(found, "optimizer.lr") == ["optimizer.lr", None]
     assert against(parts(read(find([tmp_path / "a"]))), None) == [None]
