@@ -211,9 +211,8 @@ def remarks(table: list[Row], left_out: list[str]) -> list[str]:
         lines.append("≤ of a single code for each image: a bound on the NLL that no number of samples makes tight")
     if chosen := sum(entry.chosen for row in table for entry in row.entries):
         lines.append(f"{chosen} of the runs: their search chose by the test images (data.validation_size=0)")
-    return lines + (
-        [f"more columns by --all: {textwrap.shorten(', '.join(left_out), 100, placeholder=' …')}"] if left_out else []
-    )
+    more = textwrap.shorten(", ".join(left_out), 100, placeholder=" …")
+    return lines + ([f"more columns by --all: {more}"] if left_out else [])
 
 
 def figure(mean: float, deviation: float | None, digits: int) -> str:

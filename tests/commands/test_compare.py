@@ -23,6 +23,7 @@ def call(*arguments):
 
 
 def test_a_table_is_printed_whole(sweep, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     call(sweep, "--sort", "latent_dim")
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "y 1x8x8, binarization=static; probabilities"
