@@ -21,7 +21,7 @@ class Categorical(CodePosterior):
     Args:
         classes: of each variable
         gradient: straight_through, one-hot draws with the gradient of soft ones; or relaxed, soft draws. Training's
-            figures are then no bound
+            figures are then no bound, and their curves are called relaxed_elbo, …
         temperature: of the soft draws, a number above 0 or a schedule over the training steps of this part
 
     Raises:
@@ -40,6 +40,7 @@ class Categorical(CodePosterior):
         super().__init__(latent_dim, width=positive_int("classes", classes))
         self.num_codes = classes
         self.gradient = one_of("gradient", gradient, ("straight_through", "relaxed"))
+        self.relaxed = gradient == "relaxed"
         self.temperature = number_or_schedule("temperature", temperature, "posterior")
         for end in ("start", "end"):  # of a schedule
             positive_number("temperature", getattr(temperature, end, at(temperature, 0)))
@@ -51,7 +52,7 @@ class Categorical(CodePosterior):
         if self.training and torch.is_grad_enabled():
             self.steps += 1  # in place: what a CUDA graph replays must find it where it was
         logits = features.unflatten(-1, (self.num_codes, self.latent_dim))
-        return OneHots(logits, temperature, self.training and self.gradient == "relaxed")
+        return OneHots(logits, temperature, self.training and self.relaxed)
 
     def read(self, z: Tensor) -> Tensor:
         return self.columns(z).argmax(-1)

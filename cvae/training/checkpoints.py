@@ -3,16 +3,18 @@
 import io
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
 from cvae.checks import one_of, positive_int
-from cvae.errors import Stopped, UserError
+from cvae.errors import ConfigError, Stopped, UserError
+from cvae.models.vae import VAE
 from cvae.runs.checkpoint import FORMAT, Damaged, read_checkpoint
 from cvae.runs.directory import BEST, LAST, PREVIOUS, Run
 from cvae.runs.storage import save
@@ -92,6 +94,14 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.step = state_dict["best"], state_dict["step"]
+
+
+def require_bound(callbacks: Iterable[Callback], vae: VAE) -> None:
+    """Raise ConfigError where best.ckpt would be chosen by the figures of relaxed draws, which are no bounds."""
+    for part in callbacks:
+        if isinstance(part, Checkpoints) and part.monitor != SELECTION and vae.posterior.relaxed:
+            allowed = f"{SELECTION} with posterior.gradient=relaxed: the ELBO of its training steps is no bound"
+            raise ConfigError("callbacks.checkpoint.monitor", part.monitor, allowed)
 
 
 class WholeCheckpoints(TorchCheckpointIO):

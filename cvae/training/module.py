@@ -124,10 +124,16 @@ class VAEModule(L.LightningModule):
         if not self.window.count:
             return
         self.require_finite_window()
-        self.recent = self.window.means()
+        self.recent = self.of_training(self.window.means())
         self.epoch.merge(self.window)
         self.window.reset()
         self.draw_curves(named("train", self.recent))
+
+    def of_training(self, means: dict[str, float]) -> dict[str, float]:
+        """The means over training images; of relaxed draws, whose ELBO can lie above log p(x), by other names."""
+        if not self.vae.posterior.relaxed:
+            return means
+        return {name if name == "loss" else f"relaxed_{name}": mean for name, mean in means.items() if name != "bound"}
 
     def require_finite_window(self) -> None:
         if bad := self.window.not_finite():
@@ -215,7 +221,7 @@ class VAEModule(L.LightningModule):
         if not self.automatic_optimization:
             self.lr_schedulers().step()
         self.close_window()
-        figures = named("train_epoch", self.epoch.means_of_all_processes())
+        figures = named("train_epoch", self.of_training(self.epoch.means_of_all_processes()))
         self.draw_curves(figures)
         self.keep(figures)
 

@@ -47,7 +47,9 @@ class ProgressBar(Callback):
 
     def _draw(self, trainer: Trainer, module: VAEModule) -> None:
         shown = SHOWN if console.width >= 100 else SHOWN[:1]  # leave room for the time left
-        figures = "  ".join(f"{name} {module.recent[name]:.2f}" for name in shown if name in module.recent)
+        figures = "  ".join(
+            f"{name} {value:.2f}" for name, value in module.recent.items() if name.removeprefix("relaxed_") in shown
+        )
         epoch = f"{min(trainer.current_epoch + 1, trainer.max_epochs)}/{trainer.max_epochs}"
         self.bar.update(self.task, completed=trainer.global_step, epoch=epoch, figures=figures, refresh=True)
         self.drawn = time.monotonic()

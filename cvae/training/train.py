@@ -22,7 +22,7 @@ from cvae.evaluation.report import markdown, report, scalars
 from cvae.runs.directory import LAST, Run, first_process
 from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
 from cvae.runtime.noise import fixed_noise
-from cvae.training.checkpoints import Checkpoints, last_good
+from cvae.training.checkpoints import Checkpoints, last_good, require_bound
 from cvae.training.engine import clipping, graphs_of, minibatches_of_a_step
 from cvae.training.log_rewind import rewind
 from cvae.training.loggers import close, forgiving, log_curves, log_start, log_table
@@ -171,6 +171,7 @@ def assemble(cfg: DictConfig) -> Parts:
     vae = build_vae(cfg)
     require_fit(cfg, vae, data)
     callbacks, loggers = list(make(cfg, "callbacks").values()), [*map(forgiving, make(cfg, "logger").values())]
+    require_bound(callbacks, vae)
     saves = any(isinstance(part, L.callbacks.Checkpoint) for part in callbacks)  # else Lightning adds one of its own
     trainer = make(for_lightning(cfg), "trainer", logger=loggers, callbacks=callbacks, enable_checkpointing=saves)
     require_unscaled(cfg, trainer)

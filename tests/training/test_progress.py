@@ -71,6 +71,13 @@ def test_a_narrow_terminal_has_the_elbo_alone(clock, screen, width, shown):
     assert fields(bar)[3] == shown
 
 
+def test_what_is_no_bound_is_not_called_one(clock, screen):
+    bar, means = ProgressBar(), {"relaxed_elbo": -3.0, "relaxed_rate": 2.0, "relaxed_distortion": 1.0, "loss": 3.0}
+    bar.on_train_start(trainer(), MODULE)
+    bar.on_train_end(trainer(), SimpleNamespace(recent=means))
+    assert fields(bar)[3] == "relaxed_elbo -3.00  relaxed_rate 2.00  relaxed_distortion 1.00"
+
+
 def test_before_the_first_figures_the_bar_has_none(clock, screen):
     bar = ProgressBar()
     bar.on_train_start(trainer(estimated_stepping_batches=float("inf")), MODULE)

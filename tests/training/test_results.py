@@ -17,7 +17,7 @@ from tiny import QUIET, tiny, trained
 
 import cvae
 from cvae.build import build_data, build_vae
-from cvae.errors import UserError
+from cvae.errors import ConfigError, UserError
 from cvae.evaluation import Settings
 from cvae.objectives import ELBO
 from cvae.runs.directory import Run
@@ -483,3 +483,29 @@ def test_what_is_reported_is_of_float32_whatever_training_computes_in(tmp_path):
     data.setup()
     terms = ELBO()(vae, data.batch("validation", range(3))[0])
     assert bound == pytest.approx(terms.elbo.mean().item(), rel=1e-6)  # best.ckpt is chosen by it
+
+
+RELAXED = ["posterior=categorical", "posterior.classes=3", "posterior.gradient=relaxed", "prior=uniform"]
+
+
+def test_figures_of_relaxed_draws_are_no_bounds_by_name(tmp_path):
+    """Of training alone: a test set is measured by draws of codes."""
+    trained(tmp_path, *QUIET[1:2], *RELAXED, "logger=csv", "callbacks.pictures.num=4")
+    metrics = json.loads(Run(tmp_path).metrics.read_text())
+    of_training = {name.partition("/")[2] for name in metrics if name.startswith("train_epoch/")}
+    assert of_training == {"relaxed_elbo", "relaxed_rate", "relaxed_distortion", "loss"}
+    assert metrics["train_epoch/relaxed_elbo"] == pytest.approx(-metrics["train_epoch/loss"])
+    assert {"test/elbo", "test/rate", "test/distortion", "test/bound"} <= metrics.keys()
+    (file,) = tmp_path.rglob("metrics.csv")
+    names = file.read_text().partition("\n")[0].split(",")
+    assert "train/relaxed_elbo" in names and not {"train/elbo", "train/rate", "train/bound"} & {*names}
+    history = torch.load(tmp_path / "checkpoints" / "last.ckpt")["callbacks"]["Pictures"]["history"]
+    assert "test/elbo" in history and not any(name.startswith("train/") for name in history)
+
+
+def test_no_checkpoint_is_chosen_by_relaxed_draws(tmp_path):
+    monitor = "callbacks.checkpoint.monitor=train_epoch/elbo"
+    with pytest.raises(ConfigError, match=f"^{monitor}: must be selection/bound with posterior.gradient=relaxed"):
+        trained(tmp_path, *QUIET, *RELAXED, monitor, "data.root=nowhere")
+    assert not (tmp_path / "checkpoints").exists()
+    trained(tmp_path, *QUIET, *RELAXED[:2], "prior=uniform", monitor, "trainer.max_epochs=1")
