@@ -106,8 +106,16 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
         raise NotFinite(f"{error} {last_saved(trainer, run)}") from error
     finally:
         close(trainer.loggers, status)
-    log.info("Test ELBO %.2f nats per image. The run is in %s", metrics["test/elbo"], run)
+    say_what_came_of_it(metrics["test/elbo"], run)
     return selected
+
+
+def say_what_came_of_it(elbo: float, run: Run) -> None:
+    """The last lines of a run: its figure, which picture to open, and what to type next."""
+    log.info("Test ELBO %.2f nats per image. The run is in %s", elbo, run)
+    if run.gif.exists():
+        log.info("Open %s: reconstructions and samples, epoch after epoch", run.gif)
+    log.info("Next: python -m cvae sample %s", shlex.quote(str(run)))
 
 
 def go_back(trainer: L.Trainer, run: Run) -> Path | None:

@@ -108,13 +108,17 @@ def test_the_evaluation_is_of_the_model_in_eval_mode_with_the_configured_setting
 
 def test_lines_from_start_to_end(whole):
     metrics = json.loads(whole.run.metrics.read_text())
-    start, *epochs, evaluation, end = whole.lines
+    start, *epochs, evaluation, end, picture, following = whole.lines
     assert (
         start == f"612 parameters; images: 7 train, 3 validation, 7 test, binarization static; on cpu; into {whole.run}"
     )
     assert [line.split(": validation ELBO")[0] for line in epochs] == ["Epoch 1", "Epoch 2"]
     assert evaluation == "Evaluation: 2 importance samples for each of 7 test images"
     assert end == f"Test ELBO {metrics['test/elbo']:.2f} nats per image. The run is in {whole.run}"
+    assert (
+        picture == f"Open {whole.run.gif}: reconstructions and samples, epoch after epoch" and whole.run.gif.is_file()
+    )
+    assert following == f"Next: python -m cvae sample {whole.run}"
 
 
 def test_tensorboard_has_the_hyperparameters_and_the_evaluation(whole):
@@ -509,3 +513,11 @@ def test_no_checkpoint_is_chosen_by_relaxed_draws(tmp_path):
         trained(tmp_path, *QUIET, *RELAXED, monitor, "data.root=nowhere")
     assert not (tmp_path / "checkpoints").exists()
     trained(tmp_path, *QUIET, *RELAXED[:2], "prior=uniform", monitor, "trainer.max_epochs=1")
+
+
+def test_no_picture_is_named_that_there_is_not(tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = tmp_path / "my runs"
+    trained(folder, *QUIET, "trainer.max_epochs=1")
+    *_, end, following = (record.message for record in caplog.records if record.name == "cvae.training.train")
+    assert end.startswith("Test ELBO ") and following == f"Next: python -m cvae sample '{folder}'"
