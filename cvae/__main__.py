@@ -17,6 +17,7 @@ from cvae.commands import (
     traverse,
 )
 from cvae.runs.directory import BEST, LAST, Run
+from cvae.runs.trust import require_inside
 from cvae.runtime.console import ConsoleHandler
 
 COMMANDS = (
@@ -53,11 +54,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     with readable_errors():
+        args = parser().parse_args(argv)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
         if "run" in args:
-            Run(args.run, args.trust).config()  # torch takes seconds to import: not for a misspelt name
+            run = Run(args.run, args.trust)
+            run.config()  # torch takes seconds to import: not for a misspelt name
+            if not run.trust:
+                require_inside(run.path, files=True)
         args.call(args)
 
 

@@ -22,7 +22,7 @@ def main(folder: str, first: str, *resume: str) -> None:
     threading.Thread(target=end_with, args=[int(first)], daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # not before `train` handles it, with the others
     run = Run(folder, trust=True)  # the first process has written its config
-    file = logging.FileHandler(run.log_file, delay=True)
+    file = logging.FileHandler(run.log_file, encoding="utf-8", delay=True, errors="backslashreplace")
     number = os.environ["LOCAL_RANK"]
     file.setFormatter(logging.Formatter(f"[%(asctime)s][%(levelname)s] process {number}: %(message)s"))
     logging.basicConfig(level=logging.WARNING, format=f"process {number}: %(message)s", handlers=[ConsoleHandler()])
