@@ -6,6 +6,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from cvae.cli.hydra_callbacks import save_config
 from cvae.cli.messages import find_own_parts, readable_errors
 from cvae.cli.resume import resume, run_to_resume, words_of_sweep
 from cvae.runs.directory import Run
@@ -17,6 +18,7 @@ CONF = Path(__file__).parent / "conf"
 def main(cfg: DictConfig) -> float:
     find_own_parts()
     run = Run(cfg.run_dir)
+    save_config(run, cfg)
     if (result := run.result()) is not None:  # a member of a sweep that goes on
         return result
     from cvae.training.train import train  # torch takes seconds to import: not for --help or a misspelt key

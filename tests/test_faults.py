@@ -46,7 +46,7 @@ def test_a_full_disk(tmp_path, size):
     assert done.returncode == 1
     (said,) = errors(done)
     if size == "4k":
-        assert said == f"Error: [Errno 28] No space left on device, in {tmp_path}/disk/run"
+        assert said == f"Error: [Errno 28] No space left on device: '{tmp_path}/disk/run/.hydra/hydra.yaml'"
         return
     file = f"{tmp_path}/disk/run/checkpoints/"
     assert said.startswith(f"Error: [Errno 28] No space left on device: '{file}") and said.endswith(".ckpt'")

@@ -12,13 +12,14 @@ from functools import cache
 
 import pytest
 import torch
+from command_line import train_py
 from conftest import ROOT, config
 from omegaconf import OmegaConf
 
 import cvae
 from cvae.__main__ import main
 from cvae.build import build_data, build_vae, config_to_go_on, load_data, read_images
-from cvae.cli.resume import change, resume
+from cvae.cli.resume import change, resume, words_of_sweep
 from cvae.data.idx_files import IdxFiles
 from cvae.errors import DataError, UserError
 from cvae.runs.directory import Run
@@ -221,6 +222,79 @@ def test_links_that_a_training_would_follow(run, tmp_path):
             resume(run, [], CONF)
         link.unlink()
     assert (tmp_path / "mine").read_text() == "mine" and not run.status_file.exists()
+
+
+def test_links_that_a_sweep_which_goes_on_would_follow(run, tmp_path):
+    """In any of its members, whatever they are: it is refused before Hydra reads anything."""
+    (tmp_path / "mine").write_text("mine")
+    sweep = tmp_path / "sweep"
+    run.path.rename(sweep)  # with its files as those of a member
+    link = sweep / "checkpoints" / "train.log"
+    link.symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match=f"^{link} is a pipe, or a link that leads out of the run"):
+        words_of_sweep(["-m", "seed=1,2", f"resume={sweep}"])
+    assert words_of_sweep(["-m", "--trust", f"resume={sweep}"])[:2] == ["-m", f"hydra.sweep.dir='{sweep}'"]
+    link.unlink()
+    link.symlink_to(sweep / ".hydra" / "config.yaml")  # which stays in it
+    assert len(words_of_sweep(["-m", "seed=1,2", f"resume={sweep}"])) == 4
+
+
+COMMANDS = (
+    ["sample"], EVALUATE, ["encode", "a.png"], ["reconstruct", "a.png"], ["interpolate", "0", "1"], ["traverse"],
+    ["fit-prior", "prior=gmm"], ["export"], ["explore", "--no-browser"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["train.log", "status.json", "evaluation/a.json", "priors/gmm.pt", "test/events"])
+def test_links_in_a_run_that_commands_write_into(run, tmp_path, name, capsys, caplog):
+    """Each refuses them, in the same words, before it writes or makes anything."""
+    (tmp_path / "mine").write_text("mine")
+    link = run.path / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "mine")
+    for said in opened(run, COMMANDS, capsys, caplog):
+        assert f"Error: {link} is a pipe, or a link that leads out of the run. If you trust" in said
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["run", "sweep"])
+def test_links_in_a_folder_that_a_new_run_is_to_have(run, tmp_path, kind):
+    """A folder without a run can be somebody else's, too."""
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    link = tmp_path / "folder" / "train.log"
+    link.symlink_to(tmp_path / "mine")
+    done = train_py(*(["-m"] * (kind == "sweep")), "model.latent_dim=0", f"hydra.{kind}.dir=folder", cwd=tmp_path)
+    said = f"Error: hydra.{kind}.dir=folder: must be a new folder; folder/train.log is a pipe, or a link that leads out"
+    assert done.returncode == 1 and said in done.stderr and (tmp_path / "mine").read_text() == "mine"
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["train.log"]
+
+
+def test_a_run_that_says_it_is_of_a_job_is_foreign(run, tmp_path, monkeypatch):
+    """A job that SLURM starts again does not call what the config of a planted run names."""
+    shutil.copytree(run.path, tmp_path / "outputs" / "x" / "run")
+    planted = Run(tmp_path / "outputs" / "x" / "run")
+    planted.save_status("interrupted", slurm_job="77")
+    spoil(planted, "callbacks.mine", SPAWN)
+    slurm = {"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": "1", "XDG_STATE_HOME": str(tmp_path / "state")}
+    for words in ([], ["hydra.run.dir=outputs/x/run"]):
+        done = train_py("model.latent_dim=0", *words, cwd=tmp_path, **slurm)
+        assert done.returncode == 1 and TRAINING["a callback"][2] in done.stderr and not (tmp_path / "CANARY").exists()
+
+
+@pytest.mark.parametrize("name", ["$(touch CANARY)", "a$b", "a\nb", "it's", "a,b=c ", "a\\", "Übung", "[a]{b}*?"])
+def test_the_name_of_its_folder_does_not_spoil_a_run(run, tmp_path, name, call):
+    run.path.rename(tmp_path / name)
+    before = files(tmp_path)
+    for command in (["sample", name, "--num", "1"], ["evaluate", name, "--samples", "1", "--device", "cpu"]):
+        assert call(*command)[0] == 0
+    assert all(path in before or path.startswith(name) for path in files(tmp_path))
+
+
+def test_a_name_that_stands_for_another_value(run, tmp_path, call):
+    run.path.rename(tmp_path / "a${seed}")
+    code, said = call("sample", "a${seed}")
+    assert code == 1 and "the name of a folder cannot have ${, which stands for another value: rename it" in said
 
 
 def test_a_model_that_a_training_builds_is_no_larger_than_its_checkpoints(run):

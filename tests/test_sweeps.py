@@ -22,7 +22,7 @@ WORDS += ["trainer.max_epochs=1", "~callbacks.pictures", "~callbacks.progress"]
 
 def test_the_words_that_go_on_with_a_sweep(tmp_path):
     words = ["-m", "seed=1,2", f"resume={tmp_path}", "trainer=cpu"]
-    own = [f"hydra.sweep.dir='{tmp_path}'", "hydra.output_subdir=null"]
+    own = [f"hydra.sweep.dir='{tmp_path}'"]
     assert words_of_sweep(words) == [
         "-m", "seed=1,2", "trainer=cpu", *own, "+hydra.callbacks.new_run_directory.resume=true",
     ]  # fmt: skip
@@ -47,19 +47,6 @@ def test_only_a_sweep_that_goes_on_takes_a_folder_with_runs(tmp_path):
     NewRunDirectory(resume=True).on_multirun_start(multirun(*words))
     with pytest.raises(SystemExit, match="holds an earlier run"):
         NewRunDirectory().on_multirun_start(multirun(*words))
-
-
-def test_a_run_that_begins_in_a_sweep_that_goes_on_leaves_its_words(tmp_path):
-    cfg = multirun("seed=3")
-    OmegaConf.set_readonly(cfg.hydra, False)
-    for folder, resume in (("new", True), ("old", True), ("first", False)):
-        cfg.hydra.runtime.output_dir = str(tmp_path / folder)
-        (tmp_path / folder).mkdir()  # Hydra has made it
-        if folder == "old":
-            Run(tmp_path / folder).save_overrides(["seed=9"])
-        NewRunDirectory(resume).on_job_start(cfg)
-    assert [Run(tmp_path / folder).overrides() for folder in ("new", "old")] == [["seed=3"], ["seed=9"]]
-    assert not any((tmp_path / "first").iterdir())
 
 
 def test_what_a_finished_run_returned(tmp_path):

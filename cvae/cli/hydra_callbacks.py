@@ -9,11 +9,14 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from cvae.cli.messages import message_of, of_the_user, traces_wanted
+from cvae.cli.messages import message_of, of_the_user, quoted, traces_wanted
+from cvae.cli.resume import note_run_of_job
+from cvae.cli.search import go_on, name_study
 from cvae.errors import UserError
 from cvae.runs.comparison import natural
 from cvae.runs.directory import Run, first_process
 from cvae.runs.storage import new_folder
+from cvae.runs.trust import require_inside
 
 log = logging.getLogger(__name__)
 
@@ -33,25 +36,29 @@ class NewRunDirectory(Callback):
     def on_run_start(self, config: DictConfig, **_: object) -> None:
         if first_process():
             claim(config, "run")
+            note_run_of_job(Run(config.hydra.run.dir))
             return
         if by_time(config, "run"):  # each process would have a folder of its own
             raise SystemExit("Error: hydra.run.dir: must be named, the same for all processes of the run")
-        with read_write(config.hydra):
-            config.hydra.output_subdir = None  # the first writes the config
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         claim(config, "sweep", self.resume)
-        folder = config.hydra.sweep.dir.replace("'", "\\'")
+        name_study(config)
+        if self.resume:
+            go_on(config)
         with read_write(config.hydra):  # each member composes its config anew, with these words
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(config.hydra.sweep.dir)}")
             if "direction" in config.hydra.sweeper:  # Optuna's: a run returns a bound, which is better when higher
                 config.hydra.sweeper.direction = "maximize"
 
-    def on_job_start(self, config: DictConfig, **_: object) -> None:
-        """Hydra writes no configs for a sweep that is resumed: they would replace those of runs that have begun."""
-        run = Run(config.hydra.runtime.output_dir)
-        if self.resume and not run.overrides_file.exists():
-            run.save_overrides(config.hydra.overrides.task)
+
+def save_config(run: Run, cfg: DictConfig) -> None:
+    """Write what a run was started with, each file whole or not at all; that of a run which has begun stays."""
+    if first_process() and not run.began():
+        hydra = HydraConfig.instance().cfg
+        run.save_overrides(hydra.hydra.overrides.task)
+        run.save_hydra(hydra)
+        run.save_config(cfg)  # the last: with it the folder is a run
 
 
 def claim(config: DictConfig, kind: str, resume: bool = False) -> None:
@@ -64,6 +71,7 @@ def claim(config: DictConfig, kind: str, resume: bool = False) -> None:
     if written["run_dir"] != "${hydra:runtime.output_dir}":  # else the config would be in Hydra's folder, all else here
         raise SystemExit(f"Error: run_dir={written['run_dir']}: must be left as it is; set {key} to choose the folder")
     folder = Path(config.hydra[kind].dir)
+    require_plain_name(folder, key)
     try:
         if by_time(config, kind):
             folder = new_folder(folder)
@@ -78,14 +86,23 @@ def claim(config: DictConfig, kind: str, resume: bool = False) -> None:
         config.hydra[kind].dir = str(folder)
 
 
+def require_plain_name(folder: Path, key: str) -> None:
+    """End the process for a name that Hydra reads as a reference, or that files and messages cannot hold."""
+    name = str(folder.absolute())
+    if "${" in name or not name.isprintable():
+        allowed = "a name, as those of the folders above it, that can be printed and has no ${"
+        raise SystemExit(f"Error: {key}={str(folder)!r}: must be {allowed}")
+
+
 def by_time(config: DictConfig, kind: str) -> bool:
     """Whether the folder is named after the time."""
     return "${now:" in config.hydra[kind]._get_node("dir")._value()
 
 
 def require_no_run(folder: Path) -> None:
-    """Make `folder`. Raises UserError if it or a folder in it, a member of a sweep, holds a run."""
+    """Make `folder`. Raises UserError if it or a folder in it, a member of a sweep, holds a run or a link out of it."""
     folder.mkdir(parents=True, exist_ok=True)
+    require_inside(folder, files=True)
     for run in map(Run, (folder, *(path for path in folder.iterdir() if path.is_dir()))):
         if run.began():
             raise UserError(f"it holds an earlier run ({run.state()})")

@@ -4,8 +4,10 @@ import difflib
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 
 from hydra.core.hydra_config import HydraConfig
@@ -17,6 +19,7 @@ from yaml import YAMLError
 import cvae.cli.compose  # adds its step to Hydra's composition of a config
 import cvae.runs.names  # noqa: F401, adds the function that conf/config.yaml names folders by
 from cvae.errors import Stopped, UserError, printable
+from cvae.runtime.console import keep_writing
 
 # A waiting thread of GNU OpenMP checks this often whether the others are done, then it sleeps. OpenMP reads the number
 # when torch is loaded. The default, 300,000, keeps a core busy that the others need if another program runs too: on two
@@ -35,6 +38,7 @@ NULL_CHOICE = "Config group override must be a string"  # how Hydra's plain Valu
 @contextmanager
 def readable_errors() -> Iterator[None]:
     """End the process with exit code 1 and one message where the user's input is wrong."""
+    keep_writing()
     if traces_wanted():
         yield
         return
@@ -67,7 +71,12 @@ def traces_wanted() -> bool:
 def of_the_user(error: Exception) -> bool:
     """Whether this is an error that the user can fix: then its message is enough, without a stack trace."""
     kinds = (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError)
-    return isinstance(error, kinds) or NULL_CHOICE in str(error)
+    return isinstance(error, kinds) or NULL_CHOICE in str(error) or is_lost_process(error)
+
+
+def is_lost_process(error: Exception) -> bool:
+    """Whether joblib or submitit miss the process of a member of a sweep."""
+    return isinstance(error, BrokenExecutor) or type(error).__name__ == "UncompletedJobError"
 
 
 def message_of(error: Exception) -> str:
@@ -81,6 +90,14 @@ def words_of(error: Exception) -> str:
     keys = getattr(cause, "parent_node", None)
     if isinstance(keys, DictConfig) and cause.key not in list(keys):  # `in` denies a key whose value is ???
         return no_such_key(str(cause.full_key), keys)
+    if is_lost_process(error):
+        ours = ("hydra.sweep.dir=", "+hydra.callbacks.new_run_directory.")
+        words = [word for word in sys.argv[1:] if not word.startswith(ours)]
+        resume = f"resume={HydraConfig.get().sweep.dir}"
+        return (
+            "a process of the sweep was killed, or the memory did not suffice, and the runs that were left have ended "
+            f"or not begun. Go on with: python train.py {shlex.join([*words, resume])}"
+        )
     if NULL_CHOICE in str(error):
         return (
             "GROUP=null is no choice: name a file of conf/GROUP; ~callbacks.NAME and ~logger.NAME leave single ones out"
@@ -127,6 +144,11 @@ def not_readable(override: str) -> str:
     if not equals:
         return f"{override} is not KEY=VALUE. A value with spaces needs quotes around both: 'KEY=\"VALUE WITH SPACES\"'"
     return f"{override} cannot be read. A value with signs needs quotes within quotes: '{key}=\"{value}\"'"
+
+
+def quoted(text: str) -> str:
+    """A text as a value of the command line, whatever signs it has."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda end: 2 * end[1] + end[2].replace("'", "\\'"), text) + "'"
 
 
 def find_own_parts() -> None:

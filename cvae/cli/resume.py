@@ -6,6 +6,7 @@ Read before Hydra composes anything: a path may have signs that Hydra reads, and
 import logging
 import logging.config
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cvae.checks import positive_int
+from cvae.cli.messages import quoted
 from cvae.errors import ConfigError, UserError
 from cvae.runs.directory import Run, first_process
 from cvae.runs.small_files import read_json
+from cvae.runs.storage import save
+from cvae.runs.trust import require_inside
 
 log = logging.getLogger(__name__)
 
@@ -51,25 +55,48 @@ def words_of_sweep(words: list[str]) -> list[str]:
     Its finished runs are kept, those that were stopped go on, those that are missing begin.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or a link in it leads out of it, which --trust allows.
     """
     folders = [word.removeprefix(WORD) for word in words if word.startswith(WORD)]
     if not folders or not {"-m", "--multirun"} & set(words):
         return words
-    if not Path(folders[-1]).is_dir():
-        raise UserError(f"{folders[-1]} is no sweep to resume: there is no such folder")
-    folder = folders[-1].replace("'", "\\'")
-    own = [f"hydra.sweep.dir='{folder}'", "hydra.output_subdir=null", "+hydra.callbacks.new_run_directory.resume=true"]
-    return [word for word in words if not word.startswith(WORD)] + own
+    folder = Path(folders[-1])
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no sweep to resume: there is no such folder")
+    if TRUST not in words:
+        require_inside(folder, files=True)
+    own = [f"hydra.sweep.dir={quoted(folders[-1])}", "+hydra.callbacks.new_run_directory.resume=true"]
+    return [word for word in words if not word.startswith(WORD) and word != TRUST] + own
 
 
 def run_of_job(job: str, words: list[str]) -> Run | None:
-    """The run that a SLURM job has begun: in hydra.run.dir, or below outputs/."""
+    """The run that a SLURM job has begun: as the job has noted it; else in hydra.run.dir, or below outputs/.
+
+    What stands in a folder anybody can have written: only a run that the job has noted is trusted.
+    """
+    noted = []
+    with suppress(OSError, RuntimeError):
+        noted = [Run(note(job).read_text("utf-8"), trust=True)]
     folders = [Path(word.partition("=")[2]) for word in words if word.startswith("hydra.run.dir=")]
-    for folder in folders or Path("outputs").glob("**/"):
-        if Run(folder).status().get("slurm_job") == job:
-            return Run(folder, trust=True)  # this very job began it
+    for run in (*noted, *map(Run, folders or Path("outputs").glob("**/"))):
+        if run.status().get("slurm_job") == job:
+            return run
     return None
+
+
+def note_run_of_job(run: Run) -> None:
+    """Let this SLURM job know its run when it is started again, if the user's own folder can be written."""
+    if "SLURM_JOB_ID" in os.environ:
+        with suppress(OSError, RuntimeError):
+            file = note(os.environ["SLURM_JOB_ID"])
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            save(file, str(run.path.absolute()).encode())
+
+
+def note(job: str) -> Path:
+    """Where a SLURM job notes its run: outside of the run, where the user alone can write."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state, "cvae", "slurm", f"{os.environ.get('SLURM_CLUSTER_NAME', 'cluster')}_{job}")
 
 
 def resume(run: Run, words: list[str], conf: Path) -> None:

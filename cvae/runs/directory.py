@@ -208,9 +208,12 @@ class Run:
             cfg = OmegaConf.load(io.StringIO(text))
             if not isinstance(cfg, DictConfig):
                 raise UserError("this is not the config of a run: it has no keys")
-            cfg.run_dir = str(self.path)
+            cfg.run_dir = ""  # where the run was does not matter
             if not self.trust:
                 trust.require_plain(OmegaConf.to_container(cfg))
+            if "${" in str(self.path):
+                raise UserError("the name of a folder cannot have ${, which stands for another value: rename it")
+            cfg.run_dir = str(self.path)
         except UserError as error:
             raise UserError(f"{self.config_file}: {error}") from error
         except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
@@ -228,6 +231,9 @@ class Run:
 
     def save_overrides(self, words: Iterable[str]) -> None:
         save(self.overrides_file, OmegaConf.to_yaml(list(words)).encode())
+
+    def save_hydra(self, cfg: DictConfig) -> None:
+        save(self.hydra_file, OmegaConf.to_yaml(cfg).encode())
 
     def result(self) -> float | None:
         """What a finished run returned to its sweeper, the bound that is maximized; None unless it is finished."""

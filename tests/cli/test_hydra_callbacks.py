@@ -2,6 +2,7 @@
 
 import logging
 import re
+from contextlib import suppress
 
 import pytest
 from conftest import ROOT, get_object
@@ -10,7 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from cvae.cli import hydra_callbacks
-from cvae.cli.hydra_callbacks import Failures, NewRunDirectory, unfinished
+from cvae.cli.hydra_callbacks import Failures, NewRunDirectory, save_config, unfinished
 from cvae.errors import UserError
 from cvae.runs.directory import Run
 from cvae.runtime import console
@@ -41,7 +42,6 @@ def job(folder, run_dir="${hydra:runtime.output_dir}"):
         "sweep": {"dir": str(folder)},
         "overrides": {"hydra": []},
         "sweeper": {},
-        "output_subdir": ".hydra",
     }
     return OmegaConf.create({"run_dir": run_dir, "hydra": hydra})
 
@@ -83,7 +83,8 @@ def test_the_other_processes_of_a_run_use_the_folder_of_the_first(tmp_path, envi
     (tmp_path / "images").mkdir()
     environment.setenv("NODE_RANK", "1")
     NewRunDirectory().on_run_start(cfg := job(tmp_path))
-    assert cfg.hydra.output_subdir is None and list(tmp_path.iterdir()) == [tmp_path / "images"]
+    save_config(Run(tmp_path), cfg)
+    assert list(tmp_path.iterdir()) == [tmp_path / "images"]
     said = "^Error: hydra.run.dir: must be named, the same for all processes of the run$"
     with pytest.raises(SystemExit, match=said):
         NewRunDirectory().on_run_start(job(f"{tmp_path}/${{now:%S}}"))
@@ -131,15 +132,53 @@ def test_a_search_looks_for_the_highest_bound(tmp_path, environment, sweeper):
     assert cfg.hydra.sweeper == ({"direction": "maximize"} if sweeper else {})
 
 
-@pytest.mark.parametrize("resume", [False, True])
-def test_a_sweep_that_goes_on_says_itself_what_its_new_members_are(tmp_path, resume):
-    cfg = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(tmp_path)}, "overrides": {"task": ["seed=3"]}}})
-    callback, run = NewRunDirectory(resume), Run(tmp_path)
-    callback.on_job_start(cfg)
-    assert run.overrides_file.exists() == resume  # else Hydra does
-    run.save_overrides(["seed=2"])
-    callback.on_job_start(cfg)
-    assert run.overrides() == ["seed=2"]  # of a run that has begun
+def test_what_a_run_was_started_with_is_written_until_it_has_begun(tmp_path, environment):
+    environment.setattr(hydra_callbacks.HydraConfig.instance(), "cfg", None)
+    run = Run(tmp_path)
+    for seed, words in ((1, ["seed=1"]), (2, ["seed=2"]), (3, ["seed=3"])):
+        hydra = OmegaConf.create({"hydra": {"overrides": {"task": words}, "runtime": {"choices": {"prior": "vamp"}}}})
+        hydra_callbacks.HydraConfig.instance().cfg = hydra
+        save_config(run, OmegaConf.create({"seed": seed, "run_dir": "here"}))
+        if seed == 2:  # the first was refused, say
+            run.images.mkdir()
+    assert run.overrides() == ["seed=2"] and run.config() == {"seed": 2, "run_dir": str(tmp_path)}
+    assert OmegaConf.load(run.hydra_file).hydra.runtime.choices == {"prior": "vamp"} and not list(
+        tmp_path.rglob("*.part")
+    )
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_a_process_that_is_killed_while_it_writes_leaves_no_half_of_a_config(tmp_path, environment, writes):
+    """After so many files; the config comes last, and with it the folder is a run."""
+
+    def kill(descriptor, left=[writes]):  # noqa: B006
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+
+    hydra = OmegaConf.create({"hydra": {"overrides": {"task": ["seed=1"]}}})
+    environment.setattr(hydra_callbacks.HydraConfig.instance(), "cfg", hydra)
+    environment.setattr("cvae.runs.storage.os.fsync", kill)  # when all is written, and has no name yet
+    run = Run(tmp_path)
+    with suppress(KeyboardInterrupt):
+        save_config(run, OmegaConf.create({"seed": 1}))
+    there = [file.exists() for file in (run.overrides_file, run.hydra_file, run.config_file)]
+    assert there == [writes > 0, writes > 1, writes > 2]
+    environment.setattr("cvae.runs.storage.os.fsync", lambda descriptor: None)
+    save_config(run, OmegaConf.create({"seed": 2}))  # as the next start does
+    assert run.config() == {"seed": 2, "run_dir": str(tmp_path)} and not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a${b}", "a\x1b]0;b\x07", "a\udcff", "a\u202eb"])
+@pytest.mark.parametrize(("start", "kind"), [("on_run_start", "run"), ("on_multirun_start", "sweep")])
+def test_a_name_that_no_command_could_open_is_refused(tmp_path, environment, start, kind, name):
+    Hydra(environment)
+    cfg = job(tmp_path)
+    cfg.hydra[kind].dir = f"{tmp_path}/{name}".replace("${", "\\${")
+    said = f"Error: hydra.{kind}.dir={f'{tmp_path}/{name}'!r}: must be a name, as those of the folders above it, that"
+    with pytest.raises(SystemExit, match=f"^{re.escape(said)} can be printed and has no "):
+        getattr(NewRunDirectory(), start)(cfg)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_run_directory_of_a_config_is_new_by_hydras_callback():

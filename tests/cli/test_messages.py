@@ -2,15 +2,19 @@
 
 import logging
 import os
+import sys
+from concurrent.futures import BrokenExecutor
 
 import pytest
 from conftest import config
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvae.cli import messages
-from cvae.cli.messages import leaves, message_of, no_such_key, not_readable, readable_errors
+from cvae.cli.messages import leaves, message_of, no_such_key, not_readable, of_the_user, quoted, readable_errors
 from cvae.errors import ConfigError, UserError
 from cvae.runtime import console
 
@@ -227,3 +231,24 @@ def test_a_missing_value_is_not_a_missing_key():
     with pytest.raises(OmegaConfBaseException) as error:
         cfg.model.filters  # noqa: B018
     assert "Did you mean" not in message_of(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "it's", "a\\", "a\\'b", "a\\\\'", "x=1,y ", "a b ", "$(x)", "ü", "a\\b", "[1]{2}"]
+)
+def test_a_text_of_any_signs_is_a_value(text):
+    assert OverridesParser.create().parse_override(f"key={quoted(text)}").value() == text
+
+
+class UncompletedJobError(RuntimeError):
+    """As submitit calls it."""
+
+
+@pytest.mark.parametrize("error", [BrokenExecutor("A worker process …"), UncompletedJobError("Job …")])
+def test_a_process_of_a_sweep_that_was_killed_is_no_fault_of_the_program(monkeypatch, error):
+    monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create({"sweep": {"dir": "my sweep"}}))
+    words = ["-m", "seed=1,2", "model.hidden=[4]", "hydra.sweep.dir=my sweep"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *words, "+hydra.callbacks.new_run_directory.resume=true"])
+    assert of_the_user(error) and not of_the_user(RuntimeError())
+    said = "Go on with: python train.py -m seed=1,2 'model.hidden=[4]' 'resume=my sweep'"
+    assert message_of(error).startswith("a process of the sweep was killed") and message_of(error).endswith(said)

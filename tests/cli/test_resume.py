@@ -13,7 +13,7 @@ from tiny import QUIET, tiny
 
 import cvae.training.signals
 import cvae.training.train
-from cvae.cli.resume import change, epochs_done, resume, run_of_job, run_to_resume
+from cvae.cli.resume import change, epochs_done, note_run_of_job, resume, run_of_job, run_to_resume
 from cvae.errors import ConfigError, Stopped, UserError
 from cvae.runs.directory import Run
 
@@ -21,9 +21,10 @@ CONF = ROOT / "conf"
 
 
 @pytest.fixture(autouse=True)
-def no_slurm(monkeypatch):
-    for name in ("SLURM_RESTART_COUNT", "SLURM_JOB_ID"):
+def no_slurm(tmp_path, monkeypatch):
+    for name in ("SLURM_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_CLUSTER_NAME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture
@@ -65,12 +66,33 @@ def test_a_job_that_slurm_starts_again_finds_its_run(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     run, rest = run_to_resume(words)
     assert run.path.resolve() == ours.path and rest == []  # the words that began it are in its config
+    assert not run.trust  # anybody can have written that
     assert run_to_resume(["-m", *words]) is None and run_to_resume(["--multirun", *words]) is None
     monkeypatch.setenv("SLURM_JOB_ID", "8")
     assert run_to_resume(words) is None
     elsewhere = run_of("mine", "8")
     assert run_of_job("8", ["hydra.run.dir=mine", "seed=1"]).path.resolve() == elsewhere.path
     assert run_of_job("77", ["hydra.run.dir=mine"]) is None
+
+
+def test_a_run_is_a_jobs_own_by_what_it_noted_outside_of_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    planted, ours = Run("outputs/a"), Run("outputs/b")
+    for run in (planted, ours):
+        run.path.mkdir(parents=True)
+        run.save_status("interrupted", slurm_job="77")
+    note_run_of_job(ours)  # without a job there is nothing to note
+    assert not (tmp_path / "state").exists()
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    note_run_of_job(ours)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    run, _ = run_to_resume(["seed=1"])
+    assert run.path == tmp_path / "outputs" / "b" and run.trust
+    ours.save_status("interrupted", slurm_job="78")  # numbers come again
+    run, _ = run_to_resume(["seed=1"])
+    assert str(run) == "outputs/a" and not run.trust
+    monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")
+    note_run_of_job(ours)  # that cannot be written: no error
 
 
 @pytest.mark.parametrize(
