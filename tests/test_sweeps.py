@@ -68,6 +68,8 @@ def test_the_search_space_of_conf():
         "optimizer.lr": "tag(log, interval(1e-4, 1e-2))", "model.latent_dim": "choice(2, 4, 8, 16, 32)",
     }  # fmt: skip
     assert (found.n_trials, found.n_jobs, found.max_failure_rate, found.sampler.seed) == (20, 1, 1.0, 0)
+    assert multirun("search=lr_latent_dim").data.validation_size == 0.1 and config().data.validation_size == 0
+    assert multirun("search=lr_latent_dim", "data.validation_size=7").data.validation_size == 7
     assert "search" not in config()
 
 

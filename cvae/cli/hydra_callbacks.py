@@ -15,10 +15,16 @@ from cvae.cli.search import go_on, name_study
 from cvae.errors import UserError
 from cvae.runs.comparison import natural
 from cvae.runs.directory import Run, first_process
+from cvae.runs.modelled import chosen_by
 from cvae.runs.storage import new_folder
 from cvae.runs.trust import require_inside
 
 log = logging.getLogger(__name__)
+
+CHOSEN = (
+    "The search chooses by the test images, so the figure of the best run is too good; data.validation_size=0.1 keeps "
+    "training images for that"
+)
 
 
 class NewRunDirectory(Callback):
@@ -50,6 +56,8 @@ class NewRunDirectory(Callback):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(config.hydra.sweep.dir)}")
             if "direction" in config.hydra.sweeper:  # Optuna's: a run returns a bound, which is better when higher
                 config.hydra.sweeper.direction = "maximize"
+                if chosen_by(OmegaConf.to_container(config)):
+                    log.warning(CHOSEN)
 
 
 def save_config(run: Run, cfg: DictConfig) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from cvae.commands.inputs import add_device, device_of
 from cvae.errors import ConfigError
 from cvae.runs.directory import Run
+from cvae.runs.modelled import remarks
+from cvae.runs.small_files import read_config
 
 if TYPE_CHECKING:
     from cvae.data import ImageData
@@ -91,6 +93,6 @@ def into_run(
     if settings.images is None or settings.images >= len(data.test):
         board = TensorBoard(str(run))
         log_curves([board], scalars(figures), step)
-        log_table([board], markdown(figures, settings), step)
+        log_table([board], markdown(figures, settings, remarks(read_config(run.config_file), checkpoint)), step)
         close([board], "success")
     return figures

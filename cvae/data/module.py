@@ -71,7 +71,8 @@ class ImageData(LightningDataModule):
             none: x = level / 255
         invert: 255 - level instead of level, before binarization
         train_on: train; or all: training and test images, as keras.io's example does. The test set stays as it is
-        validation_size: how many of the training images (drawn by seed) are kept for validation; 0: none
+        validation_size: how many of the training images (an integer; 0: none), or which share of them (between 0 and
+            1), are kept for validation, drawn by seed
         seed: of the split, of the binarization that is drawn once, and of the order of the training images
 
     Raises:
@@ -89,7 +90,7 @@ class ImageData(LightningDataModule):
         binarization: str,
         invert: bool,
         train_on: str,
-        validation_size: int,
+        validation_size: float,
         seed: int,
     ) -> None:
         super().__init__()
@@ -101,8 +102,9 @@ class ImageData(LightningDataModule):
         if not isinstance(invert, bool):
             raise ConfigError("invert", invert, "true or false")
         self.invert, self.train_on = invert, one_of("train_on", train_on, ("train", "all"))
-        if not is_int(validation_size) or validation_size < 0:
-            raise ConfigError("validation_size", validation_size, "an integer of at least 0")
+        share = isinstance(validation_size, float) and 0 < validation_size < 1
+        if not share and (not is_int(validation_size) or validation_size < 0):
+            raise ConfigError("validation_size", validation_size, "an integer of at least 0 or a share between 0 and 1")
         self.validation_size, self.seed = validation_size, seed_number("seed", seed)
         self.root, self.source = root, source(root)
         self.train = self.validation = self.test = None
@@ -159,11 +161,13 @@ class ImageData(LightningDataModule):
         train = train if how == "stochastic" else binarized(train, how, once)
         if self.train_on == "all":
             train = train.join(grey if how == "stochastic" else test)
-        if self.validation_size >= len(train.x):
+        size = self.validation_size
+        size = size if is_int(size) else max(1, round(size * len(train.x)))
+        if size >= len(train.x):
             raise ConfigError("data.validation_size", self.validation_size, f"below the {len(train.x)} training images")
-        if self.validation_size:
+        if size:
             order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(self.seed))
-            validation, train = train.take(order[: self.validation_size]), train.take(order[self.validation_size :])
+            validation, train = train.take(order[:size]), train.take(order[size:])
             self.validation = ImageDataset(drawn_once(validation, once) if how == "stochastic" else validation)
         self.train, self.test = ImageDataset(train), ImageDataset(test)
 

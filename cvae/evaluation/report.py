@@ -1,7 +1,7 @@
 """The report on a trained model: its figures as a table and as a file, and by the names that loggers get."""
 
 import math
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import asdict
 from typing import Protocol
 
@@ -16,6 +16,8 @@ from cvae.evaluation.measure import FEW, Figure, evaluate
 from cvae.evaluation.settings import Settings
 from cvae.models.vae import VAE
 from cvae.runs.directory import Run
+from cvae.runs.modelled import remarks
+from cvae.runs.small_files import read_config
 from cvae.runtime.console import console
 
 LOOSE = 0.05  # share of images with few effective samples, above which the table calls log p(x) a loose bound
@@ -66,7 +68,7 @@ def report(vae: VAE, data: TestData, run: Run, settings: Settings, checkpoint: s
     }  # fmt: skip
     content = {name: figure._asdict() for name, figure in figures.items()} | {"settings": about}
     run.save_evaluation(content)
-    console.print(table(figures, about))
+    console.print(table(figures, about, remarks(read_config(run.config_file), checkpoint)))
     return figures
 
 
@@ -84,14 +86,19 @@ def test_batches(vae: VAE, data: TestData, count: int, device: torch.device) -> 
         yield x, vae.labels(y)
 
 
-def table(figures: dict[str, Figure], settings: dict) -> Table:
-    """settings: those of the evaluation, with images, aggregate_images, checkpoint and binarization as they were."""
+def table(figures: dict[str, Figure], settings: dict, said: Sequence[str] = ()) -> Table:
+    """The figures for the terminal.
+
+    settings: those of the evaluation, with images, aggregate_images, checkpoint and binarization as they were
+    said: what must be said of the test images (cvae.runs.modelled.remarks)
+    """
     samples = taken(settings["samples"], settings.get("until"))
     title = f"{settings['images']:,} test images, {samples}, {settings['checkpoint']}"
     caption = (
         "binarization: {binarization}; seed: {seed}\nmutual information is at most log {aggregate_images} = {limit:.2f}"
     )
     caption = caption.format(**settings, limit=math.log(settings["aggregate_images"])) + loose(figures)
+    caption = "\n".join([caption, *said])
     shown = Table(title=title, caption=caption)
     shown.add_column("")
     shown.add_column("", justify="right")
@@ -107,11 +114,11 @@ def taken(samples: int, until: float | None) -> str:
     return f"importance samples until {until:g} nats off" if until else f"{samples:,} importance samples"
 
 
-def markdown(figures: dict[str, Figure], settings: Settings) -> str:
-    """The figures as a table in Markdown, as TensorBoard shows it."""
+def markdown(figures: dict[str, Figure], settings: Settings, said: Sequence[str] = ()) -> str:
+    """The figures as a table in Markdown, as TensorBoard shows it. said: as for `table`."""
     lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows(figures)]
     head = [f"test images, {taken(settings.samples, settings.until)} | | ± std. error | ", "--- | ---: | ---: | ---"]
-    return "\n".join(f"| {line} |" for line in [*head, *lines])
+    return "\n".join([*(f"| {line} |" for line in [*head, *lines]), *(f"\n{line}" for line in said)])
 
 
 def rows(figures: dict[str, Figure]) -> Iterator[tuple[str, str, str, str]]:

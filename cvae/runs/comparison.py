@@ -15,7 +15,7 @@ from cvae.runs import trust
 from cvae.runs.directory import Run
 from cvae.runs.evaluations import best_evaluation
 from cvae.runs.modelled import chosen_by, modelled, one_code
-from cvae.runs.small_files import read_json, read_yaml
+from cvae.runs.small_files import read_config, read_json
 
 log = logging.getLogger(__name__)
 
@@ -120,12 +120,6 @@ def entry_of(run: Run, config: dict, hydra: dict) -> Entry:
     tags = list(map(str, tags[:TAGS])) if isinstance(tags, list) else []
     search = "optuna" in str(trust.found(hydra, "hydra.sweeper._target_"))
     return Entry(run, modelled(config), run.state(), figures, tags, by, at_most, search and chosen_by(config))
-
-
-def read_config(file: Path) -> dict:
-    """A config as it stands there: nothing is resolved. {} where it is missing or damaged."""
-    config = read_yaml(file)
-    return config if isinstance(config, dict) else {}
 
 
 def setting(config: dict, choices: dict[str, str], key: str, follow: bool = True) -> Any:

@@ -60,6 +60,12 @@ def read_yaml(file: Path) -> Any:
         return None
 
 
+def read_config(file: Path) -> dict:
+    """A config as it stands there: nothing is resolved. {} where it is missing or damaged."""
+    config = read_yaml(file)
+    return config if isinstance(config, dict) else {}
+
+
 def yaml_text(file: Path) -> str:
     """The text of a file in YAML, if it is no more than data, and no more than a run has.
 

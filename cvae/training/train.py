@@ -20,6 +20,8 @@ from cvae.errors import ConfigError, NotFinite, Stopped, UserError
 from cvae.evaluation import Figure, Settings
 from cvae.evaluation.report import markdown, report, scalars
 from cvae.runs.directory import LAST, Run, first_process
+from cvae.runs.modelled import remarks
+from cvae.runs.small_files import read_config
 from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
 from cvae.runtime.noise import fixed_noise
 from cvae.training.checkpoints import Checkpoints, last_good, require_bound
@@ -80,7 +82,7 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
     checkpoint = go_back(trainer, run) if resume else None
     if trainer.is_global_zero:
         run.save_config(cfg)  # with what was left to the data, or what was changed for a run that goes on
-    status = "failed"
+    status, said = "failed", remarks(read_config(run.config_file))
     try:
         if not checkpoint:  # else what was logged then is still there
             log_start(trainer.loggers, cfg)
@@ -96,7 +98,7 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
                     metrics |= scalars(figures)
                     run.save_metrics(metrics)
                     log_curves(trainer.loggers, scalars(figures), trainer.global_step)
-                    log_table(trainer.loggers, markdown(figures, parts.settings), trainer.global_step)
+                    log_table(trainer.loggers, markdown(figures, parts.settings, said), trainer.global_step)
         status = "success"
     except Stopped as stop:
         if stop.after_step:
@@ -106,13 +108,13 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
         raise NotFinite(f"{error} {last_saved(trainer, run)}") from error
     finally:
         close(trainer.loggers, status)
-    say_what_came_of_it(metrics["test/elbo"], run)
+    say_what_came_of_it(metrics["test/elbo"], run, said)
     return selected
 
 
-def say_what_came_of_it(elbo: float, run: Run) -> None:
-    """The last lines of a run: its figure, which picture to open, and what to type next."""
-    log.info("Test ELBO %.2f nats per image. The run is in %s", elbo, run)
+def say_what_came_of_it(elbo: float, run: Run, said: list[str]) -> None:
+    """The last lines of a run: its figure, with what must be said of it, which picture to open, what to type next."""
+    log.info("Test ELBO %s. The run is in %s", "; ".join([f"{elbo:.2f} nats per image", *said]), run)
     if run.gif.exists():
         log.info("Open %s: reconstructions and samples, epoch after epoch", run.gif)
     log.info("Next: python -m cvae sample %s", shlex.quote(str(run)))

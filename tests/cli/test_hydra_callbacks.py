@@ -181,6 +181,15 @@ def test_a_name_that_no_command_could_open_is_refused(tmp_path, environment, sta
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("size", "said"), [(0, True), (0.1, False), (100, False)])
+def test_a_search_says_that_it_chooses_by_the_test_images(tmp_path, environment, caplog, size, said):
+    Hydra(environment)
+    cfg = job(tmp_path)
+    cfg.hydra.sweeper, cfg.data = {"direction": "minimize"}, {"validation_size": size}
+    NewRunDirectory().on_multirun_start(cfg)
+    assert ("The search chooses by the test images" in caplog.text) == said
+
+
 def test_the_run_directory_of_a_config_is_new_by_hydras_callback():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", [], return_hydra_config=True)

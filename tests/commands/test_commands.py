@@ -1,6 +1,7 @@
 """python -m cvae: what the commands write and print, with which settings, checkpoint, data, noise."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -45,6 +46,24 @@ def points(run):
     """The points (step, value) of the NLL in TensorBoard."""
     events = EventAccumulator(str(run)).Reload()
     return [(event.step, event.value) for event in events.Scalars("bound/NLL")]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], ["best.ckpt was chosen by the test images (data.validation_size=0)"]),
+        (["data.train_on=all", "data.validation_size=0.1"], ["the test images were trained on, too"]),
+        (["data.validation_size=9"], []),
+    ],
+)
+def test_evaluate_says_that_test_images_were_not_held_out(tmp_path, call, words, said):
+    run = make_run(tmp_path / "run", *words)
+    shutil.copy(run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt")
+    options = ["--samples", 2, "--aggregate-images", 9, "--images", 9, "--device", "cpu"]
+    code, printed = call("evaluate", run, "--checkpoint", "best.ckpt", *options)
+    assert code == 0
+    words = ["best.ckpt was chosen by the test images (data.validation_size=0)", "the test images were trained on, too"]
+    assert [word for word in words if word in " ".join(printed.split())] == said
 
 
 def test_evaluate_reports_everywhere(run, call):

@@ -451,13 +451,20 @@ def test_memory_is_pinned_with_cuda_only(monkeypatch, cuda):
         assert loader.pin_memory is cuda
 
 
+@pytest.mark.parametrize(("share", "size"), [(0.1, 110), (1e-6, 1), (0.4995, 549)])
+def test_a_share_of_the_training_images_for_validation(share, size):
+    made, counted = ready(validation_size=share), ready(validation_size=size)
+    assert len(made.validation) == size and len(made.train) == 1100 - size
+    assert torch.equal(made.validation.images.x, counted.validation.images.x)
+
+
 @pytest.mark.parametrize(
     "key, value",
     [
         ("batch_size", 0), ("batch_size", True), ("eval_batch_size", 2.5), ("eval_batch_size", 0),
         ("binarization", "dynamic"), ("binarization", None), ("train_on", "test"), ("train_on", True),
         ("invert", "yes"), ("invert", 1), ("invert", 0), ("invert", None),
-        ("validation_size", -1), ("validation_size", True), ("validation_size", 0.1), ("validation_size", None),
+        ("validation_size", -1), ("validation_size", True), ("validation_size", 1.0), ("validation_size", None),
         ("seed", -1), ("seed", "a"), ("seed", 2**32), ("seed", True), ("seed", None),
         ("num_classes", 0), ("num_classes", True), ("num_classes", "ten"),
         ("image_shape", [28, 28]), ("image_shape", [1, 0, 5]), ("image_shape", [2, 4, 5]), ("image_shape", "145"),
@@ -467,7 +474,7 @@ def test_wrong_values_are_named(key, value):
     with pytest.raises(ConfigError) as error:
         data(**{key: value})
     assert (error.value.key, error.value.value) == (key, value)
-    allowed = {"invert": "true or false", "validation_size": "an integer of at least 0"}
+    allowed = {"invert": "true or false", "validation_size": "an integer of at least 0 or a share between 0 and 1"}
     assert error.value.allowed == allowed.get(key, error.value.allowed)
 
 

@@ -1,6 +1,7 @@
 """The report: which images are measured, what the bars count, what stands in the file and in the table."""
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -39,6 +40,8 @@ class Data:
 
 
 class RunOfNothing:
+    config_file = Path("nothing")
+
     def save_evaluation(self, content):
         self.content = content
 
@@ -158,6 +161,15 @@ def test_the_table():
         ("with below 10", "0.050", "-", "of the images"),
         ("active units", "2", "-", "of 3 latents"),
     ]  # none without a value
+
+
+def test_the_tables_say_that_test_images_were_not_held_out():
+    settings = {
+        "images": 3, "samples": 40, "checkpoint": "best.ckpt", "binarization": "none", "seed": 0, "aggregate_images": 3,
+    }  # fmt: skip
+    said = ["best.ckpt was chosen by the test images (data.validation_size=0)"]
+    assert module.table(FIGURES, settings, said).caption.splitlines()[2:] == said
+    assert module.markdown(FIGURES, Settings(), said).splitlines()[-2:] == ["", *said]
 
 
 def test_the_table_says_when_log_px_is_a_loose_bound():

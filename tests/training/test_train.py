@@ -113,6 +113,12 @@ def test_the_best_checkpoint_is_chosen_on_the_validation_split(run):
     assert metrics["steps"] == 2 * 5  # 96 - 20 images in batches of 16
 
 
+def test_the_last_line_says_that_the_test_images_were_trained_on(run, caplog):
+    with caplog.at_level("INFO"):
+        run("a", "data.train_on=all")
+    assert "nats per image; the test images were trained on, too (data.train_on=all). The run is in" in caplog.text
+
+
 @pytest.mark.parametrize("extra", [[], ["+trainer.check_val_every_n_epoch=5"]], ids=["each epoch", "at the end"])
 def test_an_importance_weighted_run_is_chosen_by_its_own_bound(run, extra):
     folder, result = run("a", "objective=iwae", "objective.samples=20", *extra)
