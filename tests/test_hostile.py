@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from functools import cache
 
 import pytest
@@ -317,6 +318,53 @@ def test_a_training_that_goes_on_fetches_only_into_a_folder_that_the_user_names(
         with pytest.raises(DataError, match="train-images-idx3-ubyte is missing"):
             read_images(cfg, build_data(cfg))
         assert fetched == ([tmp_path / root / "MNIST" / "raw"] if root else [])
+
+
+ESCAPE = "\x1b]0;title\x07"  # which a terminal would take as its title
+
+
+def rename_a_weight(run):
+    file = run.checkpoints / "last.ckpt"
+    content = torch.load(file, weights_only=True)
+    content["state_dict"][f"vae.{ESCAPE}"] = torch.zeros(1)
+    torch.save(content, file)
+
+
+def rename_an_entry(run):
+    """A checkpoint with an entry of this name, whose checksum is wrong."""
+    with zipfile.ZipFile(run.checkpoints / "last.ckpt", "a") as archive:
+        archive.writestr(f"archive/{ESCAPE}", "the content")
+    content = (run.checkpoints / "last.ckpt").read_bytes()
+    (run.checkpoints / "last.ckpt").write_bytes(content.replace(b"the content", b"The content"))
+
+
+def rename_a_class(run):
+    """A pickle that names a class."""
+    name = f"cos\n{ESCAPE}\n.".encode()
+    with zipfile.ZipFile(run.checkpoints / "last.ckpt", "w") as archive:
+        archive.writestr("archive/data.pkl", name)
+        archive.writestr("archive/version", "3")
+
+
+ESCAPES = {
+    "a weight": rename_a_weight,
+    "an entry": rename_an_entry,
+    "a class": rename_a_class,
+    "a checkpoint": lambda run: (run.checkpoints / "last.ckpt").rename(run.checkpoints / f"{ESCAPE}.ckpt"),
+    "a pipe": lambda run: os.mkfifo(run.path / ESCAPE),
+    "a class of the config": lambda run: spoil(run, "prior._target_", ESCAPE),
+    "a key": lambda run: spoil(run, f"prior.{ESCAPE}", 1),
+    "YAML": lambda run: run.config_file.write_text(f'"{ESCAPE}'),
+}
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_names_of_others_are_printed_but_not_obeyed(run, name, capsys, caplog):
+    ESCAPES[name](run)
+    with pytest.raises(UserError) as error:
+        cvae.load(run.path)
+    for text in [str(error.value), *opened(run, [["sample"], EVALUATE], capsys, caplog)]:
+        assert not set("\x1b\x07") & set(text), text
 
 
 @pytest.mark.slow
