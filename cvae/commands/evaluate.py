@@ -33,7 +33,7 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         metavar="NATS",
         help="double the samples of each block of up to 100 images until the estimated error of its mean log p(x), "
         "the bias and two standard errors, is below, as in 0.05: about 95 of 100 blocks are then as near, unless the "
-        "Pareto k-hat is high. At most 200,000 samples an image; --samples is the first number",
+        "Pareto k-hat is high. At most 50,000 samples an image; --samples is the first number",
     )
     evaluate.add_argument("--images", type=int, metavar="N", help="only the first N test images (default: all)")
     evaluate.add_argument(

@@ -15,7 +15,7 @@ from cvae.models.trace import Latent
 from cvae.models.vae import VAE
 from cvae.runtime.noise import fixed_noise
 
-MOST = 200_000  # samples of an image that `until` may take: the weights of 100 images then need 160 MB
+MOST = 50_000  # samples of an image that `until` may take; published figures are of 5,000
 ENOUGH = 50  # effective samples that tell the variance of the weights
 
 

@@ -203,7 +203,7 @@ def of_codes(sums: Tensor, p: Codes, z: Tensor) -> dict[str, Figure]:
     unit = f"of {p.num_codes:,} codes"
     return {
         "perplexity": Figure(perplexity, None, unit, "perplexity of a code, mean"),
-        "code_information": Figure(information, None, "nats a code", "mutual information I(x; code), mean"),
+        "code_information": Figure(information, None, "nats a code", "information I(x; code), mean"),
         "codebook_perplexity": Figure(codebook, None, unit, "perplexity of all codes together"),
         "used_codes": Figure(len(p.read(z).unique()), None, unit, "codes that are used"),
     }

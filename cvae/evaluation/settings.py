@@ -18,7 +18,7 @@ class Settings:
             a large model gets smaller blocks, so other draws, with less memory; a small model's draws do not change
         seed: of the noise
         until: nats. The samples of each block of images double until the estimated error of its mean log p(x), the bias
-            and two standard errors, is below, or there would be more than 200,000; None: `samples`
+            and two standard errors, is below, or there would be more than 50,000; None: `samples`
 
     Raises:
         ConfigError: a value is not allowed.
