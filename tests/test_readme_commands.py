@@ -40,7 +40,7 @@ LESS = {  # a word of a command: what makes the command small
     "data.validation_size=45000": ["data.validation_size=10"],
     "trainer=ddp": ["trainer.accelerator=cpu", "trainer.devices=2"],
     "evaluate": ["--samples", "4"],
-    "--until": ["--until", "0.5"],
+    "--until": ["--until", "0.5", "--images", "1", "--memory", "0.001"],  # one image, in a block of its own
     "fit-prior": ["--rounds", "1"],
 }
 
