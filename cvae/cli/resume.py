@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from cvae.checks import positive_int
 from cvae.cli.messages import quoted
@@ -113,6 +113,8 @@ def resume(run: Run, words: list[str], conf: Path) -> None:
     before = cfg.trainer.max_epochs
     for word in words:
         change(cfg, word, conf)
+    if not run.trust:
+        require_few_processes(cfg, words)
     epochs = positive_int("trainer.max_epochs", cfg.trainer.max_epochs)
     if epochs != before and epochs < (done := epochs_done(run)):
         raise ConfigError("trainer.max_epochs", epochs, f"at least {done}: so many epochs are done")
@@ -127,6 +129,19 @@ def resume(run: Run, words: list[str], conf: Path) -> None:
     from cvae.training.train import train
 
     train(cfg, resume=True)
+
+
+def require_few_processes(cfg: DictConfig, words: list[str]) -> None:
+    """Raise UserError where a saved config alone asks for more processes than this machine has cores, or for others."""
+    keys = {word.lstrip("+").partition("=")[0] for word in words}
+    for key, most in (("devices", os.cpu_count() or 1), ("num_nodes", 1)):
+        value = cfg.trainer.get(key)
+        count = len(value) if isinstance(value, ListConfig) else int(value) if str(value).isdecimal() else 1
+        if count > most and not keys & {"trainer", f"trainer.{key}"}:
+            raise UserError(
+                f"trainer.{key}={value}: a saved config starts at most {most} here. If you want so many, say it: "
+                f"trainer.{key}={value}"
+            )
 
 
 def epochs_done(run: Run) -> int:

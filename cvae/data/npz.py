@@ -104,6 +104,8 @@ def headers(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
                 old = np.lib.format.read_magic(start) == (1, 0)
                 reader = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
                 shape, _, dtype = reader(start)
+                if name.removesuffix(".npy") in found:  # of two, numpy would read the one that was not looked at
+                    raise ValueError(f"it has {name.removesuffix('.npy')} twice")
                 found[name.removesuffix(".npy")] = shape, dtype
     except Exception as error:  # damaged bytes make zipfile and numpy raise almost anything
         raise DataError(f"{file} is damaged or no file of numpy.savez: {error}") from error

@@ -4,7 +4,7 @@ import itertools
 import pickletools
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,13 @@ OMEGACONF = (  # what lists were made of in the states of radam, adamax and nada
 )  # fmt: skip
 AS_PICKLED = {"builtins": "__builtin__", "int": "long"}
 KINDS = {  # of the values that cvae itself uses; a tuple has alternatives, a list the kind of each item
-    "epoch": int, "global_step": int, "state_dict": {}, "loops": {}, "callbacks": {}, "optimizer_states": [{}],
-    "lr_schedulers": [{}],
+    "epoch": int, "global_step": int, "state_dict": {}, "optimizer_states": [{}], "lr_schedulers": [{}],
+    "loops": {"fit_loop": {"state_dict": {"combined_loader": [{"used": int}]}}},
+    "callbacks": {
+        "EpochLines": {"seconds": [(int, float)], "of_this_epoch": (int, float)},
+        "Pictures": {"history": {str: [[(int, float)]]}},
+        "Checkpoints": {"best": (float, None), "step": int},
+    },
     "cvae": {
         "version": str, "figures": {str: (int, float)}, "points": {str: int}, "max_epochs": int,
         "processes": [{name: {"names": [str], "sums": [Tensor], "count": int} for name in ("window", "epoch")}],
@@ -72,7 +77,7 @@ def read_checkpoint(file: Path, device: str = "cpu") -> dict[str, Any]:
         stand_ins = [(OfOmegaConf, name) for name in OMEGACONF]
         with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]  # pairs are allowed
             content = torch.load(file, map_location=device, weights_only=True, mmap=True)
-        if any(isinstance(leaf, OfOmegaConf) for leaf in leaves(content)):
+        if any(isinstance(value, OfOmegaConf) for value in values(content)):
             content = tree_map(lambda leaf: leaf.plain() if isinstance(leaf, OfOmegaConf) else leaf, content)
         require_size(content, 2 * file.stat().st_size)
         about = content.get("cvae", {"format": 0})
@@ -132,36 +137,41 @@ def require_names(file: Path) -> None:
                 raise ValueError(f"it has a {module}.{kind}; checkpoints have numbers, texts and tensors alone")
 
 
-def leaves(value: Any, depth: int = 0) -> Iterable[Any]:
-    """What is in containers, at all depths. Raises ValueError for other kinds of values than a training saves."""
-    if depth > DEEPEST:
-        raise ValueError(f"it has values in values in values, more than {DEEPEST} deep")
-    if type(value) in (dict, OrderedDict, Counter):
-        if not all(type(key) in (str, int) for key in value):
-            raise ValueError("it has a key that is neither a text nor a number")
-        value = value.values()
-    elif type(value) not in (list, tuple, set):
+def values(content: Any) -> Iterator[Any]:
+    """All that is in containers, at all depths, and they. Raises ValueError for what no training saves."""
+    todo = [(content, 0)]
+    for _ in range(MOST):
+        if not todo:
+            return
+        value, depth = todo.pop()
         yield value
-        return
-    for inner in value:
-        yield from leaves(inner, depth + 1)
+        if type(value) in (dict, OrderedDict, Counter):
+            if not all(type(key) in (str, int) for key in value):
+                raise ValueError("it has a key that is neither a text nor a number")
+            value = value.values()
+        elif type(value) not in (list, tuple, set):
+            continue
+        if depth == DEEPEST:
+            raise ValueError(f"it has values in values in values, more than {DEEPEST} deep")
+        if len(todo) + len(value) > MOST:
+            break
+        todo += [(inner, depth + 1) for inner in value]
+    raise ValueError(f"it has more than {MOST:,} values")
 
 
 def require_size(content: Any, most: int) -> None:
-    """Raise ValueError if the values would take more than `most` bytes, or are more numbers than the file has.
+    """Raise ValueError if the tensors would take more than `most` bytes, or one has more numbers than it has memory.
 
-    A tensor can repeat the numbers that it has (stride 0), many can share them, and so can lists; where they are
-    copied, each gets its own.
+    A tensor can repeat the numbers that it has (stride 0), and many can share them; where they are copied, each gets
+    its own.
     """
     taken = 0
-    for count, leaf in enumerate(leaves(content)):
-        if count > MOST:
-            raise ValueError(f"it has more than {MOST:,} values")
-        if isinstance(leaf, Tensor):
-            taken += leaf.nbytes
-            if leaf.nbytes > leaf.untyped_storage().nbytes():
+    for value in values(content):
+        if isinstance(value, Tensor):
+            taken += value.nbytes
+            if value.nbytes > value.untyped_storage().nbytes():
                 raise ValueError("it has a tensor that is larger than its numbers")
-        elif type(leaf) is int and abs(leaf) >= 2**63:
+        elif type(value) is int and abs(value) >= 2**63:
             raise ValueError("it has a number of 2^63 or more")
     if taken > most:
         raise ValueError("its tensors would take more than twice its size")

@@ -20,6 +20,10 @@ from typing import Any
 
 from cvae.errors import UserError
 
+LIGHTNINGS = (  # callbacks that call nothing that they are given, and write into the run alone
+    "EarlyStopping", "EMAWeightAveraging", "LearningRateMonitor", "ModelCheckpoint", "GradientAccumulationScheduler",
+    "DeviceStatsMonitor", "Timer", "ModelSummary", "RichModelSummary", "TQDMProgressBar", "RichProgressBar",
+)  # fmt: skip
 PARTS = {  # group -> where its parts come from: a package of cvae with its modules, another library's module or class
     "data": ("cvae.data",),
     "model": ("cvae.networks",),
@@ -30,7 +34,7 @@ PARTS = {  # group -> where its parts come from: a package of cvae with its modu
     "optimizer": ("torch.optim",),
     "scheduler": ("torch.optim.lr_scheduler",),
     "trainer": ("pytorch_lightning.Trainer", "cvae.training"),
-    "callbacks": ("cvae.training",),
+    "callbacks": ("cvae.training", *(f"pytorch_lightning.callbacks.{name}" for name in LIGHTNINGS)),
     "logger": ("pytorch_lightning.loggers.CSVLogger", "cvae.training"),
 }
 WRITING = ("trainer", "callbacks", "logger")  # groups of parts that write files
@@ -41,6 +45,7 @@ ENVIRONMENT = {  # references to the environment as conf/ has them, which lead t
     "data.root": DATA_ROOT,
     "logger.mlflow.tracking_uri": "${oc.env:MLFLOW_TRACKING_URI,sqlite:///mlflow.db}",
 }
+FILENAME = re.compile(r"([\w=. -]|\{\w+(:\d?\d?(\.\d)?[defg]?)?\})*")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 TRUST = "If you trust whoever made the run, say --trust (in Python: trust=True)"
 
@@ -86,8 +91,10 @@ def require_parts(content: dict, group: str) -> None:
 
 def leads_out(name: str, value: Any, content: dict) -> bool:
     """Whether a value can make a part write elsewhere than into the run directory."""
-    if name.endswith("dir"):
-        return value != "${run_dir}"
+    if name.endswith(("dir", "dirpath")):
+        return value not in ("${run_dir}", "${run_dir}/checkpoints", None)
+    if name == "filename":  # a pattern of Python's format, which can ask for a width of gigabytes
+        return value is not None and not (isinstance(value, str) and FILENAME.fullmatch(value))
     text = REFERENCE.sub(lambda reference: str(found(content, reference[1])), value) if isinstance(value, str) else ""
     return name != "monitor" and (bool(set("/\\~") & set(text)) or ".." in text)
 
@@ -142,6 +149,6 @@ def require_inside(folder: Path, files: bool = False) -> None:
                 continue
             if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
                 continue
-            inside = path.resolve().is_relative_to(folder.resolve())
+            inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))  # a link to itself, too
             if not (path.is_file() and (inside or not files)) and not (path.is_dir() and inside):
                 raise UserError(f"{path} is a pipe, or a link that leads out of the run. {TRUST}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
 from cvae.checks import one_of, positive_int
@@ -123,6 +123,29 @@ class WholeCheckpoints(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
 
+def into_run(callbacks: dict[str, Callback], run: Run) -> list[Callback]:
+    """The callbacks. Lightning's ModelCheckpoint writes into the run's checkpoints, unless it is told another folder.
+
+    Raises:
+        ConfigError: it would write a file that `Checkpoints` writes, too.
+    """
+    ours = any(isinstance(part, Checkpoints) for part in callbacks.values())
+    for name, part in callbacks.items():
+        if not isinstance(part, ModelCheckpoint):
+            continue
+        folder = os.path.realpath(run.checkpoints)
+        part.dirpath = part.dirpath or folder
+        if part.dirpath != folder or not ours:
+            continue
+        if part.save_last:
+            allowed = f"false: callbacks.checkpoint writes {LAST}"
+            raise ConfigError(f"callbacks.{name}.save_last", part.save_last, allowed)
+        if f"{part.filename}.ckpt" in (LAST, PREVIOUS, BEST):
+            allowed = "another name: callbacks.checkpoint writes a file of this one"
+            raise ConfigError(f"callbacks.{name}.filename", part.filename, allowed)
+    return list(callbacks.values())
+
+
 def require_data(file: Path) -> None:
     """Raise UserError unless a checkpoint can be opened."""
     try:
@@ -178,6 +201,8 @@ def epochs_of(content: dict[str, Any]) -> int:
     """
     try:
         epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    except (KeyError, TypeError) as error:
-        raise UserError("the checkpoint does not say how many epochs it has") from error
+    except (KeyError, TypeError):
+        epochs = None
+    if type(epochs) is not int or epochs < 0:
+        raise UserError("the checkpoint does not say how many epochs it has")
     return epochs

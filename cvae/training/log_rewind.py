@@ -7,6 +7,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger
 
+from cvae.errors import UserError
 from cvae.training.tensorboard import TensorBoard
 
 
@@ -29,7 +30,12 @@ def rewind(loggers: Sequence[Logger], to: list[Any] | None) -> None:
     """Drop what was written after `to`, the `positions` of a checkpoint, or everything where there is none.
 
     Call it before anything is logged: a new writer adds a file to TensorBoard's, and deletes the table.
+
+    Raises:
+        UserError: `to` is of other loggers.
     """
+    if to and len(to) != len(loggers):
+        raise UserError(f"the checkpoint is of a run with {len(to)} loggers, this one has {len(loggers)}")
     for logger, written in zip(loggers, to or [None] * len(loggers), strict=True):
         if isinstance(logger, TensorBoard):
             for name, file in event_files(logger).items():

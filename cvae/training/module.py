@@ -21,6 +21,7 @@ from cvae.training.graphs import Graphed
 from cvae.training.log_rewind import positions
 from cvae.training.loggers import log_curves
 from cvae.training.means import CodeCounts, Totals, of_all_processes, summed
+from cvae.training.restored import require_optimizer, require_state, require_sums
 from cvae.version import VERSION
 
 ADVICE = "Often a smaller optimizer.lr helps."
@@ -66,6 +67,8 @@ class VAEModule(L.LightningModule):
         self.points: dict[str, int] = {}  # curve -> the optimizer steps made at its last point
         self.sums: dict[str, dict] = {}  # of a checkpoint, for window and epoch
         self.planned: int | None = None  # epochs, when the checkpoint was saved
+        self.names: tuple[str, ...] = ()  # of a step's figures
+        self.begun = False  # whether all that a checkpoint gives back is taken
 
     def configure_optimizers(self) -> tuple[list, list]:
         """One optimizer; a second parameter group where the objective has parameters of its own (a critic)."""
@@ -182,12 +185,17 @@ class VAEModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Be as the module was when the checkpoint was saved."""
+        require_state(self.trainer, checkpoint)
         saved = checkpoint["cvae"]
         self.figures, self.points = dict(saved["figures"]), dict(saved["points"])
         self.sums, self.planned = saved["processes"][self.global_rank], saved["max_epochs"]
 
     def on_train_start(self) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
+        if self.planned is not None:  # the training goes on
+            scheduler = self.trainer.lr_scheduler_configs[0].scheduler
+            require_optimizer(optimizer, scheduler, self.make_optimizer, self.make_scheduler)
+            require_sums(self.sums, self.names)
         self.learning_rate = optimizer.param_groups[0]["lr"]
         for group in optimizer.param_groups:
             if "capturable" in group:  # here, as a checkpoint may come from another device
@@ -199,6 +207,7 @@ class VAEModule(L.LightningModule):
         if self.planned not in (None, self.trainer.max_epochs):
             self.schedule_anew()
             self.learning_rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]
+        self.begun = True
 
     def schedule_anew(self) -> None:
         """The learning rate of this epoch in a run of so many epochs: schedules may depend on their number."""

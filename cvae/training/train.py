@@ -24,15 +24,17 @@ from cvae.runs.modelled import remarks
 from cvae.runs.small_files import read_config
 from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
 from cvae.runtime.noise import fixed_noise
-from cvae.training.checkpoints import Checkpoints, last_good, require_bound
+from cvae.training.checkpoints import Checkpoints, epochs_of, into_run, last_good, require_bound
 from cvae.training.engine import clipping, graphs_of, minibatches_of_a_step
 from cvae.training.log_rewind import rewind
 from cvae.training.loggers import close, forgiving, log_curves, log_start, log_table
+from cvae.training.means import summed
 from cvae.training.module import SELECTION, VAEModule
 from cvae.training.options import check, require_batches, require_unscaled
 from cvae.training.pictures import Pictures
 from cvae.training.processes import together
 from cvae.training.progress import EpochLines
+from cvae.training.restored import going_on
 from cvae.training.signals import requeue, signals
 
 log = logging.getLogger(__name__)
@@ -87,7 +89,8 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
         if not checkpoint:  # else what was logged then is still there
             log_start(trainer.loggers, cfg)
         with together(trainer, run, resume):
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+            with going_on(checkpoint, lambda: module.begun):
+                trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
             publish(trainer, module)
             metrics = results(parts)
             selected = metrics.pop(SELECTION)
@@ -136,6 +139,8 @@ def go_back(trainer: L.Trainer, run: Run) -> Path | None:
             f"trainer.devices: this run was trained by {before} processes and cannot go on with {trainer.world_size}: "
             "each has its share of the images and its own noise"
         )
+    if file and (done := epochs_of(content)) > (trainer.max_epochs or 0):
+        raise ConfigError("trainer.max_epochs", trainer.max_epochs, f"at least {done}: so many epochs are done")
     if trainer.is_global_zero:
         rewind(trainer.loggers, content["cvae"]["logs"] if file else None)
         if file:
@@ -162,8 +167,8 @@ def how_to_go_on(stop: Stopped, trainer: L.Trainer, run: Run) -> str:
 
 def last_saved(trainer: L.Trainer, run: Run) -> str:
     """Where the last checkpoint is."""
-    saves = trainer.checkpoint_callback
-    if not isinstance(saves, Checkpoints) or not saves.step:
+    saves = next((part for part in trainer.checkpoint_callbacks if isinstance(part, Checkpoints)), None)
+    if not saves or not saves.step:
         return "No checkpoint is saved"
     return f"The last checkpoint, {run.checkpoints / LAST}, is of step {saves.step:,}"
 
@@ -180,10 +185,15 @@ def assemble(cfg: DictConfig) -> Parts:
     data = build_data(cfg)
     vae = build_vae(cfg)
     require_fit(cfg, vae, data)
-    callbacks, loggers = list(make(cfg, "callbacks").values()), [*map(forgiving, make(cfg, "logger").values())]
+    callbacks = into_run(make(cfg, "callbacks"), Run(cfg.run_dir))
     require_bound(callbacks, vae)
+    loggers = [*map(forgiving, make(cfg, "logger").values())]
     saves = any(isinstance(part, L.callbacks.Checkpoint) for part in callbacks)  # else Lightning adds one of its own
-    trainer = make(for_lightning(cfg), "trainer", logger=loggers, callbacks=callbacks, enable_checkpointing=saves)
+    place = cfg.trainer.get("default_root_dir") or cfg.run_dir
+    trainer = make(
+        for_lightning(cfg), "trainer", logger=loggers, callbacks=callbacks, enable_checkpointing=saves,
+        default_root_dir=place,
+    )  # fmt: skip
     require_unscaled(cfg, trainer)
     data.minibatches = minibatches_of_a_step(trainer, [key for key, value in cfg.trainer.items() if value is not None])
     parts = (make(cfg, name) for name in ("objective", "optimizer", "scheduler"))
@@ -225,7 +235,7 @@ def try_a_step(cfg: DictConfig, module: VAEModule, data: ImageData) -> None:
     read_images(cfg, data)
     module.objective.prepare(len(data.train))
     with fixed_noise(cfg.seed, torch.device("cpu")), torch.no_grad():
-        module.terms(data.batch("train", range(min(2, len(data.train)))))
+        module.names, _ = summed(module.terms(data.batch("train", range(min(2, len(data.train))))))
 
 
 def announce(parts: Parts, run: Run) -> None:

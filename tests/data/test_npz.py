@@ -1,7 +1,11 @@
 """A user's own arrays: which image goes where, what is refused, and that nothing is run."""
 
+import io
 import json
 import re
+import shutil
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -389,3 +393,18 @@ def test_bombs_are_refused_before_memory_is_spent(tmp_path):
 def test_of_an_array_no_more_is_read_than_its_header_says(tmp_path):
     train, test = source(bomb(tmp_path / "images.npz", header((4, 2, 2))), test_size=1).load()
     assert len(train.x) == 3 and (test.x == 32).all()
+
+
+def test_an_array_that_is_there_twice(tmp_path):
+    """x.npy is what numpy reads, x is what was looked at: it could unpack to any size."""
+    file = tmp_path / "a.npz"
+    np.savez(file, x=np.zeros((100, 40, 40), np.uint8))
+    small = io.BytesIO()
+    np.save(small, np.zeros((1, 2, 2), np.uint8))
+    for name in ("x", "x.npy"):
+        shutil.copy(file, tmp_path / "b.npz")
+        with zipfile.ZipFile(tmp_path / "b.npz", "a") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zipfile says so
+            archive.writestr(name, small.getvalue())
+        with pytest.raises(DataError, match="b.npz is damaged or no file of numpy.savez: it has x twice"):
+            Npz(str(tmp_path / "b.npz"), 0.5, 0).image_shape()

@@ -6,19 +6,23 @@ import errno
 import io
 import math
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as L
 import torch
+from conftest import ROOT
 from tiny import QUIET, tiny, trained
 
 import cvae
 from cvae.build import build_data, build_vae, make
-from cvae.errors import NotFinite, UserError
+from cvae.cli.resume import resume
+from cvae.errors import ConfigError, NotFinite, UserError
 from cvae.objectives import Objective, Terms
 from cvae.runs.directory import Run
+from cvae.runs.trust import require_parts
 from cvae.training import engine, module
 from cvae.training.checkpoints import Checkpoints, WholeCheckpoints, last_good
 from cvae.training.module import VAEModule
@@ -316,3 +320,65 @@ def test_a_checkpoint_that_cannot_be_read_for_another_reason_than_its_content_is
     monkeypatch.undo()
     assert last.read_bytes() == content and torch.load(before, weights_only=True)["global_step"] == 1
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["last.ckpt", "previous.ckpt"]
+
+
+LIGHTNINGS = "pytorch_lightning.callbacks"
+ADDED = [
+    f"+callbacks.more._target_={LIGHTNINGS}.ModelCheckpoint", "+callbacks.more.monitor=test/elbo",
+    "+callbacks.more.mode=max", "+callbacks.more.save_top_k=1",
+    f"+callbacks.stop._target_={LIGHTNINGS}.EarlyStopping", "+callbacks.stop.monitor=test/elbo",
+    "+callbacks.stop.mode=max", f"+callbacks.mean._target_={LIGHTNINGS}.EMAWeightAveraging",
+    f"+callbacks.rate._target_={LIGHTNINGS}.LearningRateMonitor", "logger=csv",
+]  # fmt: skip
+
+
+def test_lightnings_callbacks_write_into_the_run_and_it_goes_on_without_trust(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run, quiet = Run(tmp_path / "run"), [word for word in QUIET if "tensorboard" not in word]
+    trained(run.path, *quiet, *ADDED, "trainer.max_epochs=1")
+    assert sorted(file.name for file in run.checkpoints.iterdir()) == ["best.ckpt", "epoch=0-step=3.ckpt", "last.ckpt"]
+    resume(run, ["trainer.max_epochs=2"], ROOT / "conf")
+    assert run.state() == "finished" and list(Path.cwd().iterdir()) == []
+    assert all(file.suffix == ".ckpt" for file in run.checkpoints.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["save_last=true"], "callbacks.more.save_last=True: must be false: callbacks.checkpoint writes last.ckpt"),
+        (["filename=best"], "callbacks.more.filename=best: must be another name"),
+        (["filename=previous", "dirpath=RUN/checkpoints"], "callbacks.more.filename=previous: must be another name"),
+    ],
+)
+def test_no_file_of_ours_is_written_by_another(tmp_path, words, message):
+    words = [f"+callbacks.more.{word}".replace("RUN", str(tmp_path)) for word in words]
+    with pytest.raises(ConfigError, match=message):
+        trained(tmp_path, *QUIET, *ADDED[:1], *words)
+    trained(tmp_path, *QUIET, *ADDED[:1], *words, "~callbacks.checkpoint", "trainer.max_epochs=1")
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "refused"),
+    [
+        ("ModelCheckpoint", {"dirpath": "/tmp"}, "dirpath='/tmp': what a saved config makes writes into"),
+        ("ModelCheckpoint", {"dirpath": "elsewhere"}, "dirpath='elsewhere'"),
+        ("ModelCheckpoint", {"dirpath": "${run_dir}/../x"}, "dirpath="),
+        ("ModelCheckpoint", {"filename": "../x"}, "filename='../x'"),
+        ("ModelCheckpoint", {"filename": "{epoch:1000000000}"}, "filename="),
+        ("ModelCheckpoint", {"filename": "{epoch.__class__}"}, "filename="),
+        ("ModelCheckpoint", {"filename": "e={epoch:02d}", "dirpath": "${run_dir}/checkpoints"}, ""),
+        ("LambdaCallback", {}, "LambdaCallback'"),
+        ("OnExceptionCheckpoint", {"dirpath": "${run_dir}"}, "OnExceptionCheckpoint'"),
+        ("WeightAveraging", {"avg_fn": {"_target_": "subprocess.run"}}, "WeightAveraging'"),
+        ("EMAWeightAveraging", {"avg_fn": {"_target_": "subprocess.run"}}, "avg_fn._target_='subprocess.run'"),
+        ("EarlyStopping", {"monitor": "a/b"}, ""),
+    ],
+)
+def test_which_of_lightnings_callbacks_a_saved_config_may_have(name, keys, refused):
+    content = {"run_dir": "/a", "callbacks": {"x": {"_target_": f"{LIGHTNINGS}.{name}", **keys}}}
+    if not refused:
+        require_parts(content, "callbacks")
+        return
+    with pytest.raises(UserError, match=re.escape(refused)):
+        require_parts(content, "callbacks")

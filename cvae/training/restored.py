@@ -1,0 +1,136 @@
+"""What a checkpoint gives back to a training besides the weights, held against what this training would save itself.
+
+A checkpoint may come from somebody else. When it is read, its values are known to be plain and few; here they are known
+to be those of this training, before a step uses them: torch's fused optimizers check no sizes.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cvae.errors import UserError
+
+
+@contextmanager
+def going_on(file: Path | None, has_begun: Callable[[], bool]) -> Iterator[None]:
+    """A UserError in place of what Lightning and torch raise where a checkpoint does not hold what they look for.
+
+    file: the checkpoint that a training goes on from, None for a new one
+    has_begun: whether the training has taken all of it, so that a later error has another cause
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        if file is None or has_begun():
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{file} does not hold the state of this training: {reason}") from error
+
+
+def require_state(trainer: Trainer, content: dict[str, Any]) -> None:
+    """Raise UserError unless the counters and the states of Lightning's callbacks are of the types that they have now,
+    and name no file that is not in the run.
+    """
+    if len(content["optimizer_states"]) != 1 or len(content["lr_schedulers"]) != 1:
+        raise UserError("the checkpoint has not the states of one optimizer and one schedule, as this training has")
+    require_like(content["loops"].get("fit_loop"), trainer.fit_loop.state_dict(), "loops.fit_loop", counts=True)
+    for part in trainer.callbacks:
+        state = content["callbacks"].get(part.state_key)
+        if state is not None and type(part).__module__.startswith("pytorch_lightning."):
+            require_like(state, part.state_dict(), f"callbacks.{type(part).__name__}")
+    for text in texts(content["callbacks"]):
+        if ".." in text or "://" in text:  # ModelCheckpoint deletes files that it remembers
+            raise UserError(f"the checkpoint's callbacks name {text!r:.200}, which leads out of the run")
+
+
+def texts(value: Any) -> Iterator[str]:
+    """All texts in containers, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in value:
+            yield from texts(inner)
+            if isinstance(value, dict):
+                yield from texts(value[inner])
+
+
+def require_like(found: Any, own: Any, place: str, counts: bool = False) -> None:
+    """Raise UserError, naming the place, unless what was found has the types of `own`; its other keys are not seen.
+
+    counts: whether whole numbers are at least 0
+    """
+    fits, inner = True, []
+    if isinstance(own, dict):
+        fits = isinstance(found, dict)
+        inner = [(found[key], own[key], key) for key in own if key in found] if fits else []
+    elif isinstance(own, list | tuple):
+        fits = isinstance(found, list | tuple)
+        inner = [(item, own[0], number) for number, item in enumerate(found)] if fits and own else []
+    elif isinstance(own, bool | str):
+        fits = type(found) is type(own)
+    elif isinstance(own, int) and counts:
+        fits = type(found) is int and found >= 0
+    elif isinstance(own, int | float):
+        fits = type(found) in (int, float)
+    elif isinstance(own, Tensor):
+        fits = isinstance(found, Tensor) and found.shape == own.shape
+    elif own is None:
+        fits = found is None or type(found) in (int, float) or (isinstance(found, Tensor) and not found.shape)
+    if not fits:
+        raise UserError(f"the checkpoint's {place} is not what this training would save there")
+    for item, mine, key in inner:
+        require_like(item, mine, f"{place}.{key}", counts)
+
+
+def require_optimizer(optimizer: Optimizer, scheduler: Any, make: Callable, make_scheduler: Callable) -> None:
+    """Raise UserError unless the states of optimizer and scheduler have the values that those of new ones have.
+
+    What an optimizer keeps of a parameter depends on its shape: a new one takes a step with each shape that there is.
+
+    Args:
+        make: parameters -> the same optimizer, new
+        make_scheduler: the same for an optimizer -> the scheduler
+    """
+    known: dict[tuple, dict[str, Any]] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if not (state := optimizer.state.get(parameter)):
+                continue
+            kind = (parameter.shape, parameter.dtype)
+            if kind not in known:
+                trial = torch.zeros_like(parameter).requires_grad_()
+                trial.grad, new = torch.zeros_like(trial), make([{"params": [trial]}])
+                new.step()
+                known[kind] = dict(new.state[trial])
+            if state.keys() != known[kind].keys():
+                raise UserError("the checkpoint's optimizer_states are of another optimizer")
+            require_like(state, known[kind], "optimizer_states")
+    new = make([{"params": [torch.zeros(1, requires_grad=True)]}])
+    own = make_scheduler(new).state_dict()
+    mine = {key: value for key, value in new.param_groups[0].items() if key not in ("params", "capturable")}
+    for group in optimizer.param_groups:
+        if missing := mine.keys() - group.keys():
+            raise UserError(f"the checkpoint's optimizer_states lack {', '.join(sorted(missing))}")
+        require_like(group, mine, "optimizer_states.param_groups")
+        if any(isinstance(value, list | tuple) and len(value) != len(group[key]) for key, value in mine.items()):
+            raise UserError("the checkpoint's optimizer_states.param_groups have lists of another length")
+    found = scheduler.state_dict()
+    require_like(found, own, "lr_schedulers")
+    if replaced := [key for key in found if callable(getattr(type(scheduler), key, None))]:
+        raise UserError(f"the checkpoint's lr_schedulers have {replaced[0]!r:.50}, which is no value of a schedule")
+
+
+def require_sums(sums: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Raise UserError unless these are sums of the figures that a step has, or of none."""
+    for place in ("window", "epoch"):
+        found = tuple(sums[place]["names"])
+        if found not in ((), names) or any(part.shape != (len(found),) for part in sums[place]["sums"]):
+            raise UserError(f"the checkpoint's cvae.processes have other figures in {place} than this training")
