@@ -1,13 +1,12 @@
 """python -m cvae export RUN: the model as files that run without cvae."""
 
 import argparse
+import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cvae.commands.inputs import model_of, said, watched
@@ -60,11 +59,9 @@ def write(args: argparse.Namespace) -> None:
     vae, _ = model_of(args)
     parts, folder = parts_of(vae), Run(args.run).export
     for part in watched(parts, "exporting", len(parts)):
-        with tempfile.TemporaryDirectory() as temporary:
-            files = [Path(temporary, part.name + ending) for ending in (".onnx", ".pt2")]
-            furthest = export(part, *files)
-            for file in files:
-                save(folder / file.name, file.read_bytes())
+        onnx, program, furthest = exported(part)
+        save(folder / f"{part.name}.onnx", onnx)
+        save(folder / f"{part.name}.pt2", program)
         said(f"{folder / part.name}.onnx, .pt2: ({', '.join(part.inputs)}), within {furthest:.0e} of the model")
     if len(parts) < 3:
         said("no sampler: the prior is not made of normal distributions")
@@ -142,8 +139,10 @@ def taking(noise: "Sequence[Tensor]") -> "list[Choose]":
     return [at(lambda group, mean: next(rest).view_as(mean))] if noise else []
 
 
-def export(part: Part, onnx: Path, program: Path) -> float:
-    """Write both files; returns how far their results are from the model's, at most.
+def exported(part: Part) -> tuple[bytes, bytes, float]:
+    """A part as ONNX and as a program of torch.export, and how far their results are from the model's, at most.
+
+    Made in memory: where a disk is full, torch's writer of programs ends the process.
 
     Raises:
         UserError: torch cannot export it, or the results differ by more than CLOSE.
@@ -154,9 +153,10 @@ def export(part: Part, onnx: Path, program: Path) -> float:
     batches = tuple({0: torch.export.Dim.DYNAMIC} for _ in part.inputs)
     with torch.no_grad(), quiet():
         try:
-            exported = torch.export.export(module, tuple(part.inputs.values()), dynamic_shapes=batches)
-            torch.export.save(exported, program)
-            torch.onnx.export(exported, dynamo=True, verbose=False).save(onnx)
+            traced = torch.export.export(module, tuple(part.inputs.values()), dynamic_shapes=batches)
+            torch.export.save(traced, file := io.BytesIO())
+            program = file.getvalue()
+            onnx = torch.onnx.export(traced, dynamo=True, verbose=False).model_proto.SerializeToString()
             differences = torch.tensor([difference(part, onnx, program, size) for size in SIZES])
         except Exception as error:  # what exporters and onnxruntime raise has no common class
             reason = " ".join(str(error).split())[:300]
@@ -164,10 +164,10 @@ def export(part: Part, onnx: Path, program: Path) -> float:
     furthest = differences.max().item()  # NaN if one is
     if not furthest <= CLOSE:
         raise UserError(f"the {part.name} as a file differs from the model by {furthest:.1e}, above {CLOSE:g}")
-    return furthest
+    return onnx, program, furthest
 
 
-def difference(part: Part, onnx: Path, program: Path, size: int) -> float:
+def difference(part: Part, onnx: bytes, program: bytes, size: int) -> float:
     """How far the files' results are from the model's for a batch of this size: absolute up to 1, relative above."""
     import onnxruntime
     import torch
@@ -176,7 +176,7 @@ def difference(part: Part, onnx: Path, program: Path, size: int) -> float:
     expected = part.module(*inputs)
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {name: value.numpy() for name, value in zip(part.inputs, inputs, strict=True)})
-    results = torch.stack([torch.from_numpy(found), torch.export.load(program).module()(*inputs)])
+    results = torch.stack([torch.from_numpy(found), torch.export.load(io.BytesIO(program)).module()(*inputs)])
     return ((results - expected).abs() / expected.abs().clamp(min=1)).max().item()
 
 

@@ -1,6 +1,10 @@
 """Exported models: their files give what the model gives, for batches of any size."""
 
 import logging
+import re
+import shutil
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -137,6 +141,29 @@ def test_a_part_that_cannot_be_exported(tmp_path, call, monkeypatch):
     assert not (run / "export").exists()
 
 
+@pytest.mark.slow
+def test_a_full_temporary_folder_is_not_needed_and_a_full_disk_is_one_line(tmp_path):
+    """torch's writer of programs ends the process where it writes to a full disk."""
+    needed()
+    run = make_run(tmp_path / "run", base=TINY)
+    (tmp_path / "small").mkdir()
+    files = {"TMPDIR": f"mount -t tmpfs -o size=4k none {tmp_path}/small; head -c 4k /dev/zero > {tmp_path}/small/x"}
+    files["disk"] = f"mkdir {run}/export; mount -t tmpfs -o size=20k none {run}/export"
+    said = {}
+    for place, command in files.items():
+        line = f"set -e; {command}; TMPDIR={tmp_path}/small {sys.executable} -m cvae export {run}; ls {run}/export"
+        done = subprocess.run(["unshare", "-rm", "sh", "-c", line], capture_output=True, text=True, timeout=100)
+        if re.search("unshare|mount:|not permitted", done.stderr):
+            pytest.skip(f"no file system can be made here: {done.stderr}")
+        said[place] = done.returncode, done.stdout.split()[-6:], done.stderr.strip().splitlines()[-1:]
+        shutil.rmtree(run / "export", ignore_errors=True)
+    names = sorted(f"{part}.{kind}" for part in ("encoder", "decoder", "sampler") for kind in ("onnx", "pt2"))
+    assert said["TMPDIR"] == (0, names, [])
+    assert said["disk"][0] == 1 and re.fullmatch(
+        rf"Error: \[Errno 28\] No space left on device: '{run}/export/encoder\.(onnx|pt2)'", said["disk"][2][0]
+    )
+
+
 def test_packages_that_are_missing(tmp_path, call, monkeypatch):
     run = make_run(tmp_path / "run", base=TINY)
     monkeypatch.setattr(module, "find_spec", lambda name: None if name != "onnx" else "there")
@@ -150,7 +177,7 @@ def test_differences_are_absolute_up_to_one_and_relative_above(tmp_path, monkeyp
 
     class Session:
         def __init__(self, file, providers):
-            assert file == "onnx" and providers == ["CPUExecutionProvider"]
+            assert file == b"onnx" and providers == ["CPUExecutionProvider"]
 
         def run(self, outputs, inputs):
             assert inputs["x"].shape == (5, 2)
@@ -165,7 +192,7 @@ def test_differences_are_absolute_up_to_one_and_relative_above(tmp_path, monkeyp
     monkeypatch.setattr(torch.export, "load", lambda file: program)
     for value, expected in ((1.0, 2e-3), (0.01, 1e-3)):  # the one by a factor, the other by a constant
         part = module.Part("", Ten(), {"x": torch.full((2, 2), value)})
-        assert module.difference(part, "onnx", "program", 5) == pytest.approx(expected, rel=1e-3)
+        assert module.difference(part, b"onnx", b"program", 5) == pytest.approx(expected, rel=1e-3)
 
 
 LADDERS = {  # with groups of two sizes; dense, of a class and with a mixture as prior of the top group
