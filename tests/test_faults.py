@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -88,6 +89,19 @@ def while_it_trains(tmp_path, action, *words, start=()):
     finally:
         over.set()
         thread.join()
+
+
+def test_nohup_ends_no_run_with_its_terminal(tmp_path):
+    """Without it, SIGHUP saves and ends the run."""
+    close = lambda run: os.kill(run.status()["pid"], signal.SIGHUP)
+    done, run = while_it_trains(tmp_path, close, "trainer.max_epochs=40", start=["nohup"])
+    assert done.returncode == 0 and run.state() == "finished" and "SIGHUP" not in run.log_file.read_text()
+    run.path.rename(tmp_path / "other")
+    done, run = while_it_trains(tmp_path, close, "trainer.max_epochs=10000")
+    assert done.returncode == 128 + signal.SIGHUP and errors(done) == [], done.stdout
+    step = torch.load(run.checkpoints / "last.ckpt", weights_only=True)["global_step"]
+    assert f"Stopped by SIGHUP after step {step}. The last checkpoint" in done.stdout
+    assert run.status()["state"] == "interrupted" and run.status()["reason"] == "by SIGHUP" and run.gif.exists()
 
 
 def test_a_folder_that_is_deleted_while_the_run_goes(tmp_path):

@@ -21,6 +21,7 @@ def main(folder: str, first: str, *resume: str) -> None:
     """Train with the saved config of a run, or go on with it. Errors are said on the terminal and in its train.log."""
     threading.Thread(target=end_with, args=[int(first)], daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # not before `train` handles it, with the others
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of a closed terminal the first process tells the others
     run = Run(folder, trust=True)  # the first process has written its config
     file = logging.FileHandler(run.log_file, encoding="utf-8", delay=True, errors="backslashreplace")
     number = os.environ["LOCAL_RANK"]

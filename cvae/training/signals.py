@@ -18,10 +18,11 @@ log = logging.getLogger(__name__)
 
 
 class Signals:
-    """What the signals of this process do: SIGINT (Ctrl-C), SIGTERM, and under SLURM SIGUSR1.
+    """What the signals of this process do: SIGINT (Ctrl-C), SIGTERM, SIGHUP (a closed terminal), under SLURM SIGUSR1.
 
     They raise Stopped where they arrive, except while `waits` is true. Then the first one is noted, for a loop that
-    asks `to_stop` after each step.
+    asks `to_stop` after each step. SIGHUP does nothing where it was ignored at the start, as by nohup; several are one:
+    the system and the shell both tell of a closed terminal.
     """
 
     def __init__(self) -> None:
@@ -43,8 +44,9 @@ class Signals:
                 signal.signal(signum, handler)
 
     def kinds(self) -> list[signal.Signals]:
+        closed = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
         under_slurm = [signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else []
-        return [signal.SIGINT, signal.SIGTERM, *under_slurm]
+        return [signal.SIGINT, signal.SIGTERM, *closed, *under_slurm]
 
     def install(self) -> None:
         for signum in self.kinds():
@@ -57,9 +59,11 @@ class Signals:
             self.install()  # Lightning's own handler of SIGTERM, from the beginning of fit, ends it with nothing saved
 
     def handle(self, signum: int, frame: object) -> None:
-        if not self.waits or self.received:
+        if signum == self.received == signal.SIGHUP:
+            return
+        first, self.received = not self.received, signum
+        if not (self.waits and first):
             raise Stopped(signum)
-        self.received = signum
         log.info("%s: the run stops after this step; a second signal ends it at once", signal.Signals(signum).name)
 
     def to_stop(self, trainer: Trainer, now: bool = False) -> int:

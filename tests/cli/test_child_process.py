@@ -25,7 +25,7 @@ def joined(tmp_path, monkeypatch):
     monkeypatch.setattr(child_process.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(child_process, "end_with", lambda first: None)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    interrupt, level = signal.getsignal(signal.SIGINT), root.level
+    before, level = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGHUP)}, root.level
 
     def call(trained, *more):
         with monkeypatch.context() as for_now:
@@ -38,7 +38,8 @@ def joined(tmp_path, monkeypatch):
 
     yield call, run
     root.setLevel(level)
-    signal.signal(signal.SIGINT, interrupt)
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 def test_it_trains_by_the_saved_config(joined, capsys):
@@ -47,13 +48,13 @@ def test_it_trains_by_the_saved_config(joined, capsys):
     seen = []
 
     def trained(cfg, resume):
-        seen.append((cfg, signal.getsignal(signal.SIGINT), resume))
+        seen.append((cfg, {signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGHUP)}, resume))
         logging.getLogger("cvae").info("quiet"), logging.getLogger("cvae").warning("odd")
 
     call(trained)
-    ((cfg, interrupt, resume),) = seen
+    ((cfg, handlers, resume),) = seen
     assert resume is False
-    assert cfg == {"run_dir": str(run), "own": {"_target_": "mine.Part"}} and interrupt == signal.SIG_IGN
+    assert cfg == {"run_dir": str(run), "own": {"_target_": "mine.Part"}} and handlers == {signal.SIG_IGN}
     assert not cfg._get_flag("foreign")
     assert capsys.readouterr().out == "process 7: odd\n"
     assert run.log_file.read_text().endswith("[WARNING] process 7: odd\n") and "quiet" not in run.log_file.read_text()

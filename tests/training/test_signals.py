@@ -24,7 +24,7 @@ def send(signum):
     os.kill(os.getpid(), signum)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_noted_for_the_loop_and_a_second_one_ends_at_once(signum, caplog):
     caplog.set_level("INFO")
     signals, before = Signals(), signal.getsignal(signum)
@@ -35,9 +35,10 @@ def test_a_signal_is_noted_for_the_loop_and_a_second_one_ends_at_once(signum, ca
         assert signals.to_stop(ALONE) == signum
         (line,) = [record.message for record in caplog.records]
         assert line == f"{signum.name}: the run stops after this step; a second signal ends it at once"
-        with pytest.raises(Stopped, match=f"Stopped by {signum.name}") as stop:
-            send(signum)
-        assert (stop.value.signum, stop.value.after_step) == (signum, False)
+        second = signal.SIGTERM if signum == signal.SIGHUP else signum
+        with pytest.raises(Stopped, match=f"Stopped by {second.name}") as stop:
+            send(second)
+        assert (stop.value.signum, stop.value.after_step) == (second, False)
     assert signal.getsignal(signum) is before
     with signals.handled():
         assert not signals.waits and signals.to_stop(ALONE) == 0  # the next run of a sweep
@@ -47,6 +48,36 @@ def test_where_nobody_asks_a_signal_ends_at_once():
     signals = Signals()
     with signals.handled(), pytest.raises(Stopped):
         send(signal.SIGTERM)
+
+
+def test_a_closed_terminal_is_told_of_once(caplog):
+    """By the system and by the shell: the second signal is no second wish, also while the run ends."""
+    caplog.set_level("INFO")
+    signals = Signals()
+    with signals.handled():
+        with pytest.raises(Stopped):
+            send(signal.SIGHUP)
+        send(signal.SIGHUP)
+    with signals.handled():
+        signals.wait_for_steps()
+        for _ in range(3):
+            send(signal.SIGHUP)
+        signals.waits = False  # the pictures at the end
+        send(signal.SIGHUP)
+        assert len(caplog.messages) == 1 and signals.received == signal.SIGHUP
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals = Signals()
+    try:
+        with signals.handled():
+            signals.wait_for_steps()
+            send(signal.SIGHUP)
+            assert signals.to_stop(ALONE) == 0 and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_slurms_signal_is_handled_under_slurm_alone(monkeypatch):
