@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -113,9 +114,9 @@ def test_what_differs_is_not_written(tmp_path, call, monkeypatch):
     run = make_run(tmp_path / "run", base=TINY)
     given = []
     monkeypatch.setattr(torch.export, "export", lambda part, inputs, dynamic_shapes: given.append((part, inputs)))
-    monkeypatch.setattr(torch.export, "save", lambda exported, file: file.write_bytes(b""))
-    onnx = type("Program", (), {"save": lambda self, file: file.write_bytes(b"")})()
-    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: onnx)
+    monkeypatch.setattr(torch.export, "save", lambda exported, file: file.write(b""))
+    proto = SimpleNamespace(SerializeToString=lambda: b"")
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: SimpleNamespace(model_proto=proto))
     differences = {1: 5e-6, 7: 2e-5}
     monkeypatch.setattr(module, "difference", lambda part, onnx, program, size: differences[size])
     code, printed = call("export", run)
