@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cvae.errors import UserError
 from cvae.explorer import render
+from cvae.explorer.gate import Gate
 from cvae.explorer.render import PIXELS, Mark
 from cvae.explorer.space import LARGEST_FILE, Space, nearest
 from cvae.runtime.console import console
@@ -40,6 +41,7 @@ for (const name of ["dragover", "drop"]) document.addEventListener(name, (event)
 
 def serve(space: Space, title: str, port: int, browser: bool) -> None:
     """Show the page at 127.0.0.1:`port` until Ctrl-C; with `browser`, open it there."""
+    app.add_middleware(Gate)
     # A page of another site that calls itself by a name which leads here is refused.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     ready = f"http://{HOST}:{port} shows {title}. Ctrl-C ends it."

@@ -1,6 +1,7 @@
 """What is shown, as pictures: the plane with the test images on it, single images, and all of it in one file."""
 
 import base64
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -61,6 +62,7 @@ def points(axes: Axes, space: Space, plane: Plane) -> None:
         axes.set_yticks([])
 
 
+@lru_cache(maxsize=16)  # it takes a third of a second, and each tab begins with the same one
 def plane_png(space: Space, plane: Plane) -> bytes:
     """The plane, PIXELS x PIXELS, from edge to edge; the numbers of its axes stand inside."""
     figure = Figure(figsize=(10, 10), dpi=PIXELS / 10)

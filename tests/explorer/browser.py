@@ -97,6 +97,12 @@ class Browser:
         sockets = [event["params"]["url"] for event in events if event["method"] == "Network.webSocketCreated"]
         return sent + sockets
 
+    def statuses(self, address):
+        """The codes with which an address has answered since the last call."""
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        answers = [event["params"]["response"] for event in events if event["method"] == "Network.responseReceived"]
+        return [answer["status"] for answer in answers if answer["url"] == address]
+
     def complaints(self):
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 

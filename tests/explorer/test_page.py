@@ -286,6 +286,35 @@ def test_it_stops_cleanly_and_listens_here_alone(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]  # nothing is left beside it
 
 
+SENT = """
+const [address, done] = [arguments[0], arguments[arguments.length - 1]], found = {};
+const told = (name, value) => { found[name] = value; if (Object.keys(found).length === 2) done(found); };
+const socket = new WebSocket(address.replace("http", "ws") + "_nicegui_ws/socket.io/?EIO=4&transport=websocket");
+socket.onopen = () => told("socket", "open");
+socket.onerror = () => told("socket", "refused");
+fetch(address, { mode: "no-cors" }).then(() => told("page", "asked"), () => told("page", "asked"));
+"""
+
+
+def test_a_page_of_another_site_makes_nothing_render(browser, tmp_path):
+    """A real one, in the browser in which the explorer is open; and whatever loads pages without end."""
+    (tmp_path / "other.html").write_text("<p id=other>")
+    with serving(untrained(tmp_path / "run", "model.latent_dim=1")) as (address, _):
+        browser.open(f"file://{tmp_path}/other.html", "#other")
+        browser.requests()
+        assert browser.driver.execute_async_script(SENT, address) == {"socket": "refused", "page": "asked"}
+        assert browser.statuses(address) == [403]
+        codes = [status_of(address) for _ in range(60)]
+        assert codes == sorted(codes) and codes.count(200) in range(15, 21) and set(codes) == {200, 503}
+
+
+def status_of(address):
+    try:
+        return urllib.request.urlopen(address).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 def test_the_page_without_a_server(browser, tmp_path):
     folder = tmp_path / "run"
     trained(
