@@ -49,24 +49,29 @@ def fetch(name: str, folder: Path, ways: Iterable[Way], advice: str) -> None:
     raise DataError("\n".join([f"{name} is not in {folder} and could not be fetched:", *failures, advice]))
 
 
-def download(url: str, md5: str, folder: Path) -> list[Path]:
-    """Download one file into `folder`. Raises one of FAILURES if it cannot, or if the file's MD5 sum is another."""
+def download(url: str, md5: str, sha256: str, folder: Path) -> list[Path]:
+    """Download one file into `folder`. Raises one of FAILURES if it cannot, or if one of the file's sums is another.
+
+    md5: that which torchvision knows; sha256: MD5 alone keeps out accidents, but not somebody who wants to deceive
+    """
     name = url.rpartition("/")[2]
     download_url(url, folder, name, md5)
+    verified(folder / name, sha256)
     return [folder / name]
 
 
-def verified(path: Path, md5: str) -> bytes:
-    """The content of a file. Raises DataError if the file is missing or its MD5 sum is another."""
+def verified(path: Path, expected: str) -> bytes:
+    """The content of a file. Raises DataError if the file is missing or its hash is another."""
     if not path.is_file():
         raise DataError(f"{path} is missing")
     content = path.read_bytes()
-    verify(path, content, md5, "md5")
+    verify(path, content, expected)
     return content
 
 
-def verify(path: Path, content: bytes, expected: str, algorithm: str) -> None:
-    """Raise DataError unless the hash of `content`, read from `path`, is the expected one."""
+def verify(path: Path, content: bytes, expected: str) -> None:
+    """Raise DataError unless the hash of `content`, read from `path`, is the expected one, SHA-256 or MD5."""
+    algorithm = {64: "sha256", 32: "md5"}[len(expected)]
     found = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
     if found != expected:
         raise damaged(path, f"its {algorithm} is {found}, not {expected}")

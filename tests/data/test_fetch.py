@@ -1,12 +1,11 @@
 """Downloads leave whole files or nothing; files are known by their hash."""
 
-import hashlib
 import logging
 from functools import partial
 from http.client import IncompleteRead
 
 import pytest
-from data_files import below, md5, serving
+from data_files import below, md5, serving, sha256
 
 from cvae.data.fetch import damaged, download, fetch, verified, verify
 from cvae.errors import DataError
@@ -83,13 +82,26 @@ def test_an_interrupted_download_leaves_nothing(tmp_path, error):
     assert below(tmp_path) == []
 
 
+SUMS = md5(b"content"), sha256(b"content")
+
+
 def test_download(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     (tmp_path / "file.gz").write_bytes(b"content")
     (tmp_path / "to").mkdir()
     with serving(tmp_path) as address:
-        assert download(address + "file.gz", md5(b"content"), tmp_path / "to") == [tmp_path / "to" / "file.gz"]
+        assert download(address + "file.gz", *SUMS, tmp_path / "to") == [tmp_path / "to" / "file.gz"]
     assert (tmp_path / "to" / "file.gz").read_bytes() == b"content"
+
+
+def test_a_download_with_the_right_md5_and_another_content_is_refused(tmp_path, monkeypatch):
+    """Two contents of one MD5 sum can be made; here the sum that is asked for is simply that of the other one."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    (tmp_path / "file.gz").write_bytes(b"another")
+    with serving(tmp_path) as address, pytest.raises(DataError, match=r"file.gz is damaged .its sha256 is"):
+        ways = [("one", partial(download, address + "file.gz", md5(b"another"), SUMS[1]))]
+        fetch("The set", tmp_path / "to", ways, "advice")
+    assert below(tmp_path / "to") == []
 
 
 def test_failed_downloads_are_failures_of_their_way(tmp_path, monkeypatch):
@@ -97,7 +109,7 @@ def test_failed_downloads_are_failures_of_their_way(tmp_path, monkeypatch):
     (tmp_path / "altered.gz").write_bytes(b"content!")
     reasons = r"altered.gz: File not found or corrupted(.|\n)*missing.gz: .*404"
     with serving(tmp_path) as address, pytest.raises(DataError, match=reasons):
-        ways = [(name, partial(download, address + name, md5(b"content"))) for name in ("altered.gz", "missing.gz")]
+        ways = [(name, partial(download, address + name, *SUMS)) for name in ("altered.gz", "missing.gz")]
         fetch("The set", tmp_path / "to", ways, "advice")
     assert below(tmp_path / "to") == []
 
@@ -114,10 +126,9 @@ def test_verified(tmp_path):
 
 
 def test_verify_by_another_hash(tmp_path):
-    sha256 = hashlib.sha256(b"content").hexdigest()
-    verify(tmp_path, b"content", sha256, "sha256")
+    verify(tmp_path, b"content", SUMS[1])
     with pytest.raises(DataError, match="its sha256 is"):
-        verify(tmp_path, b"content ", sha256, "sha256")
+        verify(tmp_path, b"content ", SUMS[1])
 
 
 def test_damaged_says_what_to_do(tmp_path):

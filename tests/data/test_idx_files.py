@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_files import NOWHERE, assert_is, below, md5, serving
+from data_files import NOWHERE, assert_is, below, md5, serving, sha256
 from torchvision import datasets
 
-from cvae.data.idx_files import FILES, LARGEST, MD5, IdxFiles, read_idx, write_idx
+from cvae.data.idx_files import FILES, LARGEST, MD5, SHA256, IdxFiles, read_idx, write_idx
 from cvae.errors import ConfigError, DataError
 
 SETS = ("MNIST", "FashionMNIST", "KMNIST")
@@ -36,6 +36,7 @@ def small(monkeypatch):
         known = getattr(datasets, dataset)
         monkeypatch.setattr(known, "resources", [(name, md5(content)) for name, content in ARCHIVES.items()])
         monkeypatch.setattr(known, "mirrors", [NOWHERE])
+        monkeypatch.setitem(SHA256, dataset, {name: sha256(content) for name, content in ARCHIVES.items()})
         if dataset in CHECKED_UNPACKED:
             monkeypatch.setitem(MD5, dataset, {name: md5(content) for name, content in UNPACKED.items()})
 
@@ -122,7 +123,7 @@ def test_damaged_archive_is_named(tmp_path, dataset, harm):
 def test_whole_archive_of_another_content_is_named(tmp_path, dataset):
     name = f"{FILES[0]}.gz"
     put(tmp_path, dataset, ARCHIVES | {name: gzip.compress(altered(UNPACKED[FILES[0]]))})
-    with pytest.raises(DataError, match=f"{name} is damaged .its md5 is"):
+    with pytest.raises(DataError, match=f"{name} is damaged .its (md5|sha256) is"):
         IdxFiles(tmp_path, dataset).load()
 
 
@@ -166,6 +167,25 @@ def test_the_known_sums(monkeypatch):
         "FashionMNIST": "4472cc9bf98ecb6e389ca9544c9d9233",
         "KMNIST": md5(b""),
     }
+    archives = {name: md5("".join(sums[f"{file}.gz"] for file in FILES).encode()) for name, sums in SHA256.items()}
+    assert archives == {
+        "MNIST": "d26432a049d3d1a72e5a94537a595a3a",
+        "FashionMNIST": "a70c2a205859844e092088e3fbb73590",
+        "KMNIST": "d9c6fdaab04da83b3ec9dcfa8a4589ab",
+    }
+
+
+@pytest.mark.parametrize("dataset", SETS)
+def test_a_mirror_with_another_content_of_the_same_md5_is_refused(tmp_path, dataset, monkeypatch):
+    """As if somebody had made one."""
+    others = {name: content + b"!" for name, content in ARCHIVES.items()}
+    mirror = put(tmp_path / "mirror", dataset, others)
+    known = [(name, md5(content)) for name, content in others.items()]
+    monkeypatch.setattr(getattr(datasets, dataset), "resources", known)
+    with serving(mirror) as address, pytest.raises(DataError, match="its sha256 is"):
+        monkeypatch.setattr(getattr(datasets, dataset), "mirrors", [address])
+        IdxFiles(tmp_path / "data", dataset).download()
+    assert below(tmp_path / "data" / dataset / "raw") == []
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -183,7 +203,7 @@ def test_unpacked_file_without_its_archive_where_only_the_archive_is_known(tmp_p
         IdxFiles(tmp_path, "KMNIST").load()
     path = folder / FILES[0]
     assert str(error.value) == (
-        f"{path}.gz is missing, and {path} cannot be checked: only the MD5 sum of the archive is known"
+        f"{path}.gz is missing, and {path} cannot be checked: only the sum of the archive is known"
     )
     with pytest.raises(DataError) as error:
         IdxFiles(tmp_path, "KMNIST").download()

@@ -11,11 +11,11 @@ import zipfile
 import numpy as np
 import pytest
 from conftest import small_mnist
-from data_files import NOWHERE, assert_is, below, serving
+from data_files import NOWHERE, assert_is, below, serving, sha256
 from torchvision import datasets
 
 from cvae.data import mnist
-from cvae.data.idx_files import FILES, MD5, IdxFiles, read_idx
+from cvae.data.idx_files import FILES, MD5, SHA256, IdxFiles, read_idx
 from cvae.data.mnist import MNIST
 from cvae.errors import DataError
 
@@ -84,6 +84,7 @@ def test_the_mirrors_come_first(mnist_root, small_md5, tmp_path, monkeypatch):
     archives = [f"{name}.gz" for name in FILES]
     sums = [hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest() for name in archives]
     monkeypatch.setattr(datasets.MNIST, "resources", list(zip(archives, sums, strict=True)))
+    monkeypatch.setitem(SHA256, "MNIST", {name: sha256((folder / name).read_bytes()) for name in archives})
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("called pip"))
     with serving(folder) as address:
         monkeypatch.setattr(datasets.MNIST, "mirrors", [address])
