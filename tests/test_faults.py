@@ -1,12 +1,17 @@
 """What happens to a run when its disk, its folder or its loggers fail, by the real cause: slow, run by .ci/run."""
 
+import fcntl
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
+import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -91,7 +96,49 @@ def while_it_trains(tmp_path, action, *words, start=()):
         thread.join()
 
 
-def test_nohup_ends_no_run_with_its_terminal(tmp_path):
+@pytest.fixture
+def hang_up():
+    """What a closed terminal does, also where these tests themselves were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_closed_terminal(tmp_path, hang_up):
+    """A real one, whose other end goes away: system and shell each tell of it. What is printed leads nowhere then."""
+    keeper, terminal = pty.openpty()
+    run = Run(tmp_path / "run")
+    command = [sys.executable, ROOT / "train.py", *SMALL, f"hydra.run.dir={run}", "trainer.max_epochs=10000"]
+    own = {"stdin": terminal, "stdout": terminal, "stderr": terminal, "start_new_session": True}
+    process = subprocess.Popen(command, cwd=tmp_path, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0), **own)
+    os.close(terminal)
+    threading.Thread(target=read, args=[keeper], daemon=True).start()
+    try:
+        end = time.monotonic() + 100
+        while not (run.log_file.exists() and "Epoch 3:" in run.log_file.read_text()):
+            assert time.monotonic() < end, "no epoch is over"
+            time.sleep(0.05)
+        os.close(keeper)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 128 + signal.SIGHUP
+    finally:
+        process.kill()
+        process.wait()
+    said = run.log_file.read_text()
+    step = torch.load(run.checkpoints / "last.ckpt", weights_only=True)["global_step"]
+    assert "SIGHUP: the run stops after this step" in said and f"last.ckpt, is of step {step}. Go on with:" in said
+    assert "Error" not in said and "Traceback" not in said
+    assert run.status()["state"] == "interrupted" and run.status()["reason"] == "by SIGHUP" and run.gif.exists()
+
+
+def read(terminal):
+    """Take what is written to a terminal, until it is closed."""
+    with suppress(OSError):
+        while os.read(terminal, 1 << 16):
+            pass
+
+
+def test_nohup_ends_no_run_with_its_terminal(tmp_path, hang_up):
     """Without it, SIGHUP saves and ends the run."""
     close = lambda run: os.kill(run.status()["pid"], signal.SIGHUP)
     done, run = while_it_trains(tmp_path, close, "trainer.max_epochs=40", start=["nohup"])

@@ -20,6 +20,14 @@ from cvae.training.signals import Signals, requeue
 ALONE = SimpleNamespace(world_size=1)
 
 
+@pytest.fixture(autouse=True)
+def a_terminal_that_may_close():
+    """Also where these tests themselves were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def send(signum):
     os.kill(os.getpid(), signum)
 
@@ -211,7 +219,10 @@ def test_under_slurm_the_job_is_queued_again(tmp_path, monkeypatch):
 
 def test_signals_arrive_at_once_again_after_the_training(tmp_path):
     callback = Checkpoints(str(tmp_path))
-    for over in (lambda: callback.on_train_end(None, None), lambda: callback.on_exception(None, None, KeyError())):
+    for over in (
+        lambda: callback.on_train_end(SimpleNamespace(is_global_zero=True), None),
+        lambda: callback.on_exception(None, None, KeyError()),
+    ):
         module.signals.waits = True
         over()
         assert not module.signals.waits
