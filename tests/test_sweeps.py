@@ -2,6 +2,11 @@
 
 import json
 import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import yaml
@@ -114,6 +119,70 @@ def test_a_search_by_optuna_with_a_database(tmp_path):
     metrics = [json.loads(file.read_text()) for file in tmp_path.glob("sweep/*/metrics.json")]
     assert len(metrics) == 3 and best["best_value"] == max(figures["test/bound"] for figures in metrics)
     assert set(best["best_params"]) == {"optimizer.lr", "model.latent_dim"} and (tmp_path / "study.db").exists()
+
+
+def killed_after_its_first_epoch(folder, words, member, cwd, whole):
+    """What a sweep said, or None, of which the process of a member, or the `whole` of it, was killed."""
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *words, f"hydra.sweep.dir={folder}"], cwd=cwd, stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
+    )  # fmt: skip
+    run = next_run(cwd / folder, member, time.monotonic() + 90)
+    if whole:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        os.kill(run.status()["pid"], signal.SIGKILL)
+    return process.communicate(timeout=90)[1], process.returncode
+
+
+def next_run(sweep, member, until):
+    """The run of a member, once it has a checkpoint."""
+    while time.monotonic() < until:
+        if found := list(sweep.glob(f"{member}_*/checkpoints/last.ckpt")):
+            return Run(found[0].parents[1])
+        time.sleep(0.05)
+    raise AssertionError(f"{sweep} has no member {member} after a while")
+
+
+LONG = [*(word for word in WORDS if not word.startswith("trainer.max_epochs")), "trainer.max_epochs=50"]
+
+
+@pytest.mark.slow
+def test_a_process_of_joblib_that_is_killed(tmp_path):
+    """One line, which says how to go on; and so it does."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["-m", *LONG, "seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    said, code = killed_after_its_first_epoch("sweep", words, 0, tmp_path, whole=False)
+    assert code == 1 and "Traceback" not in said
+    (line,) = [line for line in said.splitlines() if line.startswith("Error: ")]
+    assert line.startswith("Error: a process of the sweep was killed")
+    go_on = shlex.split(line.partition("Go on with: python train.py ")[2])
+    assert go_on == [*words, "resume=sweep"]
+    done = train_py(*go_on, cwd=tmp_path)
+    runs = [Run(folder) for folder in sorted((tmp_path / "sweep").glob("*_seed=*"))]
+    assert done.returncode == 0 and [run.state() for run in runs] == ["finished"] * 4
+    assert "Goes on from" in runs[0].log_file.read_text()
+
+
+@pytest.mark.slow
+def test_a_search_with_a_database_that_is_killed_goes_on(tmp_path):
+    """As many runs as it was to have, each once; the one that was running goes on, and no values come twice."""
+    optuna = pytest.importorskip("optuna")
+    words = ["-m", *LONG, "search=lr_latent_dim", "hydra.sweeper.storage=sqlite:///study.db"]
+    words += ["hydra.sweeper.n_trials=4"]
+    killed_after_its_first_epoch("sweep", words, 1, tmp_path, whole=True)
+    begun = sorted(path.name for path in (tmp_path / "sweep").glob("?_*"))
+    done = train_py(*words, "resume=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs = sorted(path.name for path in (tmp_path / "sweep").glob("?_*"))
+    assert runs[:2] == begun and [name[0] for name in runs] == ["0", "1", "2", "3"]
+    assert len({name.partition("_")[2] for name in runs}) == 4
+    assert "Goes on from" in (tmp_path / "sweep" / begun[1] / "train.log").read_text()
+    (study,) = optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/study.db")
+    trials = optuna.load_study(study.study_name, f"sqlite:///{tmp_path}/study.db").trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 4
+    results = [Run(tmp_path / "sweep" / name).result() for name in runs]
+    assert [trial.value for trial in trials] == results
 
 
 @pytest.mark.slow
