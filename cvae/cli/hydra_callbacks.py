@@ -99,7 +99,7 @@ def require_plain_name(folder: Path, key: str) -> None:
     name = str(folder.absolute())
     if "${" in name or not name.isprintable():
         allowed = "a name, as those of the folders above it, that can be printed and has no ${"
-        raise SystemExit(f"Error: {key}={str(folder)!r}: must be {allowed}")
+        raise SystemExit(f"Error: {key}={name!r}: must be {allowed}")
 
 
 def by_time(config: DictConfig, kind: str) -> bool:
