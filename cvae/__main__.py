@@ -1,8 +1,11 @@
-"""What is done with a run after training: python -m cvae COMMAND RUN."""
+"""cvae COMMAND, also python -m cvae COMMAND: train, and what is done with a run afterwards."""
 
 import argparse
 import logging
+import sys
+from pathlib import Path
 
+from cvae.cli import train
 from cvae.cli.messages import readable_errors
 from cvae.commands import (
     compare,
@@ -46,16 +49,27 @@ def parser() -> argparse.ArgumentParser:
         help="the run's config may call any code: for runs with parts that are not cvae's, if you trust their maker",
     )
 
-    main = argparse.ArgumentParser("python -m cvae", description="Measure, use and look into a trained model.")
+    main = argparse.ArgumentParser(program(), description="Train a VAE; measure, use and look into it.")
     commands = main.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("train", help=f"train, as python train.py does: {program()} train --help")
     for command in COMMANDS:
         command.add(commands, run)
     return main
 
 
+def program() -> str:
+    """What the user has typed: cvae, or python -m cvae."""
+    return "cvae" if Path(sys.argv[0]).stem == "cvae" else "python -m cvae"
+
+
 def main(argv: list[str] | None = None) -> None:
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["train"]:  # its words are Hydra's
+        sys.argv[0] = f"{program()} train"
+        train.main(words[1:])
+        return
     with readable_errors():
-        args = parser().parse_args(argv)
+        args = parser().parse_args(words)
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
         if "run" in args:
             run = Run(args.run, args.trust)

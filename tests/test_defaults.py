@@ -115,6 +115,13 @@ experiment/mnist_fast:
   data: {batch_size: 128, binarization: static}
   optimizer: {lr: 0.003}
   trainer: {max_epochs: 3}
+experiment/own_images:
+  choices: [model=resnet, posterior=diagonal_gaussian, prior=standard_normal,
+    likelihood=discretized_logistic, objective=elbo, optimizer=adam, scheduler=cosine]
+  data: {batch_size: 64, binarization: none}
+  model: {latent_dim: 64, width: 32, depth: 1, halvings: null}
+  optimizer: {lr: 0.001, eps: 1.0e-08}
+  trainer: {max_epochs: 30}
 experiment/resnet_mnist:
   choices: [data=mnist, model=resnet, posterior=diagonal_gaussian, prior=standard_normal,
     likelihood=bernoulli, objective=elbo, optimizer=adam, scheduler=cosine]

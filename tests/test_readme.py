@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, config
-from omegaconf import OmegaConf, open_dict
+from omegaconf import open_dict
 from pages import PAGES, blocks, prose
 from torch.distributions import Distribution, StudentT
 
@@ -17,6 +17,7 @@ import cvae.priors
 from cvae.__main__ import parser
 from cvae.build import build_vae, make
 from cvae.cli.resume import run_to_resume
+from cvae.cli.train import train_here
 
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 OWN_PARTS = "docs/own_parts.md"  # tests/test_own_parts.py writes its Python into files, as it says
@@ -25,14 +26,18 @@ OWN_PARTS = "docs/own_parts.md"  # tests/test_own_parts.py writes its Python int
 # Python
 
 
-def make_run(folder, *words):
-    """A run directory as training leaves it, of a small untrained model of 28x28 images."""
-    cfg = config("model.filters=4", "model.base_channels=4", *words)
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / "checkpoints").mkdir()
-    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-    weights = {f"vae.{name}": value for name, value in build_vae(cfg).state_dict().items()}
-    torch.save({"state_dict": weights, "global_step": 1}, folder / "checkpoints" / "last.ckpt")
+def smaller(words):
+    """The words of a training that takes a second, of synthetic digits in place of MNIST."""
+    words = [word for word in words if not word.startswith("trainer.max_epochs=")]
+    if "data=npz" not in words:
+        words += ["data=synthetic", "data.source.train_size=64", "data.source.test_size=32", "model.filters=4"]
+    return [
+        *words,
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        "evaluation.samples=0",
+        "callbacks.pictures.manifold_steps=2",
+    ]
 
 
 def check_readme(left):
@@ -40,7 +45,8 @@ def check_readme(left):
     assert images.shape == (16, 1, 28, 28) and 0 <= images.min() < images.max() <= 1
     assert isinstance(q, Distribution) and (q.batch_shape, q.event_shape) == ((16,), (2,))
     assert log_px_given_z.shape == (16,) and (log_px_given_z < 0).all()  # binary images: a probability
-    shapes = {"typical": (16,), "again": (16,), "way": (9, 1), "moved": (2, 7, 1)}
+    assert left["elbo"] < 0
+    shapes = {"again": (16,), "way": (9, 1), "moved": (2, 7, 1)}
     assert {name: tuple(left[name].shape) for name in shapes} == {name: (*n, 1, 28, 28) for name, n in shapes.items()}
 
 
@@ -50,16 +56,22 @@ def check_arrays(left):
     assert len(left["digits"]) == 100 and data.image_shape == (1, 28, 28)
 
 
-CHECKS = {"README.md": check_readme, "docs/own_data.md": check_arrays}
+def check_python(left):
+    assert left["run"].vae.shapes[1] == (3, 16, 16) and left["run"].config.likelihood._target_.endswith(
+        "DiscretizedLogistic"
+    )
+    assert left["same"].metrics == left["run"].metrics and "bits_per_dim" in str(left["run"].evaluate(samples=2))
+    assert left["terms"].loss.shape == (64,) and left["terms"].elbo.mean() > -28 * 28
+
+
+CHECKS = {"README.md": check_readme, "docs/own_data.md": check_arrays, "docs/python.md": check_python}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(PAGES[page], "python") and page != OWN_PARTS])
 def test_the_python_of_a_page(page, tmp_path, monkeypatch):
-    """Run in a folder that has a small run in place of the one that the page names; CHECKS has what it must leave."""
+    """Run with small trainings in place of those that the page makes; CHECKS has what it must leave."""
     code = "".join(blocks(PAGES[page], "python"))
-    if "cvae.load(" in code:
-        make_run(tmp_path / "run")
-        code = re.sub(r'"outputs/[\w./:-]+"', repr(str(tmp_path / "run")), code)
+    monkeypatch.setattr("cvae.api.train_here", lambda words, *rest: train_here(smaller(words), *rest))
     monkeypatch.chdir(tmp_path)
     left = {}
     exec(compile(code, page, "exec"), left)
@@ -98,9 +110,8 @@ COMMANDS = sorted(set(re.findall(r"^python -m cvae (.*?)(?:  +#.*)?$", TEXT, re.
 
 
 def test_each_command_after_a_run_is_shown():
-    assert {line.split()[0] for line in COMMANDS} == set(
-        re.findall(r"^    ([a-z][\w-]*)", parser().format_help(), re.M)
-    )
+    there = set(re.findall(r"^    ([a-z][\w-]*)", parser().format_help(), re.M))
+    assert {line.split()[0] for line in COMMANDS} | {"train"} == there  # train.py's words are on every page
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -128,11 +139,11 @@ def test_a_command_of_a_page_composes(command):
 
 
 def test_choices_that_pages_name_exist():
-    """GROUP=NAME anywhere, as between backticks in a table. fit-prior alone knows gmm."""
+    """GROUP=NAME anywhere, as between backticks in a table. fit-prior alone knows gmm, and cvae.train an array."""
     groups = [folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir()]
     shown = "\n".join(text for page, text in PAGES.items() if page != OWN_PARTS)
     named = set(re.findall(rf"\b({'|'.join(groups)})=([a-z]\w*)", shown))
-    assert named - {("prior", "gmm")} == {
+    assert named - {("prior", "gmm"), ("data", "my_array")} == {
         pair for pair in named if (ROOT / "conf" / f"{pair[0]}/{pair[1]}.yaml").exists()
     }
 

@@ -7,10 +7,17 @@ mean something: not for a key that the chosen member does not have, nor over a c
 user typed.
 """
 
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, ListConfig, open_dict
+
+PACKAGE = Path(__file__).parents[1]
+# The groups of choices: in the package where it was installed, beside it where it is used as it was checked out.
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+
+OWN = ("image_folder", "npz")  # members of data/ that read a user's own images
 
 apply_what_was_typed = ConfigLoaderImpl._apply_overrides_to_config
 
@@ -22,6 +29,15 @@ def apply_experiment_then_what_was_typed(overrides: list, cfg: DictConfig) -> No
             values = cfg.pop("experiment")
             cfg.experiment = {"left_out": merge(cfg, values)}
     apply_what_was_typed(overrides, cfg)
+
+
+def for_own_images(words: list[str]) -> list[str]:
+    """The words, with experiment=own_images for a user's own images where no experiment is typed.
+
+    The default experiment is the tutorial, which turns each pixel into 0 or 1: right for its digits, not for colours.
+    """
+    typed = dict(word.partition("=")[::2] for word in words)
+    return [*words, "experiment=own_images"] if typed.get("data") in OWN and "experiment" not in typed else words
 
 
 def merge(target: DictConfig, values: DictConfig, place: str = "") -> list[str]:

@@ -1,7 +1,6 @@
 """What happens around the runs that Hydra starts: each gets a folder of its own, and errors end no sweep."""
 
 import logging
-import shlex
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -18,6 +17,7 @@ from cvae.runs.directory import Run, first_process
 from cvae.runs.modelled import chosen_by
 from cvae.runs.storage import new_folder
 from cvae.runs.trust import require_inside
+from cvae.runtime.console import how_to_resume
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Failures(Callback):
             log.error("Error: %s", message_of(error), exc_info=None if shown else error)
             run = Run(config.hydra.runtime.output_dir)
             if isinstance(error, OSError) and run.checkpoints.is_dir():
-                log.error("Once this is fixed, resume with: python train.py resume=%s", shlex.quote(str(run)))
+                log.error("Once this is fixed, resume with: %s", how_to_resume(run))
             self.failed = True
             # A sweeper raises the first error that it finds. To Optuna's, None is a trial that failed.
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None

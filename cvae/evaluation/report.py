@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Protocol
 
 import torch
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from cvae.models.vae import VAE
 from cvae.runs.directory import Run
 from cvae.runs.modelled import remarks
 from cvae.runs.small_files import read_config
-from cvae.runtime.console import console
+from cvae.runtime.console import console, progress_bar
 
 LOOSE = 0.05  # share of images with few effective samples, above which the table calls log p(x) a loose bound
 
@@ -46,7 +46,7 @@ def report(vae: VAE, data: TestData, run: Run, settings: Settings, checkpoint: s
     device = next(vae.parameters()).device
     count = min(settings.images or len(data.test), len(data.test))
     aggregated = min(count, settings.aggregate_images)
-    with Progress(*columns(), console=console) as bar:
+    with progress_bar(*columns()) as bar:
         tasks = {
             "rows": bar.add_task(
                 "importance samples", start=False, total=None if settings.until else count * settings.samples

@@ -26,7 +26,7 @@ def resnet(
     num_params: int,
     width: int = 64,
     depth: int = 2,
-    halvings: int = 2,
+    halvings: int | None = 2,
     latent_map: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     """Residual networks in the style of Kingma et al. 2016.
@@ -42,13 +42,15 @@ def resnet(
     Args:
         width: channels at half the image's size; each further halving doubles them
         depth: residual blocks (two 3x3 convolutions each) at each size, in encoder and decoder
-        halvings: how often height and width are halved
+        halvings: how often height and width are halved; None: while both stay even and the shorter one is above 8
         latent_map: whether the latents lie on the small map
 
     Raises:
         ConfigError: an option is not as above, H or W is not a multiple of 2**halvings, or with `latent_map` the places
             of the small map do not have equally many latents.
     """
+    if halvings is None:
+        halvings = halvings_of(*image_shape[1:])
     for key, value in {"width": width, "depth": depth, "halvings": halvings}.items():
         positive_int(key, value)
     channels, height, image_width = divisible(image_shape, 2**halvings)
@@ -75,6 +77,14 @@ def resnet(
         encoder = nn.Sequential(*down, FlattenHWC(), nn.Linear(math.prod(small), num_features))
         decoder = nn.Sequential(nn.Linear(latent_dim, math.prod(small)), UnflattenHWC(*small), *up)
     return encoder.apply(he_init), decoder.apply(he_init)
+
+
+def halvings_of(height: int, width: int) -> int:
+    """How often an image can be halved until its shorter side is at most 8: 28 -> 2, 64 -> 3; at least 1."""
+    count = 0
+    while min(height, width) > 8 and height % 2 == width % 2 == 0:
+        height, width, count = height // 2, width // 2, count + 1
+    return max(1, count)
 
 
 class ResidualBlock(nn.Module):

@@ -68,6 +68,7 @@ class Run:
         self.interpolation = self.path / "interpolation.png"
         self.traversal = self.path / "traversal.png"
         self.export = self.path / "export"
+        self.arrays = self.path / "data.npz"  # the images, where they were handed over in Python
 
     def __str__(self) -> str:
         return str(self.path)

@@ -4,12 +4,15 @@ import errno
 import io
 import logging
 import os
+import shlex
 import sys
+import time
 from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress, ProgressColumn
 
 from cvae.errors import printable
 
@@ -66,3 +69,44 @@ class ConsoleHandler(logging.Handler):
             out.print(printable(self.format(record)), soft_wrap=True, markup=False, highlight=False)
         except OSError:  # the disk of a file that gets what is printed may be full
             self.handleError(record)
+
+
+def how_to_resume(folder: object) -> str:
+    """What to type to go on with the run in a folder, in the way in which this process was started."""
+    program = "python train.py" if sys.argv[0].endswith("train.py") else sys.argv[0]
+    if program.endswith("train.py") or program.endswith("cvae train"):
+        return f"{program} resume={shlex.quote(str(folder))}"
+    return f'cvae.train("resume={folder}")'
+
+
+def progress_bar(*columns: ProgressColumn, **options: Any) -> Progress:
+    """rich's progress bar on this console, or in a notebook one that needs no further package."""
+    kind = NotebookProgress if console.is_jupyter else Progress
+    return kind(*columns, console=console, **options)
+
+
+class NotebookProgress(Progress):
+    """A bar in a notebook's output, as text that is replaced. rich's own needs ipywidgets there."""
+
+    REDRAW = 0.5  # seconds
+
+    def start(self) -> None:
+        from IPython.display import display
+
+        self.shown = display({"text/plain": ""}, raw=True, display_id=True)
+        self.refresh()
+
+    def stop(self) -> None:
+        self.refresh()
+
+    def advance(self, *args: Any, **kwargs: Any) -> None:
+        super().advance(*args, **kwargs)
+        if time.monotonic() - self.drawn > self.REDRAW:
+            self.refresh()
+
+    def refresh(self) -> None:
+        if shown := getattr(self, "shown", None):
+            text = io.StringIO()
+            Console(file=text, width=console.width, force_jupyter=False).print(self.get_renderable())
+            shown.update({"text/plain": text.getvalue().rstrip()}, raw=True)
+            self.drawn = time.monotonic()

@@ -5,9 +5,9 @@ import time
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cvae.runtime.console import console
+from cvae.runtime.console import console, progress_bar
 from cvae.training.means import SHOWN
 from cvae.training.module import VAEModule
 
@@ -30,7 +30,7 @@ class ProgressBar(Callback):
             TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
         )  # fmt: skip
-        self.bar = Progress(*columns, console=console, auto_refresh=False)
+        self.bar = progress_bar(*columns, auto_refresh=False)
         steps = trainer.estimated_stepping_batches  # of Lightning's loop
         if trainer.datamodule.minibatches > 1:
             steps = trainer.max_epochs * trainer.datamodule.steps_of_an_epoch()

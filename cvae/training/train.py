@@ -22,6 +22,7 @@ from cvae.evaluation.report import markdown, report, scalars
 from cvae.runs.directory import LAST, Run, first_process
 from cvae.runs.modelled import remarks
 from cvae.runs.small_files import read_config
+from cvae.runtime.console import how_to_resume
 from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
 from cvae.runtime.noise import fixed_noise
 from cvae.training.checkpoints import Checkpoints, epochs_of, into_run, last_good, require_bound
@@ -162,7 +163,7 @@ def how_to_go_on(stop: Stopped, trainer: L.Trainer, run: Run) -> str:
     saved = f" after step {trainer.global_step:,}. {last_saved(trainer, run)}"
     if stop.signum == signal.SIGUSR1 and trainer.is_global_zero and requeue():
         return f"{saved}. SLURM starts it again"
-    return f"{saved}. Go on with: python train.py resume={shlex.quote(str(run))}"
+    return f"{saved}. Go on with: {how_to_resume(run)}"
 
 
 def last_saved(trainer: L.Trainer, run: Run) -> str:

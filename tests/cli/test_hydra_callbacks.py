@@ -239,7 +239,8 @@ def test_an_error_is_said_at_once_and_the_sweep_goes_on(environment, caplog, tmp
     assert caplog.records[-1].exc_info[1] is error
 
 
-def test_after_a_full_disk_one_can_go_on(caplog, tmp_path):
+def test_after_a_full_disk_one_can_go_on(caplog, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
     folder = tmp_path / "my run"
     (folder / "checkpoints").mkdir(parents=True)
     Failures().on_job_end(config=place(folder), job_return=ended(OSError(28, "full", "a.png")))

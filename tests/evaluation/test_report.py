@@ -14,6 +14,7 @@ from cvae.errors import UserError
 from cvae.evaluation import Settings
 from cvae.evaluation import report as module
 from cvae.evaluation.measure import Figure
+from cvae.runtime import console as terminal
 
 FIGURES = {
     "nll": Figure(12.34567, 0.98765, "nats", "-log p(x)"),
@@ -67,9 +68,10 @@ def reported(monkeypatch):
                 raise fail
             return FIGURES
 
-        monkeypatch.setattr(module, "Progress", Bar)
+        monkeypatch.setattr("cvae.runtime.console.Progress", Bar)
         monkeypatch.setattr(module, "evaluate", evaluate)
-        monkeypatch.setattr(module, "console", Console(file=out, width=150))
+        for place in (module, terminal):
+            monkeypatch.setattr(place, "console", Console(file=out, width=150))
         seen.model = plain_vae(classes)
         seen.figures = module.report(seen.model, seen.data, seen.run, settings, "best.ckpt", 12)
         seen.printed = out.getvalue()
@@ -129,7 +131,7 @@ def test_each_bar_counts_its_own_steps_from_its_first(reported):
 
 def test_the_bars_say_how_far_and_how_long(reported):
     seen = reported(50, Settings(samples=2), steps=[("rows", 50)])
-    assert seen.bars[0].console is module.console
+    assert seen.bars[0].console is terminal.console
     line = next(line for line in seen.printed.splitlines() if "importance samples" in line)
     assert " 50% 0:00:00 left " in line
     assert [type(column).__name__ for column in module.columns()] == [

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from cvae.runtime import console as terminal
 from cvae.training import progress
 from cvae.training.progress import EpochLines, ProgressBar
 
@@ -22,7 +23,8 @@ def clock(monkeypatch):
 def screen(monkeypatch):
     """A terminal of 120 columns."""
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
-    monkeypatch.setattr(progress, "console", console)
+    for place in (progress, terminal):
+        monkeypatch.setattr(place, "console", console)
     return console
 
 

@@ -172,6 +172,7 @@ def saved(folder):
 def test_a_run_is_saved_after_the_step_or_after_the_evaluation(tmp_path, monkeypatch, place, at, step):
     """Ten, here two, minibatches are a step of Lightning's loop; in an epoch's last one the epoch is finished first."""
     monkeypatch.setattr("cvae.training.engine.MINIBATCHES", 2)
+    monkeypatch.setattr("sys.argv", ["/where/train.py", "data=synthetic"])
     said = stopped(tmp_path, monkeypatch, at=at, place=place)
     assert said == (
         f"Stopped by SIGTERM after step {step}. The last checkpoint, {tmp_path}/checkpoints/last.ckpt, is of step "
