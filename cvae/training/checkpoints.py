@@ -3,7 +3,7 @@
 import io
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +157,10 @@ def require_data(file: Path) -> None:
         ) from error
 
 
-def newest(run: Run) -> tuple[Path, dict[str, Any]] | None:
+def newest(run: Run, say: Callable[[str], Any] = log.debug) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that is not damaged, with its content; None if the run has saved none. Changes nothing.
+
+    say: is told which are damaged
 
     Raises:
         UserError: all are damaged; or the newest is whole and cannot be used, as one of another version.
@@ -176,7 +178,7 @@ def newest(run: Run) -> tuple[Path, dict[str, Any]] | None:
         if content.get("cvae", {}).get("format") != FORMAT:
             raise UserError(f"{file} is of an earlier version of cvae, whose runs cannot go on with this one")
         for said in damaged:
-            log.warning(said)
+            say(said)
         return file, content
     if damaged:
         raise UserError("\n".join([*damaged, f"{run}: no checkpoint can be read"]))
@@ -187,7 +189,7 @@ def last_good(run: Run) -> tuple[Path, dict[str, Any]] | None:
     """`newest`, for a run that goes on. A damaged last.ckpt gets another name: else it would take the place of the good
     one before it when the next is saved.
     """
-    found, last = newest(run), run.checkpoints / LAST
+    found, last = newest(run, log.warning), run.checkpoints / LAST
     if found and found[0] != last and last.exists():
         os.replace(last, last.with_name(f"{LAST}.damaged"))
     return found
