@@ -352,6 +352,7 @@ ESCAPES = {
     "a class": rename_a_class,
     "a checkpoint": lambda run: (run.checkpoints / "last.ckpt").rename(run.checkpoints / f"{ESCAPE}.ckpt"),
     "a pipe": lambda run: os.mkfifo(run.path / ESCAPE),
+    "a link to itself": lambda run: (run.path / ESCAPE).symlink_to(ESCAPE),
     "a class of the config": lambda run: spoil(run, "prior._target_", ESCAPE),
     "a key": lambda run: spoil(run, f"prior.{ESCAPE}", 1),
     "YAML": lambda run: run.config_file.write_text(f'"{ESCAPE}'),

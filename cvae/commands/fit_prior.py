@@ -14,7 +14,7 @@ from cvae.commands.inputs import add_device, data_of, device_of, model_of, said,
 from cvae.errors import ConfigError, UserError
 from cvae.runs.directory import LAST, Run
 from cvae.runs.names import suffix
-from cvae.runs.small_files import CONFIG, read_bytes, read_json
+from cvae.runs.small_files import CONFIG, read_bytes, read_config, read_json
 from cvae.runs.storage import new_folder, save
 from cvae.version import VERSION
 
@@ -130,7 +130,7 @@ def write(new: Run, old: Run, part: dict[str, Any], words: Sequence[str], vae: "
     cfg.prior, cfg.run_dir = part, str(new)
     new.save_config(cfg)
     new.save_overrides([*(word for word in old.overrides() if not word.startswith(("prior=", "prior."))), *words])
-    if old.hydra_file.is_file():
+    if read_config(old.hydra_file):
         save(new.hydra_file, read_bytes(old.hydra_file, CONFIG))
     weights = {f"vae.{name}": value for name, value in vae.state_dict().items()}
     content = io.BytesIO()

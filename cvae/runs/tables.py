@@ -3,8 +3,10 @@
 import csv
 import io
 import math
+import re
 import statistics
 import textwrap
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ from cvae.runs.small_files import one_line
 NO_SETTINGS = "unknown"  # how an NLL was found of which no file says it
 WORDS = ("run", "NLL by", "state", "tags")  # the titles of columns without numbers
 COLUMNS, SIGNS = 12, 48  # at most, of a table that is read; signs of a cell, too
-FIRST = 3  # settings that stay in a narrow table as long as the ELBO does
+FIRST = (1, 3, 6)  # weights of the first settings
 
 
 @dataclass
@@ -128,11 +130,16 @@ def best_first(table: list[Row], title: str) -> list[Row]:
 
 
 def name_rows(table: list[Row]) -> None:
-    """Label each row: the name of its run where that says which one it is, else its settings, else its path."""
+    """Label each row: the name of its run, of several what they share; the path where that does not tell rows apart."""
     for row in table:
-        row.label = one_line(row.entries[0].run.name) if len(row.entries) == 1 else settings_of(row) or "all"
-    if len({row.label for row in table}) < len(table):
-        for row in table:
+        name = one_line(row.entries[0].run.name)
+        if len(row.entries) > 1:
+            settings, shared = settings_of(row), re.sub(r"(^|,)seed=\d+", "", name).strip(",")
+            name = settings if len(settings) <= SIGNS else shared or settings
+        row.label = name or "all"
+    counts = Counter(row.label for row in table)
+    for row in table:
+        if counts[row.label] > 1:
             row.label = one_line(str(row.entries[0].run))
 
 
@@ -159,11 +166,11 @@ def columns(table: list[Row]) -> list[Column]:
     names = [row.label for row in table]
     found = [] if names == [settings_of(row) for row in table] else [Column("run", 0, names)]
     for number, (title, key) in enumerate(zip(shortened(table[0].settings), table[0].settings, strict=True)):
-        weight = 1 if number < FIRST else 10 + number
+        weight = FIRST[number] if number < len(FIRST) else 10 + number
         found.append(Column(title, weight, [text_of(row.settings[key]) for row in table]))
     if any(len(row.entries) > 1 for row in table):
         found.append(Column("runs", 2, [str(len(row.entries)) for row in table]))
-    weights = {"ELBO": 0, "NLL": 3, "rate": 5, "distortion": 5, "active units": 6, "seconds": 8}
+    weights = {"ELBO": 0, "NLL": 2, "rate": 5, "distortion": 5, "active units": 6, "seconds": 8}
     for title, (_, digits) in FIGURES.items():
         if any(row.values(title) for row in table):
             cells = [figure(row.mean(title), row.deviation(title), digits) for row in table]
@@ -183,9 +190,11 @@ def shown(table: list[Row], width: int | None = None) -> tuple[list[Column], lis
 
     width: signs of a line that they must fit into, if they must
     """
-    kept, left_out = [column._replace(cells=list(map(cut, column.cells))) for column in columns(table)], []
+    kept, left_out = columns(table), []
     if not any(column.title == "run" for column in kept) and len(table[0].settings) > COLUMNS:
-        kept.insert(0, Column("run", 0, [cut(row.label) for row in table]))  # else rows may look alike
+        kept.insert(0, Column("run", 0, [row.label for row in table]))  # else rows may look alike
+    signs = min(SIGNS, max(16, width // 3)) if width else SIGNS
+    kept = [column._replace(cells=[cut(cell, signs) for cell in column.cells]) for column in kept]
     while len(kept) > COLUMNS or (width and sum(column.width() for column in kept) > width and len(kept) > 2):
         heaviest = max(kept, key=lambda column: (column.weight, kept.index(column)))
         kept.remove(heaviest)
@@ -205,9 +214,9 @@ def ways(table: list[Row]) -> set[str]:
 
 def remarks(table: list[Row], left_out: list[str]) -> list[str]:
     """What must be said below a part of the table, each in a line."""
-    said = ways(table) or {NO_SETTINGS}
-    lines = [f"NLL by {next(iter(said))}"] if len(said) == 1 and NO_SETTINGS not in said else []
-    if any(row.at_most() and row.values("NLL") for row in table):
+    said, nll = ways(table) or {NO_SETTINGS}, "NLL" not in left_out
+    lines = [f"NLL by {next(iter(said))}"] if nll and len(said) == 1 and NO_SETTINGS not in said else []
+    if nll and any(row.at_most() for row in table):
         lines.append("≤ of a single code for each image: a bound on the NLL that no number of samples makes tight")
     if chosen := sum(entry.chosen for row in table for entry in row.entries):
         lines.append(f"{chosen} of the runs: their search chose by the test images (data.validation_size=0)")

@@ -91,6 +91,20 @@ def test_no_more_columns_than_one_reads(tmp_path):
     assert as_markdown(parts(read(find([tmp_path])))[0], every=True).splitlines()[2].count("|") > 26
 
 
+def test_rows_have_names_that_tell_them_apart(tmp_path):
+    many = {f"k{number}": number for number in range(20)}
+    for seed in (0, 1):
+        words = [*(f"a.{key}={value}" for key, value in many.items()), f"seed={seed}"]
+        make(tmp_path / f"{seed}_lr=1,seed={seed}", *words, elbo=-1.0, seed=seed, a=many)
+    make(tmp_path / "x" / "same", elbo=-2.0)
+    make(tmp_path / "y" / "same", "a.k0=5", elbo=-3.0, a={"k0": 5})
+    table = parts(read(find([tmp_path])))[0].rows
+    assert [row.label for row in table] == ["lr=1", f"{tmp_path}/x/same", f"{tmp_path}/y/same"]
+    kept = shown(table, 80)[0]
+    assert [column.title for column in kept][:2] == ["run", "k0"] and {"ELBO", "NLL"} <= {part.title for part in kept}
+    assert sum(column.width() for column in kept) <= 80 and max(map(len, kept[0].cells)) <= 26
+
+
 def test_the_bound_of_a_single_code_is_marked(tmp_path):
     """By the config, or by what an evaluation says of its figure."""
     make(tmp_path / "gaussian", "a=1", elbo=-100.0, a=1)
