@@ -241,11 +241,15 @@ class ImageData(LightningDataModule):
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
+    def _to_gpu(self) -> bool:
+        """Whether batches go to a GPU. Pinned memory takes some of a GPU's, so a training on the CPU has none."""
+        return bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
+
     def _loader(
         self, dataset: ImageDataset, batch_size: int, sampler: Iterable[int], kind: type[DataLoader] = DataLoader
     ) -> DataLoader:
         # A generator of its own: each pass over a loader draws a number, which must not change the training's noise.
-        own, pin = torch.Generator(), torch.cuda.is_available() and dataset.images.x.device.type == "cpu"
+        own, pin = torch.Generator(), self._to_gpu() and dataset.images.x.device.type == "cpu"
         return kind(dataset, batch_size, sampler=sampler, collate_fn=as_is, generator=own, pin_memory=pin)
 
     def minibatches_of(self, batch: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -347,8 +347,13 @@ def test_the_source_gets_the_root_and_is_used_once():
     assert calls == ["somewhere", "download", "load"] and made.validation is None
 
 
+def trainer_on(device="cpu", rank=0, world=1):
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    return SimpleNamespace(world_size=world, global_rank=rank, strategy=strategy)
+
+
 def in_process(made, rank, world):
-    made.trainer = SimpleNamespace(world_size=world, global_rank=rank)
+    made.trainer = trainer_on(rank=rank, world=world)
     return made
 
 
@@ -424,7 +429,7 @@ def test_images_live_on_a_gpu_if_they_fit_into_a_quarter_of_its_memory(monkeypat
     assert asked == [META]
     for split in splits:
         assert [part.device.type for part in split.images[:2]] == ["meta" if moved else "cpu"] * 2
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    made.trainer = trainer_on("cuda")
     assert made.test_dataloader().pin_memory is not moved  # memory of a GPU cannot be pinned
 
 
@@ -443,12 +448,14 @@ def test_batches_of_images_on_a_gpu_are_the_same():
         assert theirs[0].is_cuda and torch.equal(ours[0], theirs[0].cpu()) and torch.equal(ours[1], theirs[1].cpu())
 
 
-@pytest.mark.parametrize("cuda", [False, True])
-def test_memory_is_pinned_with_cuda_only(monkeypatch, cuda):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+@pytest.mark.parametrize(("device", "pinned"), [("cuda:1", True), ("cpu", False), ("mps", False), (None, False)])
+def test_memory_is_pinned_for_a_gpu_alone(monkeypatch, device, pinned):
+    """Also where there is a GPU that the training does not use: pinned memory would take some of its memory."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     made = ready(validation_size=100)
+    made.trainer = trainer_on(device) if device else None
     for loader in (made.train_dataloader(), made.val_dataloader(), made.test_dataloader()):
-        assert loader.pin_memory is cuda
+        assert loader.pin_memory is pinned
 
 
 @pytest.mark.parametrize(("share", "size"), [(0.1, 110), (1e-6, 1), (0.4995, 549)])
@@ -588,7 +595,7 @@ def test_batches_of_several_minibatches_are_those_of_single_ones():
 @pytest.mark.parametrize(("world", "steps"), [(1, 4), (2, 2), (3, 2)])
 def test_steps_of_an_epoch(world, steps):
     made = ready(batch_size=300)
-    made.trainer = SimpleNamespace(world_size=world, global_rank=0)
+    made.trainer = trainer_on(world=world)
     assert made.steps_of_an_epoch() == steps
 
 
