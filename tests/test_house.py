@@ -150,6 +150,20 @@ def test_the_length_of_a_function():
     assert length(ast.parse(code).body[0]) == 6
 
 
+@pytest.mark.parametrize("module", [module for module in FILES if module != "cvae.distributions.precision"])
+def test_float64_is_asked_of_the_cpu_alone(module):
+    """MPS has none: `precision.py` knows what to do there."""
+    bare = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "double"
+        and not ast.unparse(node.func.value).endswith(".cpu()")
+    ]
+    assert not bare, f"{module}: .cpu() first in {', '.join(bare)}"
+
+
 @pytest.mark.parametrize("module", FILES)
 def test_functions_and_files_are_short(module):
     """Functions under 50 lines, files of at most 300."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cvae.distributions import Codes
+from cvae.distributions.precision import precise
 from cvae.evaluation.batches import SAMPLES, filled, noise_seed
 from cvae.evaluation.pareto import pareto_k
 from cvae.evaluation.units import Means, code_sums, known_mean, means_of, shifts
@@ -115,14 +116,6 @@ def from_weights(log_w: Tensor, one_code: bool) -> tuple[Tensor, Tensor, Tensor]
     if one_code:
         return log_px, *torch.full((2, len(log_px)), torch.nan, dtype=log_px.dtype)
     return log_px, (2 * log_sum - (2 * log_w).logsumexp(0)).exp(), pareto_k(log_w)
-
-
-def precise(t: Tensor) -> Tensor:
-    """`t` in float64 on its device, or on the CPU where the device has no float64 (MPS).
-
-    So nothing waits for a GPU before the end of a block.
-    """
-    return (t.cpu() if t.device.type == "mps" else t).double()
 
 
 def is_one_code(latent: Latent) -> bool:

@@ -114,7 +114,7 @@ def evaluate(
     if spread.codes is not None:
         figures |= of_codes(spread.codes, latents[0].p, every.z)
     if settings.until is not None:
-        share = 1 - every.reached.double().mean().item()
+        share = 1 - every.reached.cpu().double().mean().item()
         figures["not_reached"] = Figure(share, None, "of the images", f"not within {settings.until:g} nats")
     if bad := [f"{name} is {figure.value}" for name, figure in figures.items() if not finite(figure)]:
         raise NotFinite(f"evaluation of {len(every.log_px)} images: {', '.join(bad)}")
@@ -156,7 +156,7 @@ def few_effective(effective: Tensor, samples: Tensor) -> Figure:
     None where no image had more, or where the size is NaN.
     """
     none = effective.isnan().any() or samples.max() <= FEW
-    share = None if none else ((effective < FEW) & (samples > FEW)).double().mean().item()
+    share = None if none else ((effective < FEW) & (samples > FEW)).cpu().double().mean().item()
     return Figure(share, None, "of the images", f"with below {FEW}")
 
 
@@ -174,7 +174,7 @@ def pareto(k: Tensor, samples: Tensor) -> dict[str, Figure]:
     """
     known, limits = k[~k.isnan()], highest(samples)
     said = dict.fromkeys(f"{limit:.2g}" for limit in (limits.min().item(), limits.max().item()))
-    high = (k > limits).double().sum().item() / len(known) if len(known) else None
+    high = (k > limits).cpu().double().sum().item() / len(known) if len(known) else None
     unit = "" if can_fit() else "needs arviz-stats"
     return {
         "pareto_k": Figure(median_of(known) if len(known) else None, None, unit, "Pareto k-hat, median"),

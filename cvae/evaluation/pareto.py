@@ -46,4 +46,4 @@ def highest(samples: Tensor) -> Tensor:
 
     Source: Vehtari et al. 2024, section 3.2.4.
     """
-    return (1 - 1 / samples.double().log10()).clamp(max=HIGH)
+    return (1 - 1 / samples.cpu().double().log10()).clamp(max=HIGH)

@@ -92,7 +92,7 @@ def plane(means: Tensor, how: str, seed: int) -> tuple[Tensor, list[str]]:
 
 def principal_components(means: Tensor) -> tuple[Tensor, list[str]]:
     """Means (N, D) along the two directions of largest variance (N, 2); each direction's largest entry is positive."""
-    centred = (means - means.mean(0)).double()
+    centred = (means - means.mean(0)).cpu().double()
     variance, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
     first = directions.flip(1)[:, :2]
     largest = first.gather(0, first.abs().argmax(0, keepdim=True))

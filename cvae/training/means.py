@@ -71,12 +71,12 @@ class Totals:
         return self.means()
 
     def state_dict(self) -> dict:
-        """All that was counted."""
-        return {"names": list(self.names), "sums": list(self.sums), "count": self.count}
+        """All that was counted, in main memory: a process that got it on a GPU would take some of that GPU's."""
+        return {"names": list(self.names), "sums": [sums.cpu() for sums in self.sums], "count": self.count}
 
     def load_state_dict(self, state: dict, device: torch.device) -> None:
         self.names, self.count = tuple(state["names"]), state["count"]
-        self.sums = [sums.to(device) for sums in state["sums"]]
+        self.sums = [sums.to(device, precise(device)) for sums in state["sums"]]
 
 
 class CodeCounts:
@@ -101,8 +101,12 @@ def summed(terms: Terms) -> tuple[tuple[str, ...], Tensor]:
     figures = {"elbo": terms.elbo, "rate": terms.rate, "distortion": terms.distortion}
     figures |= {"loss": terms.loss, "bound": terms.bound, **terms.parts}
     per_image = torch.stack(list(figures.values())).detach()  # (figures, B)
-    precise = torch.float32 if per_image.device.type == "mps" else torch.float64  # MPS has no float64
-    return tuple(figures), per_image.sum(1, dtype=precise)
+    return tuple(figures), per_image.sum(1, dtype=precise(per_image.device))
+
+
+def precise(device: torch.device) -> torch.dtype:
+    """What sums are kept in: float64, which MPS does not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def of_all_processes(own: Any) -> list[Any]:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from code_vaes import CODES, OF_CODES, binary, ladder_of_codes, vae_of
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import Categorical
 
 from cvae.objectives import Terms
@@ -162,3 +163,23 @@ def test_of_a_hierarchy_the_codes_on_top_are_counted():
     codes = vae.posterior.read(vae.encode(x).mean)
     expected = [column.bincount(minlength=5).tolist() for column in codes.T]
     assert counted.sums[:, :-1].tolist() == expected and counted.sums[:, -1].eq(0).all()
+
+
+def test_sums_are_sent_to_other_processes_in_main_memory():
+    """A process that unpickles a tensor of a GPU takes some hundred megabytes of that GPU's memory."""
+    with FakeTensorMode():
+        totals = Totals()
+        totals.add_sums(("elbo",), torch.ones(1, dtype=torch.float64, device="cuda"), 3)
+        state = totals.state_dict()
+    assert [sums.device.type for sums in state["sums"]] == ["cpu"] and state["count"] == 3
+
+
+def test_sums_of_a_checkpoint_are_of_the_type_that_the_device_has(monkeypatch):
+    """A run that began on a CPU and goes on with MPS, which has no float64; and back."""
+    asked, to = [], torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda sums, device, dtype: asked.append(device.type) or to(sums, dtype))
+    totals = Totals()
+    for device, before, after in (("mps", torch.float64, torch.float32), ("cpu", torch.float32, torch.float64)):
+        state = {"names": ["elbo"], "sums": [torch.ones(1, dtype=before)], "count": 3}
+        totals.load_state_dict(state, torch.device(device))
+        assert totals.sums[0].dtype == after and asked[-1] == device
