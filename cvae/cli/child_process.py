@@ -1,5 +1,6 @@
 """python -m cvae.cli.child_process RUN PID [resume]: one more process of a run, started by its first, PID."""
 
+import ctypes
 import logging
 import os
 import signal
@@ -15,11 +16,12 @@ from cvae.runtime.console import ConsoleHandler
 log = logging.getLogger(__name__)
 
 PATIENCE = 2.0  # seconds in which the first process may end this one: its own error is the one to be read
+LONG = 6.0  # the same, for an error that another process may be the cause of
 
 
 def main(folder: str, first: str, *resume: str) -> None:
     """Train with the saved config of a run, or go on with it. Errors are said on the terminal and in its train.log."""
-    threading.Thread(target=end_with, args=[int(first)], daemon=True).start()
+    end_with(int(first))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # not before `train` handles it, with the others
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of a closed terminal the first process tells the others
     run = Run(folder, trust=True)  # the first process has written its config
@@ -35,7 +37,7 @@ def main(folder: str, first: str, *resume: str) -> None:
     except Stopped:
         pass  # by a signal to any of the processes: the first one says so
     except Exception as error:
-        time.sleep(PATIENCE)
+        time.sleep(PATIENCE if of_the_user(error) else LONG)
         log.error(
             "Error: %s", message_of(error), exc_info=None if of_the_user(error) and not traces_wanted() else error
         )
@@ -44,6 +46,12 @@ def main(folder: str, first: str, *resume: str) -> None:
 
 def end_with(first: int) -> None:
     """End this process when the first one has ended: it may wait for it in code that knows no exceptions."""
+    if sys.platform == "linux":  # the kernel ends it, also where it was stopped by SIGSTOP
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    threading.Thread(target=watch, args=[first], daemon=True).start()
+
+
+def watch(first: int) -> None:
     while os.getppid() == first:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -28,6 +28,9 @@ from cvae.runtime.console import keep_writing
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+# Where one of several processes dies, torch would warn with the stack of its C++ code; a line of ours says who died.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
 log = logging.getLogger(__name__)
 
 OURS = "CVAE_READABLE_ERRORS"  # in the environment: HYDRA_FULL_ERROR was set by us, not by the user

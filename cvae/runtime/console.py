@@ -6,7 +6,9 @@ import logging
 import os
 import shlex
 import sys
+import threading
 import time
+import warnings
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -110,3 +112,26 @@ class NotebookProgress(Progress):
             Console(file=text, width=console.width, force_jupyter=False).print(self.get_renderable())
             shown.update({"text/plain": text.getvalue().rstrip()}, raw=True)
             self.drawn = time.monotonic()
+
+
+def quiet_libraries() -> None:
+    """Keep Lightning's hints on devices, workers and other products out of the terminal, but not its warnings."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")  # its own use of torch
+    hints = (
+        ".*does not have many workers.*",  # none are needed: a batch is one indexing operation
+        ".*GPU available but not used.*",
+        ".*sync_dist=True.*",  # our figures are reduced over the processes already
+        ".*smaller than the logging interval.*",  # the rest of an epoch is logged at its end
+        ".*Previous log files in this directory will be deleted.*",  # a run that goes on keeps their rows
+    )
+    for text in hints:
+        warnings.filterwarnings("ignore", text)
+    threading.excepthook = error_in_a_thread
+
+
+def error_in_a_thread(error: Any) -> None:
+    """Print it, but not one of TensorBoard's writer: the next call of the writer raises it again."""
+    if type(error.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(error)

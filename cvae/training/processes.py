@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytorch_lightning as L
@@ -17,73 +17,122 @@ import torch.distributed as dist
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.strategies.launchers.launcher import _Launcher
 
-from cvae.errors import UserError
-from cvae.runs.directory import Run
+from cvae.errors import Stopped, UserError
+from cvae.runs.directory import Run, first_process, how_it_ended
+from cvae.training.meeting import MINUTE, Lifeline, Meeting, loopback_interface, require_addresses
+from cvae.training.signals import Bell
 
 log = logging.getLogger(__name__)
 
 LOOK = 0.5  # seconds between two looks at the other processes
+GRACE = 1.0  # seconds that this process has to end by itself, before the others are killed
 PATIENCE = 5.0  # seconds that an error may take to travel from one process to another
+END = 30.0  # seconds that the others have to end, once their work is done
+CHILD = "CVAE_CHILD_PROCESS"  # in the environment of a process that another one has started
 
 
 @contextmanager
-def together(trainer: L.Trainer, run: Run, resume: bool = False) -> Iterator[None]:
-    """Where Lightning would start the other processes of a run, start them in our way; at the end of it they end too.
+def together(trainer: L.Trainer, run: Run, resume: bool = False) -> Iterator[Callable[[], None]]:
+    """The processes of a run find each other, and start and end together.
 
-    Lightning repeats the command line, which may be that of a whole sweep or name its folder after the time. Ours read
-    the config that the run has saved. Whatever was changed in this process is put back, for the next run of a sweep.
+    Where Lightning would start others on this machine, they are started in our way, with the config that the run has
+    saved: Lightning repeats the command line, which may be that of a whole sweep or name its folder after the time.
+    Whatever was changed in this process is put back, for the next run of a sweep.
 
-    resume: whether they go on with the run
+    Yields a function that all processes call when they have nothing more to do together. The first may then go on alone
+    for as long as it likes: no other waits for it.
+
+    resume: whether those that are started go on with the run
 
     Raises:
-        UserError: another process has died.
+        UserError: another process has died, or cannot be reached.
     """
-    lightnings = trainer.strategy.launcher
-    starts = isinstance(lightnings, _SubprocessScriptLauncher)
-    if not starts or lightnings.cluster_environment.creates_processes_externally:
-        yield  # one process, or this one, torchrun or SLURM has started the others
+    if not isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):  # one process, or started by Lightning
+        yield lambda: None
         return
-    environment, threads = dict(os.environ), torch.get_num_threads()
-    ours = trainer.strategy._launcher = Processes(run, lightnings, resume)
+    environment, threads, ours = dict(os.environ), torch.get_num_threads(), None
     try:
-        yield
-        if dist.is_initialized():  # the others wait for it when they end
-            dist.destroy_process_group()
-        ours.wait()
-    except Exception as error:
-        if not isinstance(error, UserError) and (lost := ours.lost(PATIENCE)):
-            raise UserError(lost) from error
+        ours = trainer.strategy._launcher = Processes(run, trainer.strategy, resume)
+        yield ours.part
+        ours.end()
+    except BaseException as error:
+        if ours:
+            ours.end(error)
         raise
     finally:
-        ours.end()
-        if dist.is_initialized():
-            dist.destroy_process_group()
         torch.set_num_threads(threads)
         os.environ.clear()
         os.environ.update(environment)
 
 
 class Processes(_Launcher):
-    """Starts the other processes of this machine before the first of Lightning's loops, and watches them."""
+    """Starts the other processes of this machine before the first of Lightning's loops, and watches them.
+
+    A process that somebody else has started, as torchrun or SLURM, only meets the others. So does one that was started
+    here: it is watched, and ended, by the one that has started it.
+
+    Args:
+        run: where the config is
+        strategy: Lightning's, which knows how many processes there are
+        resume: whether those that are started go on with the run
+
+    Raises:
+        UserError: those of other machines cannot be reached.
+    """
 
     is_interactive_compatible = False
 
-    def __init__(self, run: Run, lightnings: _SubprocessScriptLauncher, resume: bool = False) -> None:
-        self.run, self.resume, self.environment = run, resume, lightnings.cluster_environment
-        self.count, self.nodes = lightnings.num_processes, lightnings.num_nodes
+    def __init__(self, run: Run, strategy: Any, resume: bool = False) -> None:
+        self.run, self.strategy, self.resume = run, strategy, resume
+        self.environment = strategy.launcher.cluster_environment
+        self.count, self.nodes = strategy.launcher.num_processes, strategy.launcher.num_nodes
+        self.world, self.rank = self.count * self.nodes, strategy.global_rank
+        child, self.starts = CHILD in os.environ, not self.environment.creates_processes_externally
         self.others: list[subprocess.Popen] = []
-        self.over = threading.Event()
+        self.over, self.joined, self.cause, self.stopped = threading.Event(), False, "", 0
+        self.bell: Bell | None = None
+        self.lifeline: Lifeline | None = None
+        if self.starts and self.nodes > 1:
+            require_addresses(self.nodes)
+        if self.nodes == 1 and (name := loopback_interface()):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)  # else gloo listens where this machine's name leads to
+        self.meeting = Meeting(self.environment, self.rank, self.world, self.nodes)
+        if child:
+            return
+        # Those that no other process of this run has started: nobody else sees how they end.
+        self.leaders = range(0, self.world, self.count if self.starts else 1)
+        if len(self.leaders) > 1:
+            self.meeting.all_come("here", self.leaders, lambda: None, MINUTE)
+            self.lifeline = Lifeline(self.meeting, self.leaders)
+        if threading.current_thread() is threading.main_thread():
+            self.bell = Bell()
+        self.watching = threading.Thread(target=self.watch, daemon=True)
+        self.watching.start()
 
     def launch(self, function: Callable, *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
-        if not self.others and self.count > 1:
+        try:
+            if not self.joined:
+                self.joined = True
+                self.begin()
+            return function(*args, **kwargs)
+        except Exception as error:
+            if (cause := self.cause_of(error)) is error:
+                raise
+            raise cause from error
+
+    def begin(self) -> None:
+        """Start the others, and meet all."""
+        if self.starts:
+            if self.lifeline:  # the first machine has saved the config by then
+                self.meeting.all_come("ready", self.leaders, self.require_all)
             self.start()
-        return function(*args, **kwargs)
+        self.join()
 
     def start(self) -> None:
         node, cores = self.environment.node_rank(), os.cpu_count() or 1
         os.environ |= {
             "MASTER_ADDR": self.environment.main_address, "MASTER_PORT": str(self.environment.main_port),
-            "WORLD_SIZE": str(self.count * self.nodes), "NODE_RANK": str(node), "LOCAL_RANK": "0",
+            "WORLD_SIZE": str(self.world), "NODE_RANK": str(node), "LOCAL_RANK": "0",
         }  # fmt: skip
         if "OMP_NUM_THREADS" not in os.environ:  # the cores are shared
             os.environ["OMP_NUM_THREADS"] = str(max(1, cores // self.count))
@@ -91,45 +140,137 @@ class Processes(_Launcher):
         command = [sys.executable, "-P", "-m", "cvae.cli.child_process", str(self.run), str(os.getpid())]
         command += ["resume"] if self.resume else []
         for number in range(1, self.count):
-            own = {"LOCAL_RANK": str(number), "PYTHONPATH": os.pathsep.join(sys.path)}
+            own = {"LOCAL_RANK": str(number), "PYTHONPATH": os.pathsep.join(sys.path), CHILD: "1"}
             self.others.append(subprocess.Popen(command, env=os.environ | own))
-        threading.Thread(target=self.watch, daemon=True).start()
+
+    def join(self) -> None:
+        """Be one of torch's group, as soon as all have come.
+
+        In a thread of its own: one that waits for a process that has died meanwhile can be left alone.
+        """
+        self.meeting.all_come("joins", range(self.world), self.require_all)
+        device, errors = self.strategy.root_device, list[Exception]()
+        usual = dist.Backend.default_device_backend_map.get(device.type, "gloo")
+        backend = self.strategy.process_group_backend or usual
+        arguments = {
+            "store": dist.PrefixStore("group", self.meeting.store), "rank": self.rank, "world_size": self.world,
+            "timeout": self.strategy._timeout, "device_id": None if device.type == "cpu" else device,
+        }  # fmt: skip
+
+        def init() -> None:
+            try:
+                dist.init_process_group(backend, **arguments)
+            except Exception as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=init, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(LOOK)
+            self.require_all()
+        if errors:
+            raise errors[0]
+
+    def require_all(self) -> None:
+        """Raise UserError where another process has died."""
+        if lost := self.lost():
+            raise UserError(lost)
 
     def lost(self, patience: float = 0) -> str:
         """What has happened to a process that died, within `patience` seconds; empty if none has."""
         for _ in range(1 + int(patience / LOOK)):
+            if not self.cause and self.lifeline:
+                self.cause = self.lifeline.lost(after_error=patience > 0)
             for number, other in enumerate(self.others, 1):
-                if code := other.poll():
+                if (code := other.poll()) and not self.cause:
                     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-                    return f"process {number} (the first is 0) {how}, so the run ends"
+                    self.cause = f"process {self.rank + number} (the first is 0) {how}, so the run ends"
+            if self.cause or not (self.others or self.lifeline):
+                break
             if patience:
                 time.sleep(LOOK)
-        return ""
+        return self.cause
+
+    def cause_of(self, error: BaseException) -> BaseException:
+        """What has led to an error of this process: it may be that of another one, or a signal."""
+        if not isinstance(error, Exception) or isinstance(error, UserError):
+            return error
+        if self.stopped:
+            return Stopped(self.stopped)
+        lost = self.lost(PATIENCE)
+        return UserError(lost) if lost else error
 
     def watch(self) -> None:
-        """End this process where a lost one does not: it may wait for the lost one in code that knows no exceptions."""
-        while not self.over.wait(LOOK):
-            if (lost := self.lost()) and not self.over.wait(2 * PATIENCE):
-                log.error("Error: %s", lost)
-                self.run.save_status(**self.run.status() | {"state": "failed", "reason": lost})
-                self.kill(signal.SIGKILL)
-                os.kill(os.getpid(), signal.SIGKILL)
+        """End the others where one is lost, or where this process is told to end at once and does not.
 
-    def wait(self) -> None:
-        """Let the other processes come to their end, which is that of this one."""
-        for other in self.others:
-            try:
-                other.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                log.warning("Process %d did not end by itself", other.pid)
+        For this process may wait for them in code that knows neither exceptions nor signals. That code fails when they
+        are gone; if it does not even then, this process ends here.
+        """
+        while not self.over.is_set():
+            if self.bell:
+                self.stopped = self.stopped or self.bell.end_at_once(LOOK)
+            else:
+                self.over.wait(LOOK)
+            if (self.lost() or self.stopped) and not self.over.wait(GRACE):
+                self.kill(signal.SIGKILL)
+                if not self.over.wait(2 * PATIENCE):
+                    self.give_up()
+
+    def give_up(self) -> None:
+        """End this process, from another thread than the main one."""
+        state, reason = how_it_ended(Stopped(self.stopped) if self.stopped else UserError(self.cause))
+        if first_process():
+            log.error("Error: %s", reason)
+            self.run.save_status(**self.run.status() | {"state": state, "reason": reason})
+        os._exit(128 + self.stopped if self.stopped else 1)
 
     def kill(self, signum: int) -> None:
         for other in self.others:
             other.send_signal(signum)  # none, where the process has ended
 
-    def end(self) -> None:
-        """End those that still live."""
+    def part(self) -> None:
+        """Leave the group, once all have come to this. The processes that were started end by themselves."""
+        self.meeting.all_come("done", range(self.world), self.require_all)
+        self.leave()
+        self.meeting.store.set(f"gone/{self.rank}", "")
+
+    def leave(self) -> None:
+        """No longer be one of the group, nor watch it."""
         self.over.set()
-        self.kill(signal.SIGKILL)
+        if self.lifeline:
+            self.lifeline.end()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Let the others come to their end, or end them where there is an error."""
+        self.over.set()
+        if error:
+            if self.lifeline:
+                self.lifeline.end(self.reason_for_others(error))
+            self.kill(signal.SIGKILL)
         for other in self.others:
-            other.wait()
+            try:
+                other.wait(END)
+            except subprocess.TimeoutExpired:
+                log.warning("Process %d did not end by itself", other.pid)
+                other.kill()
+                other.wait()
+        self.leave()
+        if not error and not self.rank:  # who holds the store is the last to go
+            with suppress(UserError):
+                self.meeting.all_come("gone", range(self.world), lambda: None, PATIENCE)
+        if self.bell:
+            self.bell.stop()
+            self.watching.join()
+            self.bell.close()
+
+    def reason_for_others(self, error: BaseException) -> str:
+        """Why those that do not see this error must end; empty where they end by themselves."""
+        if isinstance(error, Stopped) and error.after_step:
+            return ""
+        state, reason = how_it_ended(error)
+        return (
+            self.cause
+            or f"process {self.rank} (the first is 0): {reason if state == 'failed' else f'{state} {reason}'}"
+        )

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import select
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -81,6 +83,37 @@ class Signals:
 
 
 signals = Signals()  # a process has one set of handlers
+
+
+class Bell:
+    """Hears signals for another thread, also while the main one waits in code that lets no handler run.
+
+    Only the main thread can make and close it.
+    """
+
+    def __init__(self) -> None:
+        self.ear, self.ring = socket.socketpair()
+        self.ring.setblocking(False)
+        self.before = signal.set_wakeup_fd(self.ring.fileno(), warn_on_full_buffer=False)
+        self.heard: list[int] = []
+
+    def end_at_once(self, seconds: float) -> int:
+        """The signal after which this process must end at once, waited for so long; 0 for none."""
+        waits = signals.waits
+        if select.select([self.ear], [], [], seconds)[0]:
+            for number in self.ear.recv(64):  # of a closed terminal the system may tell twice
+                if number in signals.kinds() and (number != signal.SIGHUP or number not in self.heard):
+                    self.heard.append(number)
+        return self.heard[-1] if len(self.heard) > waits else 0
+
+    def stop(self) -> None:
+        """Hear no more; who waits at this moment need not wait longer."""
+        signal.set_wakeup_fd(self.before)
+        self.ring.send(bytes(1))
+
+    def close(self) -> None:
+        self.ear.close()
+        self.ring.close()
 
 
 def requeue() -> bool:

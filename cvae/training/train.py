@@ -3,12 +3,11 @@
 import logging
 import shlex
 import signal
-import threading
-import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytorch_lightning as L
 import torch
@@ -22,11 +21,12 @@ from cvae.evaluation.report import markdown, report, scalars
 from cvae.runs.directory import LAST, Run, first_process
 from cvae.runs.modelled import remarks
 from cvae.runs.small_files import read_config
-from cvae.runtime.console import how_to_resume
+from cvae.runtime.console import how_to_resume, quiet_libraries
 from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
 from cvae.runtime.noise import fixed_noise
 from cvae.training.checkpoints import Checkpoints, epochs_of, into_run, last_good, require_bound
 from cvae.training.engine import clipping, graphs_of, minibatches_of_a_step
+from cvae.training.gpus import devices
 from cvae.training.log_rewind import rewind
 from cvae.training.loggers import close, forgiving, log_curves, log_start, log_table
 from cvae.training.means import summed
@@ -76,7 +76,14 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
     tell_torch_of_no_gpu()
     for line in cfg.get("experiment", {}).get("left_out", []):
         log.info("Left out of the experiment: %s", line)
-    parts, run = assemble(cfg), Run(cfg.run_dir)
+    parts = assemble(cfg)
+    with together(parts.trainer, Run(cfg.run_dir), resume) as part:
+        return train_assembled(cfg, parts, resume, part)
+
+
+def train_assembled(cfg: DictConfig, parts: Parts, resume: bool, part: Callable[[], None]) -> float:
+    """`train`, with its parts. Calls `part` where this process needs no others any more."""
+    run = Run(cfg.run_dir)
     data, module, trainer, _ = parts
     try_a_step(cfg, module, data)
     require_batches(cfg, data)
@@ -89,25 +96,25 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
     try:
         if not checkpoint:  # else what was logged then is still there
             log_start(trainer.loggers, cfg)
-        with together(trainer, run, resume):
-            with going_on(checkpoint, lambda: module.begun):
-                trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-            publish(trainer, module)
-            metrics = results(parts)
-            selected = metrics.pop(SELECTION)
-            if trainer.is_global_zero:
-                run.save_metrics(metrics)  # before the evaluation, which can take long
-                if parts.settings:
-                    figures = evaluation(parts, run)
-                    metrics |= scalars(figures)
-                    run.save_metrics(metrics)
-                    log_curves(trainer.loggers, scalars(figures), trainer.global_step)
-                    log_table(trainer.loggers, markdown(figures, parts.settings, said), trainer.global_step)
+        with going_on(checkpoint, lambda: module.begun):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        publish(trainer, module)
+        metrics = results(parts)
+        part()  # no process waits while the first evaluates: on GPUs it would be ended after some minutes
+        selected = metrics.pop(SELECTION)
+        if trainer.is_global_zero:
+            run.save_metrics(metrics)  # before the evaluation, which can take long
+            if parts.settings:
+                figures = evaluation(parts, run)
+                metrics |= scalars(figures)
+                run.save_metrics(metrics)
+                log_curves(trainer.loggers, scalars(figures), trainer.global_step)
+                log_table(trainer.loggers, markdown(figures, parts.settings, said), trainer.global_step)
         status = "success"
     except Stopped as stop:
         if stop.after_step:
             publish(trainer, module)
-        raise Stopped(stop.signum, how_to_go_on(stop, trainer, run)) from stop
+        raise Stopped(stop.signum, how_to_go_on(stop, trainer, run), stop.after_step) from stop
     except NotFinite as error:
         raise NotFinite(f"{error} {last_saved(trainer, run)}") from error
     finally:
@@ -214,6 +221,8 @@ def for_lightning(cfg: DictConfig) -> DictConfig:
     OmegaConf.set_struct(cfg, False)
     for key in ("compile", "cuda_graphs", "gradient_clip_val", "gradient_clip_algorithm"):
         cfg.trainer.pop(key, None)
+    if "devices" in cfg.trainer:
+        cfg.trainer.devices = devices(cfg.trainer)
     return cfg
 
 
@@ -275,26 +284,3 @@ def evaluation(parts: Parts, run: Run) -> dict[str, Figure]:
     vae = module.vae.to(trainer.strategy.root_device).eval()
     checkpoint = LAST if trainer.checkpoint_callback else "none"
     return report(vae, data, run, replace(settings, images=count), checkpoint, trainer.global_step)
-
-
-def quiet_libraries() -> None:
-    """Keep Lightning's hints on devices, workers and other products out of the terminal, but not its warnings."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning.utilities._pytree")  # its own use of torch
-    hints = (
-        ".*does not have many workers.*",  # none are needed: a batch is one indexing operation
-        ".*GPU available but not used.*",
-        ".*sync_dist=True.*",  # our figures are reduced over the processes already
-        ".*smaller than the logging interval.*",  # the rest of an epoch is logged at its end
-        ".*Previous log files in this directory will be deleted.*",  # a run that goes on keeps their rows
-    )
-    for text in hints:
-        warnings.filterwarnings("ignore", text)
-    threading.excepthook = error_in_a_thread
-
-
-def error_in_a_thread(error: Any) -> None:
-    """Print it, but not one of TensorBoard's writer: the next call of the writer raises it again."""
-    if type(error.thread).__name__ != "_AsyncWriterThread":
-        threading.__excepthook__(error)

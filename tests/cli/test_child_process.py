@@ -71,7 +71,8 @@ def test_an_error_is_in_the_log_of_the_run(joined, capsys, error):
 
     with pytest.raises(SystemExit) as end:
         call(trained)
-    assert end.value.code == 1 and waited == [child_process.PATIENCE]
+    patience = child_process.PATIENCE if isinstance(error, UserError) else child_process.LONG
+    assert end.value.code == 1 and waited == [patience]
     said = capsys.readouterr().err
     assert (
         said.startswith("process 7: Error: ")
@@ -94,12 +95,17 @@ def test_it_goes_on_with_a_run_and_ends_quietly_where_all_are_stopped(joined, ca
 
 
 @pytest.mark.slow
-def test_it_ends_with_the_first_process():
-    other = "import os, sys, threading, time; from cvae.cli.child_process import end_with; "
-    other += "print(os.getpid(), flush=True); "
-    other += "threading.Thread(target=end_with, args=[int(sys.argv[1])]).start(); time.sleep(60)"
-    code = "import os, subprocess, sys; command = [sys.executable, '-c', sys.argv[1], str(os.getpid())]; "
-    code += "print(subprocess.Popen(command, stdout=subprocess.PIPE, text=True).stdout.readline(), flush=True)"
+@pytest.mark.parametrize("stopped", [False, True])
+def test_it_ends_with_the_first_process(stopped):
+    """Also where SIGSTOP has stopped it: then the kernel ends it, on Linux."""
+    if stopped and sys.platform != "linux":
+        pytest.skip("only Linux ends a process that is stopped")
+    other = "import os, sys, time; from cvae.cli.child_process import end_with; end_with(int(sys.argv[1])); "
+    other += "print(os.getpid(), flush=True); time.sleep(60)"
+    code = "import os, signal, subprocess, sys; command = [sys.executable, '-c', sys.argv[1], str(os.getpid())]; "
+    code += "other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True); "
+    code += "print(other.stdout.readline(), flush=True); "
+    code += "other.send_signal(signal.SIGSTOP)" if stopped else ""
     done = subprocess.run([sys.executable, "-c", code, other], stdout=subprocess.PIPE, text=True, cwd=ROOT, timeout=50)
     for _ in range(100):
         try:
