@@ -1,8 +1,11 @@
 """Where the processes of a run find each other, and hear what has become of the others: torch's key-value store."""
 
+import fcntl
 import math
 import os
 import socket
+import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -42,6 +45,22 @@ def require_addresses(nodes: int) -> None:
 def loopback_interface() -> str | None:
     """The name of the network interface that leads to this machine alone; None if it has another name."""
     return next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+
+
+def interface_to(address: str) -> str | None:
+    """The name of the network interface by which this machine reaches an address; None where that cannot be told."""
+    if sys.platform != "linux":
+        return None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        with suppress(OSError):
+            probe.connect((address, 9))  # sends nothing
+            own = probe.getsockname()[0]
+            for _, name in socket.if_nameindex():
+                with suppress(OSError):  # an interface without an address
+                    found = fcntl.ioctl(probe, 0x8915, struct.pack("256s", name.encode()))  # SIOCGIFADDR
+                    if socket.inet_ntoa(found[20:24]) == own:
+                        return name
+    return None
 
 
 class Meeting:

@@ -19,7 +19,7 @@ from pytorch_lightning.strategies.launchers.launcher import _Launcher
 
 from cvae.errors import Stopped, UserError
 from cvae.runs.directory import Run, first_process, how_it_ended
-from cvae.training.meeting import MINUTE, Lifeline, Meeting, loopback_interface, require_addresses
+from cvae.training.meeting import MINUTE, Lifeline, Meeting, interface_to, loopback_interface, require_addresses
 from cvae.training.signals import Bell
 
 log = logging.getLogger(__name__)
@@ -94,8 +94,9 @@ class Processes(_Launcher):
         self.lifeline: Lifeline | None = None
         if self.starts and self.nodes > 1:
             require_addresses(self.nodes)
-        if self.nodes == 1 and (name := loopback_interface()):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)  # else gloo listens where this machine's name leads to
+        name = loopback_interface() if self.nodes == 1 else interface_to(self.environment.main_address)
+        if name:  # else gloo listens where this machine's name leads to, which may be seen by too many or by nobody
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         self.meeting = Meeting(self.environment, self.rank, self.world, self.nodes)
         if child:
             return

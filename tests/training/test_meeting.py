@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import time
 from contextlib import closing
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 
 from cvae.errors import UserError
 from cvae.training import meeting
-from cvae.training.meeting import Lifeline, Meeting, loopback_interface, require_addresses
+from cvae.training.meeting import Lifeline, Meeting, interface_to, loopback_interface, require_addresses
 
 
 def free_port():
@@ -52,6 +53,12 @@ def test_gloo_is_told_of_the_interface_of_loopback(monkeypatch):
     for names, found in (["eth0", "lo"], "lo"), (["en0", "lo0"], "lo0"), (["eth0"], None):
         monkeypatch.setattr(socket, "if_nameindex", lambda names=names: list(enumerate(names, 1)))
         assert loopback_interface() == found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_gloo_is_told_of_the_interface_that_leads_to_the_first_machine():
+    assert interface_to("127.0.0.1") == interface_to("127.0.0.2") == "lo"
+    assert interface_to("no.such.host.invalid") is None
 
 
 def test_a_port_in_use_is_a_line(place):
