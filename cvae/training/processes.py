@@ -87,7 +87,7 @@ class Processes(_Launcher):
         self.environment = strategy.launcher.cluster_environment
         self.count, self.nodes = strategy.launcher.num_processes, strategy.launcher.num_nodes
         self.world, self.rank = self.count * self.nodes, strategy.global_rank
-        child, self.starts = CHILD in os.environ, not self.environment.creates_processes_externally
+        self.child, self.starts = CHILD in os.environ, not self.environment.creates_processes_externally
         self.others: list[subprocess.Popen] = []
         self.over, self.joined, self.cause, self.stopped = threading.Event(), False, "", 0
         self.bell: Bell | None = None
@@ -98,7 +98,7 @@ class Processes(_Launcher):
         if name:  # else gloo listens where this machine's name leads to, which may be seen by too many or by nobody
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         self.meeting = Meeting(self.environment, self.rank, self.world, self.nodes)
-        if child:
+        if self.child:
             return
         # Those that no other process of this run has started: nobody else sees how they end.
         self.leaders = range(0, self.world, self.count if self.starts else 1)
@@ -220,8 +220,8 @@ class Processes(_Launcher):
     def give_up(self) -> None:
         """End this process, from another thread than the main one."""
         state, reason = how_it_ended(Stopped(self.stopped) if self.stopped else UserError(self.cause))
+        log.error("Error: %s", reason)
         if first_process():
-            log.error("Error: %s", reason)
             self.run.save_status(**self.run.status() | {"state": state, "reason": reason})
         os._exit(128 + self.stopped if self.stopped else 1)
 
@@ -257,7 +257,8 @@ class Processes(_Launcher):
                 log.warning("Process %d did not end by itself", other.pid)
                 other.kill()
                 other.wait()
-        self.leave()
+        if not (self.child and isinstance(error, Exception)):  # it says its error first: the others would fail at once
+            self.leave()
         if not error and not self.rank:  # who holds the store is the last to go
             with suppress(UserError):
                 self.meeting.all_come("gone", range(self.world), lambda: None, PATIENCE)
