@@ -14,6 +14,7 @@ from tiny import tiny, trained
 from cvae import pictures
 from cvae.build import make
 from cvae.errors import UserError
+from cvae.runtime.console import quiet_libraries
 from cvae.training import loggers as ours
 from cvae.training.loggers import close, hyperparameters, log_curves, log_picture, log_start, log_table
 from cvae.training.tensorboard import TensorBoard
@@ -211,10 +212,8 @@ def test_the_loggers_of_a_run_are_forgiven(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", ["_AsyncWriterThread", "Other"])
 def test_tensorboards_thread_prints_no_stack_trace(capsys, monkeypatch, name):
-    from cvae.training import train as training
-
-    monkeypatch.setattr(training.threading, "excepthook", training.threading.excepthook)
-    training.quiet_libraries()
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    quiet_libraries()
     thread = type(name, (), {"name": "mine"})()
-    training.threading.excepthook(threading.ExceptHookArgs([OSError, OSError("full"), None, thread]))
+    threading.excepthook(threading.ExceptHookArgs([OSError, OSError("full"), None, thread]))
     assert ("full" in capsys.readouterr().err) == (name == "Other")
