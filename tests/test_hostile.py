@@ -69,7 +69,8 @@ HOSTILE = {
     "components": ("likelihood", {"_target_": "cvae.likelihoods.MixtureOfLogistics", "components": 10**9}, GATES),
     "a flow": ("prior", {"_target_": "cvae.priors.FlowPrior", "hidden": 10**5}, GATES),
     "transforms": ("posterior", {"_target_": "cvae.posteriors.IAF", "transforms": 10**9}, GATES),
-    "a number of many digits": ("model.latent_dim", 10**100, "model.latent_dim: a saved config has no number"),
+    "a number of many digits": ("model.latent_dim", 10**100, "it has a number of 101 signs in line 1"),
+    "a large number": ("model.latent_dim", 2**32, "model.latent_dim: a saved config has no number"),
     "a part that is unfinished": ("prior._partial_", True, "prior._partial_=True: a saved config may not say"),
     "a value of another type": ("posterior", {"_target_": "cvae.posteriors.IAF", "context": {"a": 1}}, "context="),
 }  # fmt: skip
