@@ -107,9 +107,9 @@ def test_help_of_evaluate_names_the_true_defaults(capsys):
         f"--seed SEED of the noise (default: {EVALUATE['seed']})",
         "--trust the run's config may call any code: for runs with parts that are not cvae's, if you trust their maker",
         f"--samples SAMPLES importance samples per image (default: {EVALUATE['samples']})",
-        "--until NATS double the samples of each block of up to 100 images until the estimated error of its mean log p(x), "
-        "the bias and two standard errors, is below, as in 0.05: about 95 of 100 blocks are then as near, unless the "
-        "Pareto k-hat is high. At most 50,000 samples an image; --samples is the first number",
+        "--until NATS double the samples of each block of up to 100 images until the estimated error of its mean "
+        "log p(x), the bias and two standard errors, is below, as in 0.05: about 95 of 100 blocks are then as near, "
+        "unless the Pareto k-hat is high. At most 50,000 samples an image; --samples is the first number",
         "--images N only the first N test images (default: all)",
         "--aggregate-images N images for the aggregate posterior: time grows with their square, and mutual information "
         f"is found up to log N (default: {EVALUATE['aggregate_images']})",
