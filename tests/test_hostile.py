@@ -293,10 +293,11 @@ def test_the_name_of_its_folder_does_not_spoil_a_run(run, tmp_path, name, call):
     assert all(path in before or path.startswith(name) for path in files(tmp_path))
 
 
-def test_a_name_that_stands_for_another_value(run, tmp_path, call):
-    run.path.rename(tmp_path / "a${seed}")
-    code, said = call("sample", "a${seed}")
-    assert code == 1 and "the name of a folder cannot have ${, which stands for another value: rename it" in said
+@pytest.mark.parametrize("name", ["a${seed}", "a\udcff"])
+def test_a_name_that_no_part_could_be_given(run, tmp_path, call, name):
+    run.path.rename(tmp_path / name)
+    code, said = call("sample", name)
+    assert code == 1 and "the name of a folder cannot have ${, nor bytes that are no UTF-8: rename it" in said
 
 
 def test_a_model_that_a_training_builds_is_no_larger_than_its_checkpoints(run):

@@ -212,8 +212,8 @@ class Run:
             cfg.run_dir = ""  # where the run was does not matter
             if not self.trust:
                 trust.require_plain(OmegaConf.to_container(cfg))
-            if "${" in str(self.path):
-                raise UserError("the name of a folder cannot have ${, which stands for another value: rename it")
+            if re.search(r"\$\{|[\udc80-\udcff]", str(self.path)):  # the latter stand for bytes that no letter has
+                raise UserError("the name of a folder cannot have ${, nor bytes that are no UTF-8: rename it")
             cfg.run_dir = str(self.path)
         except UserError as error:
             raise UserError(f"{self.config_file}: {error}") from error
