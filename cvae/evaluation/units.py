@@ -89,6 +89,9 @@ def information_of_codes(sums: Tensor) -> Tensor:
     return torch.special.entr(sums[:, :-1] / images).sum(-1) - sums[:, -1] / images
 
 
+OF_CODES = ("perplexity", "code_information", "codebook_perplexity")
+
+
 def figures_of_codes(sums: Tensor) -> dict[str, float]:
     """How codes are used, from their `code_sums` over images.
 
@@ -100,9 +103,8 @@ def figures_of_codes(sums: Tensor) -> dict[str, float]:
     """
     shares = sums[:, :-1] / sums[0, :-1].sum()
     perplexities = [torch.special.entr(part).sum(-1).exp() for part in (shares, shares.mean(0))]
-    names = "perplexity", "code_information", "codebook_perplexity"
     figures = perplexities[0].mean(), information_of_codes(sums).mean(), perplexities[1]
-    return dict(zip(names, torch.stack(figures).tolist(), strict=True))
+    return dict(zip(OF_CODES, torch.stack(figures).tolist(), strict=True))
 
 
 class Spread:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as L
 import torch
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, GradientAccumulationScheduler, ModelCheckpoint
 from pytorch_lightning.plugins import Precision
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
@@ -56,6 +56,8 @@ def watches_minibatches(callback: L.Callback) -> bool:
     """Whether a callback does something at single minibatches. A callback says itself if whole steps are enough."""
     if isinstance(callback, ModelCheckpoint):
         return bool(callback._every_n_train_steps or callback._train_time_interval)
+    if isinstance(callback, GradientAccumulationScheduler):
+        return True
     if isinstance(callback, Checkpoint) or getattr(callback, "steps_are_enough", False):
         return False
     return any(getattr(type(callback), name) is not getattr(L.Callback, name) for name in WATCHING)

@@ -1,5 +1,6 @@
 """Rules for values that go straight to libraries, whose own errors would not name the key."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning import Trainer
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cvae.build import make
 from cvae.checks import number, one_of, positive_int, positive_number, seed_number
@@ -36,6 +38,31 @@ def some_batches(key: str, value: Any) -> None:
         )
 
 
+def at_least(least: int) -> Callable[[str, Any], Any]:
+    """A rule for integers."""
+
+    def rule(key: str, value: Any) -> None:
+        if type(value) is not int or value < least:
+            raise ConfigError(key, value, f"an integer of at least {least}")
+
+    return rule
+
+
+def precision(key: str, value: Any) -> None:
+    """Weights are always float32: what is saved, measured and compared is."""
+    if type(value) not in (int, str) or str(value) not in PRECISIONS:
+        raise ConfigError(key, value, "one of 32-true, bf16-mixed, 16-mixed: weights stay in float32")
+
+
+def evaluations_of_an_epoch(key: str, value: Any) -> None:
+    """Lightning's val_check_interval: minibatches, a share of the epoch, or a time."""
+    if isinstance(value, (str, DictConfig)):  # a time, which Lightning reads
+        return
+    if type(value) not in (int, float) or value <= 0 or (type(value) is float and value > 1):
+        allowed = "a positive integer (minibatches), a number above 0 and at most 1 (of an epoch), or a time"
+        raise ConfigError(key, value, allowed)
+
+
 def steps_or_no_limit(key: str, value: Any) -> None:
     if type(value) is not int or (value != -1 and value < 1):
         raise ConfigError(key, value, "a positive integer, or -1 for no limit")
@@ -49,13 +76,30 @@ REFUSALS = (
     LookupError,
 )  # what torch raises for values that it does not take
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # Lightning's, the last three its older names
+FLAG = partial(one_of, allowed=(False, True))
+
 RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config has; null is checked too
     "seed": seed_number,
-    "conditional": partial(one_of, allowed=(False, True)),
+    "conditional": FLAG,
     "trainer.accelerator": available,
-    "trainer.compile": partial(one_of, allowed=(False, True)),
-    "trainer.cuda_graphs": partial(one_of, allowed=(False, True)),
+    "trainer.compile": FLAG,
+    "trainer.cuda_graphs": FLAG,
+    "trainer.precision": or_null(precision),
     "trainer.max_epochs": positive_int,
+    "trainer.min_epochs": or_null(positive_int),
+    "trainer.min_steps": or_null(positive_int),
+    "trainer.accumulate_grad_batches": positive_int,
+    "trainer.check_val_every_n_epoch": or_null(positive_int),
+    "trainer.val_check_interval": or_null(evaluations_of_an_epoch),
+    "trainer.num_sanity_val_steps": or_null(at_least(-1)),
+    "trainer.enable_progress_bar": or_null(FLAG),
+    "trainer.enable_model_summary": or_null(FLAG),
+    "trainer.detect_anomaly": FLAG,
+    "trainer.inference_mode": FLAG,
+    "trainer.sync_batchnorm": FLAG,
+    "trainer.use_distributed_sampler": FLAG,
+    "trainer.deterministic": partial(one_of, allowed=(False, True, "warn", None)),
     "trainer.max_steps": steps_or_no_limit,
     "trainer.log_every_n_steps": positive_int,
     "trainer.limit_train_batches": some_batches,
@@ -67,7 +111,7 @@ RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config ha
     "optimizer.eps": positive_number,
     "optimizer.weight_decay": number,
     "optimizer.betas": two_decays,
-    "optimizer.fused": partial(one_of, allowed=(False, True)),
+    "optimizer.fused": FLAG,
     "scheduler.T_max": positive_int,
     "scheduler.eta_min": number,
     "scheduler.step_size": positive_int,
@@ -83,20 +127,42 @@ def check(cfg: DictConfig) -> None:
             rule(key, OmegaConf.select(cfg, key))
     optimizer = tried(cfg, "optimizer", [{"params": [nn.Parameter(torch.zeros(1))]}])
     scheduler = tried(cfg, "scheduler", optimizer)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise UserError(
+            f"scheduler: {cfg.scheduler._target_} follows a figure; here schedules are functions of the epoch, as "
+            "scheduler=constant, cosine, exponential and step are"
+        )
     try:
-        optimizer.step(), scheduler.step()  # torch looks at some values only here
+        optimizer.step()  # torch looks at some values only here
+        for _ in range(min(cfg.trainer.get("max_epochs") or 1, 1000)):  # and some schedules end
+            scheduler.step()
     except REFUSALS as error:
         raise UserError(f"scheduler: {cfg.scheduler._target_} does not take its values: {error}") from error
 
 
-def require_batches(cfg: DictConfig, data: ImageData) -> None:
-    """Raise ConfigError where a limit of Lightning's, a share of the batches, leaves none."""
+def require_batches(cfg: DictConfig, data: ImageData, processes: int = 1) -> None:
+    """Raise ConfigError where a process has no image, or a limit of Lightning's does not go with the batches there are."""
+    require_an_image_each(cfg, data, processes)
     loaders = {"train": data.train_dataloader, "val": data.val_dataloader, "test": data.test_dataloader}
     for name, loader in loaders.items():
         key = f"limit_{name}_batches"
         share, count = cfg.trainer.get(key), len(loader())
         if isinstance(share, float) and int(share * count) == 0:
             raise ConfigError(f"trainer.{key}", share, f"at least {1 / count:.3g}: there are {count} batches")
+    most = math.ceil(math.ceil(len(data.train) / processes) / data.batch_size)
+    limit, interval = cfg.trainer.get("limit_train_batches"), cfg.trainer.get("val_check_interval")
+    most = min(most, limit) if type(limit) is int else int(most * limit) if limit else most
+    if type(interval) is int and interval > most and cfg.trainer.get("check_val_every_n_epoch", 1):
+        allowed = f"at most {most}, the minibatches of an epoch, unless +trainer.check_val_every_n_epoch=null"
+        raise ConfigError("trainer.val_check_interval", interval, allowed)
+
+
+def require_an_image_each(cfg: DictConfig, data: ImageData, processes: int) -> None:
+    """Raise ConfigError where a process has no image."""
+    for name, images in {"training": data.train, "validation": data.validation, "test": data.test}.items():
+        if images and len(images) < processes:
+            allowed = f"at most {len(images)} in all: there are {len(images)} {name} images, and each process needs one"
+            raise ConfigError("trainer.devices", cfg.trainer.get("devices"), allowed)
 
 
 def require_unscaled(cfg: DictConfig, trainer: Trainer) -> None:

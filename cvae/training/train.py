@@ -24,6 +24,7 @@ from cvae.runs.small_files import read_config
 from cvae.runtime.console import how_to_resume, quiet_libraries
 from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
 from cvae.runtime.noise import fixed_noise
+from cvae.training.added import lightnings_errors, require_callbacks, require_figures, require_launcher
 from cvae.training.checkpoints import Checkpoints, epochs_of, into_run, last_good, require_bound
 from cvae.training.engine import clipping, graphs_of, minibatches_of_a_step
 from cvae.training.gpus import devices
@@ -77,7 +78,7 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
     for line in cfg.get("experiment", {}).get("left_out", []):
         log.info("Left out of the experiment: %s", line)
     parts = assemble(cfg)
-    with together(parts.trainer, Run(cfg.run_dir), resume) as part:
+    with lightnings_errors(), together(parts.trainer, Run(cfg.run_dir), resume) as part:
         return train_assembled(cfg, parts, resume, part)
 
 
@@ -86,7 +87,8 @@ def train_assembled(cfg: DictConfig, parts: Parts, resume: bool, part: Callable[
     run = Run(cfg.run_dir)
     data, module, trainer, _ = parts
     try_a_step(cfg, module, data)
-    require_batches(cfg, data)
+    require_figures(cfg, trainer, module, "validation" if data.validation else "test")
+    require_batches(cfg, data, trainer.world_size)
     data.keep_on(trainer.strategy.root_device)
     announce(parts, run)
     checkpoint = go_back(trainer, run) if resume else None
@@ -193,15 +195,14 @@ def assemble(cfg: DictConfig) -> Parts:
     data = build_data(cfg)
     vae = build_vae(cfg)
     require_fit(cfg, vae, data)
-    callbacks = into_run(make(cfg, "callbacks"), Run(cfg.run_dir))
+    added, loggers = dict(make(cfg, "callbacks")), [*map(forgiving, make(cfg, "logger").values())]
+    require_callbacks(added, loggers)
+    callbacks = into_run(added, Run(cfg.run_dir))
     require_bound(callbacks, vae)
-    loggers = [*map(forgiving, make(cfg, "logger").values())]
     saves = any(isinstance(part, L.callbacks.Checkpoint) for part in callbacks)  # else Lightning adds one of its own
-    place = cfg.trainer.get("default_root_dir") or cfg.run_dir
-    trainer = make(
-        for_lightning(cfg), "trainer", logger=loggers, callbacks=callbacks, enable_checkpointing=saves,
-        default_root_dir=place,
-    )  # fmt: skip
+    own = {"enable_checkpointing": saves, "default_root_dir": cfg.trainer.get("default_root_dir") or cfg.run_dir}
+    trainer = make(for_lightning(cfg), "trainer", logger=loggers, callbacks=callbacks, **own)
+    require_launcher(cfg, trainer)
     require_unscaled(cfg, trainer)
     data.minibatches = minibatches_of_a_step(trainer, [key for key, value in cfg.trainer.items() if value is not None])
     parts = (make(cfg, name) for name in ("objective", "optimizer", "scheduler"))

@@ -24,6 +24,9 @@ WHOLE = ([1, 100], [0, -1, 2.5, True, None, "few"], "a positive integer")
 ABOVE_0 = ([0.3, 2, 1e-8], [0, 0.0, -0.1, NAN, INF, True, None, "few"], "a finite number above 0")
 AT_LEAST_0 = ([0, 0.0, 0.3, 2], [-0.1, NAN, INF, True, None, "few"], "a finite number of at least 0")
 
+FLAG_OR_NULL = ([True, False, None], [1, 0, "no-way"], "one of False, True")
+WHOLE_OR_NULL = ([1, 100, None], [0, -1, 2.5, True, "few"], "a positive integer")
+
 CASES = {  # key: values that are taken, values that are not, what is said of these
     "seed": ([0, 7, 4294967295], [-1, 4294967296, 1.5, True, None], "an integer from 0 to 4294967295"),
     "conditional": FLAG,
@@ -32,7 +35,29 @@ CASES = {  # key: values that are taken, values that are not, what is said of th
     "trainer.cuda_graphs": FLAG,
     "trainer.gradient_clip_val": ([None, *ABOVE_0[0]], [v for v in ABOVE_0[1] if v is not None], ABOVE_0[2]),
     "trainer.gradient_clip_algorithm": (["norm", "value", None], ["NORM", "inf", 2], "one of norm, value, None"),
+    "trainer.precision": (
+        ["32-true", "bf16-mixed", "16-mixed", 32, "32", "bf16", 16, None],
+        ["64-true", "bf16-true", "16-true", 64, "transformer-engine", True, 32.0, "few"],
+        "one of 32-true, bf16-mixed, 16-mixed: weights stay in float32",
+    ),
     "trainer.max_epochs": WHOLE,
+    "trainer.min_epochs": WHOLE_OR_NULL,
+    "trainer.min_steps": WHOLE_OR_NULL,
+    "trainer.accumulate_grad_batches": WHOLE,
+    "trainer.check_val_every_n_epoch": WHOLE_OR_NULL,
+    "trainer.val_check_interval": (
+        [1, 100, 0.25, 1.0, "00:00:01:00", None],
+        [0, -1, 0.0, 1.5, True],
+        "a positive integer (minibatches), a number above 0 and at most 1 (of an epoch), or a time",
+    ),
+    "trainer.num_sanity_val_steps": ([0, 3, -1, None], [-2, 1.5, True, "few"], "an integer of at least -1"),
+    "trainer.enable_progress_bar": FLAG_OR_NULL,
+    "trainer.enable_model_summary": FLAG_OR_NULL,
+    "trainer.detect_anomaly": FLAG,
+    "trainer.inference_mode": FLAG,
+    "trainer.sync_batchnorm": FLAG,
+    "trainer.use_distributed_sampler": FLAG,
+    "trainer.deterministic": ([False, True, "warn", None], [1, 0, "no-way"], "one of False, True, warn, None"),
     "trainer.max_steps": ([1, 100, -1], [0, -2, 2.5, True, None, "few"], "a positive integer, or -1 for no limit"),
     "trainer.log_every_n_steps": WHOLE,
     "trainer.limit_train_batches": BATCHES,

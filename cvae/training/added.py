@@ -1,0 +1,101 @@
+"""What a user may add of Lightning's: callbacks that don't go with a run are refused by a line before it begins."""
+
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import pytorch_lightning as L
+from omegaconf import DictConfig
+from pytorch_lightning import callbacks as lightnings
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+
+from cvae.errors import ConfigError, UserError
+from cvae.evaluation.units import OF_CODES
+from cvae.training.module import SELECTION, VAEModule, named
+
+REFUSED = {  # kind of callback -> why it does not work here, and what does
+    lightnings.StochasticWeightAveraging: "it copies the module with its random numbers, which cannot be copied. "
+    "pytorch_lightning.callbacks.EMAWeightAveraging averages weights, too",
+    lightnings.LearningRateFinder: "it trains before the run, which then could not be repeated. Compare learning rates "
+    "by python train.py -m optimizer.lr=1e-4,1e-3",
+    lightnings.BatchSizeFinder: "it trains before the run, which then could not be repeated. Choose data.batch_size",
+    lightnings.BackboneFinetuning: "it wants a module with a backbone, which a VAE has not",
+}
+WITH_LOGGER = (lightnings.LearningRateMonitor, lightnings.DeviceStatsMonitor, lightnings.ThroughputMonitor)
+
+# Modules of Lightning's that run what a user may add, and those that these call for it.
+PLACES = tuple(f"pytorch_lightning.{part}" for part in ("callbacks", "loops", "profilers", "trainer", "tuner"))
+UTILITIES = ("pytorch_lightning.utilities", "lightning_utilities", "lightning_fabric.utilities")
+
+
+def require_callbacks(callbacks: Mapping[str, L.Callback], loggers: list) -> None:
+    """Raise UserError, naming the key, where a callback does not go with a run, or with a run without loggers."""
+    for name, part in callbacks.items():
+        for kind, reason in REFUSED.items():
+            if isinstance(part, kind):
+                raise UserError(f"callbacks.{name}: {kind.__name__} does not work here: {reason}")
+        if type(part) is lightnings.BaseFinetuning:
+            raise UserError(f"callbacks.{name}: BaseFinetuning does nothing by itself: name a class that is made of it")
+        if isinstance(part, WITH_LOGGER) and not loggers:
+            raise UserError(f"callbacks.{name}: {type(part).__name__} needs a logger, as logger=tensorboard")
+
+
+def require_launcher(cfg: DictConfig, trainer: L.Trainer) -> None:
+    """Raise ConfigError where processes are copies of this one, which keep what they have learned to themselves."""
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise ConfigError("trainer.strategy", cfg.trainer.strategy, "one that starts processes of their own, as ddp")
+
+
+def require_figures(cfg: DictConfig, trainer: L.Trainer, module: VAEModule, split: str) -> None:
+    """Raise ConfigError where a callback follows a figure that there is not, or not when it looks.
+
+    split: test or validation, which one is measured between epochs
+    """
+    means = dict.fromkeys(module.names, 0.0)
+    of_codes = OF_CODES if module.vae.posterior.num_codes is not None else ()
+    measured = [SELECTION, *(f"{split}/{name}" for name in (*means, *of_codes))]
+    trained = list(named("train_epoch", module.of_training(means)))
+    for name, part in cfg.callbacks.items():
+        monitor = part.get("monitor")
+        if monitor is None or part._target_.startswith("cvae.") or not part.get("strict", True):
+            continue
+        allowed, when = [*measured, *trained], ""
+        if part._target_ == "pytorch_lightning.callbacks.EarlyStopping":
+            each_epoch = trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1.0
+            at_end = part.get("check_on_train_epoch_end")
+            if each_epoch if at_end is None else at_end:
+                allowed, when = allowed if trainer.check_val_every_n_epoch == 1 else trained, ", at an epoch's end"
+            else:
+                allowed, when = measured, ", after an evaluation (check_on_train_epoch_end: false)"
+        if monitor not in allowed:
+            raise ConfigError(f"callbacks.{name}.monitor", monitor, f"one of {', '.join(allowed)}{when}")
+
+
+@contextmanager
+def lightnings_errors() -> Iterator[None]:
+    """A UserError in place of an error of Lightning's about something that was added and does not work."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        if said := refusal(error):
+            raise UserError(said) from error
+        raise
+
+
+def refusal(error: Exception) -> str:
+    """What Lightning says of something that was added and does not work; empty for an error of other code.
+
+    That is the error of Lightning's own code, or of a library's that it called for itself.
+    """
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = frame.f_globals.get("__name__", "")
+        root = module.partition(".")[0]
+        if module.startswith(PLACES):
+            said = " ".join(str(error).split())
+            return f"{module}: {type(error).__name__}: {said} (HYDRA_FULL_ERROR=1 shows where)"
+        if root != "torch" and root not in sys.stdlib_module_names and not module.startswith(UTILITIES):
+            return ""
+    return ""
