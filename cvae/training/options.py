@@ -141,7 +141,7 @@ def check(cfg: DictConfig) -> None:
 
 
 def require_batches(cfg: DictConfig, data: ImageData, processes: int = 1) -> None:
-    """Raise ConfigError where a process has no image, or a limit of Lightning's does not go with the batches there are."""
+    """Raise ConfigError where a process has no image, or a limit of Lightning's does not go with the batches."""
     require_an_image_each(cfg, data, processes)
     loaders = {"train": data.train_dataloader, "val": data.val_dataloader, "test": data.test_dataloader}
     for name, loader in loaders.items():

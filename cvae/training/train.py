@@ -192,8 +192,7 @@ def assemble(cfg: DictConfig) -> Parts:
     check(cfg)
     settings = evaluation_settings(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    data = build_data(cfg)
-    vae = build_vae(cfg)
+    data, vae = build_data(cfg), build_vae(cfg)
     require_fit(cfg, vae, data)
     added, loggers = dict(make(cfg, "callbacks")), [*map(forgiving, make(cfg, "logger").values())]
     require_callbacks(added, loggers)
