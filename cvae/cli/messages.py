@@ -21,13 +21,6 @@ import cvae.runs.names  # noqa: F401, adds the function that conf/config.yaml na
 from cvae.errors import Stopped, UserError, printable
 from cvae.runtime.console import keep_writing
 
-# A waiting thread of GNU OpenMP checks this often whether the others are done, then it sleeps. OpenMP reads the number
-# when torch is loaded. The default, 300,000, keeps a core busy that the others need if another program runs too: on two
-# cores, one of them busy, epochs took 11 s with it, and take 1.5 s with 10,000. With both cores free they take about a
-# tenth longer.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
 # Where one of several processes dies, torch would warn with the stack of its C++ code; a line of ours says who died.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
