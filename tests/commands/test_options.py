@@ -73,7 +73,7 @@ def test_options_of_sample(words, changed):
 @pytest.mark.parametrize(
     "words",
     [
-        [], ["train"], ["evaluate"], ["evaluate", "RUN", "--device", "tpu"], ["sample", "RUN", "--num", "many"],
+        [], ["trains"], ["evaluate"], ["evaluate", "RUN", "--device", "tpu"], ["sample", "RUN", "--num", "many"],
         ["sample", "RUN", "--seed", "1.5"],
     ],
 )  # fmt: skip
@@ -93,7 +93,7 @@ def helped(*words, capsys):
 def test_help_says_what_there_is(capsys):
     shown = helped(capsys=capsys)
     assert shown.startswith("usage: python -m cvae [-h] COMMAND ...")
-    assert "Measure, use and look into a trained model." in shown
+    assert "Train a VAE; measure, use and look into it." in shown and " train train, as python train.py does" in shown
     assert "evaluate measure a run on its test set: log p(x), ELBO, bits per dim, active units, the" in shown
     assert "sample draw images from the prior" in shown
 
