@@ -177,6 +177,9 @@ def newest(run: Run, say: Callable[[str], Any] = log.debug) -> tuple[Path, dict[
             continue
         if content.get("cvae", {}).get("format") != FORMAT:
             raise UserError(f"{file} is of an earlier version of cvae, whose runs cannot go on with this one")
+        if "processes" not in content["cvae"]:
+            why = "as of a run whose prior was fitted: there is no training to go on with"
+            raise UserError(f"{file} has a model alone, {why}")
         for said in damaged:
             say(said)
         return file, content

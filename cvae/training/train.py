@@ -140,10 +140,6 @@ def go_back(trainer: L.Trainer, run: Run) -> Path | None:
         UserError: no checkpoint can be read, or it is of no training, or of another number of processes.
     """
     file, content = last_good(run) or (None, {})
-    if file and "processes" not in content["cvae"]:
-        raise UserError(
-            f"{file} has a model alone, as of a run whose prior was fitted: there is no training to go on with"
-        )
     if file and (before := len(content["cvae"]["processes"])) != trainer.world_size:
         raise UserError(
             f"trainer.devices: this run was trained by {before} processes and cannot go on with {trainer.world_size}: "

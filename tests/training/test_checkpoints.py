@@ -151,7 +151,7 @@ def test_a_full_disk_leaves_the_checkpoint_of_the_epoch_before(tmp_path, monkeyp
 
 
 def write(file, step=0, form=1):
-    WholeCheckpoints().save_checkpoint({"global_step": step, "cvae": {"format": form}}, file)
+    WholeCheckpoints().save_checkpoint({"global_step": step, "cvae": {"format": form, "processes": []}}, file)
 
 
 def test_the_one_before_is_kept_and_no_kill_leaves_neither(tmp_path, monkeypatch):
