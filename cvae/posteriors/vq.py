@@ -31,9 +31,9 @@ class VQ(CodePosterior):
     is at most 0.1 min(1, r) exp(-10 (1 - decay) / r); it becomes min(1, r). Without the last factor codes would be
     replaced for ever where r is small: the averages then forget a code between two of its uses.
 
-    In a training step the codes are those whose vectors were nearest before the update, and z has their vectors after
-    it. So the figures of training are of codes that may not be the nearest any more; those of an evaluation are of the
-    nearest. With several processes the averages are those of the first one.
+    The codebook of a step is e as the averages had it before: a step moves N and S, and the next one e. So the figures
+    of training are of a codebook that has not seen the minibatch yet. With several processes the averages are those of
+    the first one.
 
     The gradient of z goes straight to the features, and the commitment, |features - z|^2, pulls them to their codes.
 
@@ -88,8 +88,6 @@ class VQ(CodePosterior):
             sums = sums.lerp(used.T @ rows, 1 - self.decay)
         self.counts.copy_(counts.lerp(used.sum(0), 1 - self.decay))
         self.sums.copy_(sums)
-        # With decay=0 a code that no feature is nearest to has no mean, and stays where it is.
-        self.vectors.copy_(torch.where(self.counts[:, None] > 0, sums / self.counts[:, None], self.vectors))
         return codes
 
     @torch.no_grad()

@@ -305,11 +305,14 @@ def trained_vq():
 
 def test_moving_averages_by_the_papers_equations():
     vq, features = trained_vq(), torch.randn(10, 6, dtype=F64)
-    codes, *expected = averaged(vq, features)
+    before, (codes, *expected) = vq.vectors.clone(), averaged(vq, features)
     q = vq(features)
-    for ours, by_hand in zip((vq.counts, vq.sums, vq.vectors), expected, strict=True):
+    for ours, by_hand in zip((vq.counts, vq.sums), expected[:2], strict=True):
         torch.testing.assert_close(ours, by_hand)
-    torch.testing.assert_close(q.z, vq.vectors[codes].mT.flatten(-2))  # the new vectors of the old codes
+    assert torch.equal(vq.vectors, before) and torch.equal(q.z, before[codes].mT.flatten(-2))  # of before the update
+    vq(torch.randn(10, 6, dtype=F64))  # the next step begins with it
+    torch.testing.assert_close(vq.vectors, expected[2])
+    vq.vectors.copy_(before)
     distance = (features - q.z).square().sum(-1)
     torch.testing.assert_close(vq.penalties(q), {"commitment": 0.7 * distance})
     (gradient,) = torch.autograd.grad(
@@ -347,7 +350,7 @@ def test_dead_codes_move_to_features_drawn_by_the_seed():
     for each in (vq, other):
         torch.manual_seed(5)
         each(features)
-        for ours, value in zip((each.counts, each.sums, each.vectors), by_hand, strict=True):
+        for ours, value in zip((each.counts, each.sums, each.vectors), (*by_hand[:2], expected.vectors), strict=True):
             torch.testing.assert_close(ours, value)
 
 
@@ -401,11 +404,14 @@ def test_a_codebook_learns_the_same_under_autocast():
     torch.testing.assert_close(half.state_dict(), plain.state_dict(), rtol=0, atol=0)
 
 
-def test_a_code_without_a_feature_stays_without_averages():
+def test_a_code_without_a_feature_has_no_mean_without_averages():
     posterior = VQ(1, codes=2, width=1, decay=0.0)
     posterior.counts.fill_(1.0), posterior.sums.copy_(torch.tensor([[1.0], [9.0]]))
     posterior(torch.tensor([[0.0], [3.0]]))
-    assert posterior.vectors.tolist() == [[1.5], [9.0]] and posterior.counts.tolist() == [2, 0]
+    assert posterior.vectors.tolist() == [[1.0], [9.0]] and posterior.counts.tolist() == [2, 0]
+    posterior(torch.tensor([[0.0], [3.0]]))
+    first, second = posterior.vectors.flatten().tolist()
+    assert first == 1.5 and second in (0.0, 3.0)  # the other moves to a feature
 
 
 def test_a_codebook_starts_at_features():
