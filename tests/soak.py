@@ -15,6 +15,8 @@ import time
 import traceback
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from same_run import last, require_equal
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +33,23 @@ KINDS = {
     "cosine, clipped gradients": ["scheduler=cosine", "trainer.gradient_clip_val=10"],
     "two processes": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"],
 }  # fmt: skip
+OPTIMIZERS = {f"optimizer={file.stem}": [f"optimizer={file.stem}"] for file in (ROOT / "conf" / "optimizer").iterdir()}
+SOURCES = ("npz", "image_folder", "mnist", "cifar10")  # the last two where CVAE_DATA has them
+
+
+def of_source(name, folder):
+    """The words of a source, made in `folder` where it reads a user's own images; None where its files are missing."""
+    if name in ("mnist", "cifar10"):
+        there = Path(os.environ.get("CVAE_DATA", "")) / {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py"}[name]
+        return [f"data={name}"] if there.is_dir() else None
+    levels = np.random.default_rng(0).integers(0, 256, (4000, 16, 16), np.uint8)
+    if name == "npz":
+        np.savez(folder / "images.npz", x=levels)
+        return ["data=npz", f"data.root={folder}/images.npz"]
+    (folder / "images").mkdir()
+    for number, image in enumerate(levels):
+        Image.fromarray(image).save(folder / "images" / f"{number}.png")
+    return ["data=image_folder", f"data.root={folder}/images", "data.image_size=16", "data.channels=1"]
 
 
 def start(*words, cwd=None, **environment):
@@ -65,10 +84,11 @@ def kill(process, after):
     return running
 
 
-def soak(folder, kind, kills, chance):
-    """Steps saved at each kill; raises AssertionError where the two runs differ."""
+def soak(folder, own, kills, chance):
+    """Steps saved at each kill; raises AssertionError where the two runs differ. own: words beside WORDS."""
     whole, stopped = folder / "whole", folder / "stopped"
-    words = [*WORDS, *KINDS[kind]]
+    other = any(word.startswith("data=") for word in own)
+    words = [*(word for word in WORDS if not (other and word.startswith("data"))), *own]
     seconds = finish(start(*words, f"hydra.run.dir={whole}"))
     saved = []
     while not saved:
@@ -87,11 +107,16 @@ def soak(folder, kind, kills, chance):
 def main(kills=20):
     chance, losses = random.Random(0), 0
     print("| training | kills | steps that were saved at each | losses |\n|---|---|---|---|", flush=True)
-    for number, kind in enumerate(KINDS):
-        share = kills * (number + 1) // len(KINDS) - kills * number // len(KINDS)
+    shares = {kind: kills * (n + 1) // len(KINDS) - kills * n // len(KINDS) for n, kind in enumerate(KINDS)}
+    more = dict.fromkeys([*sorted(OPTIMIZERS), *(f"data={name}" for name in SOURCES)], 1)
+    for kind, share in (shares | more).items():
         with tempfile.TemporaryDirectory() as folder:
+            known = KINDS | OPTIMIZERS
+            own = known[kind] if kind in known else of_source(kind.removeprefix("data="), Path(folder))
+            if own is None:
+                continue
             try:
-                saved, lost = soak(Path(folder), kind, share, chance), 0
+                saved, lost = soak(Path(folder), own, share, chance), 0
             except AssertionError:
                 traceback.print_exc()
                 saved, lost = [], 1

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("kind", soak.KINDS)
 def test_a_training_that_was_killed_twice_ends_as_one_that_was_not(kind, tmp_path):
     """`python tests/soak.py` tries every kind, with twenty kills."""
-    assert len(soak.soak(tmp_path, kind, 2, random.Random(3))) > 0
+    assert len(soak.soak(tmp_path, soak.KINDS[kind], 2, random.Random(3))) > 0
 
 
 def test_a_job_of_slurm_goes_on_in_its_next_turn(tmp_path):

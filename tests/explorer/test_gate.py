@@ -4,9 +4,10 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from starlette.datastructures import Headers
 
 pytest.importorskip("nicegui", reason="needs NiceGUI: pip install -e '.[explore]'")
+
+from starlette.datastructures import Headers
 
 from cvae.explorer import gate
 

@@ -424,3 +424,14 @@ def test_maps_in_half_precision_are_normalized_in_full(dtype):
     result = norm(x)
     assert result.dtype == torch.float32
     torch.testing.assert_close(result, torch.nn.functional.group_norm(x.float(), 8, norm.weight, norm.bias))
+
+
+@pytest.mark.parametrize(
+    ("shape", "maps"),
+    [((28, 28), 7), ((64, 64), 8), ((32, 64), 8), ((8, 8), 4), ((16, 16), 8), ((12, 20), 6), ((36, 30), 15)],
+)
+def test_halvings_that_fit_the_size(shape, maps):
+    """Until the shorter side is at most 8, as long as both are even; once at least."""
+    encoder, _ = networks.resnet((1, *shape), 2, 4, 1, width=8, depth=1, halvings=None)
+    height, width = encoder[:-2](torch.zeros(1, 1, *shape)).shape[2:]
+    assert min(height, width) == maps and height * shape[1] == width * shape[0]
