@@ -155,7 +155,8 @@ def test_a_training(command, tmp_path):
     members = re.search(r"-m .*=([\w.-]+(?:,[\w.-]+)+)", command)
     assert len(runs) == (len(members[1].split(",")) if members else 2 if "search=" in command else 1)
     kind = re.search(r"experiment=(\w+)", command)
-    experiment = kind[1] if kind else "tf_tutorial"
+    own = " data=image_folder" in command or " data=npz" in command
+    experiment = kind[1] if kind else "own_images" if own else "tf_tutorial"
     assert all(run.path.relative_to(tmp_path).parts[1] == experiment for run in runs)
 
 
