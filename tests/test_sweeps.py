@@ -1,5 +1,6 @@
 """Sweeps: several runs at a time, a search by Optuna, and a sweep that goes on after it was stopped."""
 
+import csv
 import json
 import os
 import shlex
@@ -92,10 +93,10 @@ def test_six_runs_two_at_a_time_of_which_one_fails_then_compared_and_resumed(tmp
     done = train_py(*words, "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 1 and "1 of the 6 runs in sweep did not finish" in done.stderr + done.stdout
     compared = command("-m", "cvae", "compare", "sweep", "--csv", cwd=tmp_path, PYTHONPATH=str(ROOT))
-    lines = [line.split(",") for line in compared.stdout.splitlines()[1:]]
-    assert [line[1] for line in lines] == ["2", "3", "4", "5", "6", "0"]
-    assert [line[-2] for line in lines] == ["finished"] * 5 + ["failed"]
-    assert all(float(line[2]) < 0 for line in lines[:5])
+    lines = list(csv.DictReader(compared.stdout.splitlines()))
+    assert [line["model.latent_dim"] for line in lines] == ["2", "3", "4", "5", "6", "0"]
+    assert [line["state"] for line in lines] == ["finished"] * 5 + ["failed"]
+    assert all(float(line["ELBO"]) < 0 for line in lines[:5])
 
     runs = [Run(tmp_path / "sweep" / f"{number}_latent_dim={dim}") for number, dim in enumerate((2, 3, 4, 5, 6))]
     before = [run.metrics.stat().st_mtime_ns for run in runs]
@@ -117,7 +118,7 @@ def test_a_search_by_optuna_with_a_database(tmp_path):
     assert done.returncode == 0, done.stderr
     best = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
     metrics = [json.loads(file.read_text()) for file in tmp_path.glob("sweep/*/metrics.json")]
-    assert len(metrics) == 3 and best["best_value"] == max(figures["test/bound"] for figures in metrics)
+    assert len(metrics) == 3 and best["best_value"] == max(figures["validation/bound"] for figures in metrics)
     assert set(best["best_params"]) == {"optimizer.lr", "model.latent_dim"} and (tmp_path / "study.db").exists()
 
 
