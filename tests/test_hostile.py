@@ -272,6 +272,7 @@ def test_links_in_a_folder_that_a_new_run_is_to_have(run, tmp_path, kind):
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["train.log"]
 
 
+@pytest.mark.slow
 def test_a_run_that_says_it_is_of_a_job_is_foreign(run, tmp_path, monkeypatch):
     """A job that SLURM starts again does not call what the config of a planted run names."""
     shutil.copytree(run.path, tmp_path / "outputs" / "x" / "run")

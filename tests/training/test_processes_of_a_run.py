@@ -288,6 +288,7 @@ def test_the_group_of_a_run_is_not_that_of_the_next(tmp_path, quick):
     assert not dist.is_initialized()
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_while_all_live_or_have_ended_well(tmp_path, alone):
     with together(trainer := trainer_with(3), Run(tmp_path)):
         ours = trainer.strategy._launcher
