@@ -110,10 +110,11 @@ class TrainedRun:
 
     def _repr_html_(self) -> str:
         """The figures, and the pictures of the latent space and of the training."""
-        figures = [(name, self.metrics[name]) for name in SHOWN if name in self.metrics]
+        metrics, pictures = self.metrics, self.images
+        figures = [(name, metrics[name]) for name in SHOWN if name in metrics]
         lines = "".join(f"<tr><td>{name}</td><td>{value:.2f}</td></tr>" for name, value in figures)
         wanted = ("latent_manifold", "latent_scatter", "latent_groups", "latent_codes", "reconstruction", "cvae")
-        there = [self.images[name] for name in wanted if name in self.images]
+        there = [pictures[name] for name in wanted if name in pictures]
         return f"<p><b>{html.escape(str(self.path))}</b>: {self.state}</p><table>{lines}</table>" + "".join(
             f'<img style="max-width: 45%; margin: 4px" src="{as_url(file)}" alt="{file.stem}">' for file in there
         )

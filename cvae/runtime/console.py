@@ -76,9 +76,9 @@ class ConsoleHandler(logging.Handler):
 def how_to_resume(folder: object) -> str:
     """What to type to go on with the run in a folder, in the way in which this process was started."""
     program = "python train.py" if sys.argv[0].endswith("train.py") else sys.argv[0]
-    if program.endswith("train.py") or program.endswith("cvae train"):
-        return f"{program} resume={shlex.quote(str(folder))}"
-    return f'cvae.train("resume={folder}")'
+    if not program.endswith((" train.py", "cvae train")):  # Python, or a notebook
+        return f'cvae.train("resume={folder}")'
+    return f"{program} resume={shlex.quote(str(folder))}"
 
 
 def progress_bar(*columns: ProgressColumn, **options: Any) -> Progress:
