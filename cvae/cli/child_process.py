@@ -16,7 +16,7 @@ from cvae.runtime.console import ConsoleHandler
 log = logging.getLogger(__name__)
 
 PATIENCE = 2.0  # seconds in which the first process may end this one: its own error is the one to be read
-LONG = 6.0  # the same, for an error that another process may be the cause of
+LONG = 8.0  # the same, for an error that another process may be the cause of
 
 
 def main(folder: str, first: str, *resume: str) -> None:

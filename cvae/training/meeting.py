@@ -168,7 +168,7 @@ class Lifeline:
         self.store = meeting.client(timedelta(seconds=SILENT))
         self.heard = {rank: time.monotonic() for rank in ranks if rank != self.rank and 0 in (rank, self.rank)}
         self.beats: dict[int, bytes] = {}
-        self.cause, self.over = "", threading.Event()
+        self.cause, self.error, self.over = "", False, threading.Event()  # error: of any process, whoever caused it
         self.thread = threading.Thread(target=self._beat, daemon=True)
         self.thread.start()
 
@@ -176,7 +176,7 @@ class Lifeline:
         """What has happened to another process; empty if all live, or have ended as they should."""
         if self.cause:
             return self.cause
-        limit, now = SHORT if after_error else SILENT, time.monotonic()
+        limit, now = SHORT if after_error or self.error else SILENT, time.monotonic()
         silent = [rank for rank, last in self.heard.copy().items() if now - last > limit]
         return f"process {silent[0]} (the first is 0) gives no sign of life, so the run ends" if silent else ""
 
@@ -202,6 +202,7 @@ class Lifeline:
         self.store.set(f"beat/{self.rank}", str(time.monotonic()))
         if self.store.check(["lost"]):
             self.cause = self.store.get("lost").decode(errors="replace")
+        self.error = self.error or self.store.check(["error"])
         for rank in list(self.heard):
             if self.store.check([f"ended/{rank}"]):
                 del self.heard[rank]

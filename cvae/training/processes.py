@@ -198,6 +198,9 @@ class Processes(_Launcher):
             return error
         if self.stopped:
             return Stopped(self.stopped)
+        if self.child:  # the others may wait for this one, and see no error until it has said its own
+            with suppress(dist.DistError):
+                self.meeting.store.set("error", "")
         lost = self.lost(PATIENCE)
         return UserError(lost) if lost else error
 

@@ -160,6 +160,19 @@ def test_silence_is_an_end_too(place, monkeypatch):
     assert until(second.lost) == said.replace("2", "0")
 
 
+def test_silence_is_believed_sooner_where_any_process_had_an_error(place, monkeypatch):
+    """Also one that gives no signs of life itself: the first ones may wait for it, and see no error of their own."""
+    monkeypatch.setattr(meeting, "SHORT", 0.5)
+    _, (first, second, third) = lifelines(place)
+    third.over.set()
+    time.sleep(1)
+    assert not first.lost()
+    another = Meeting(place, 3, 4, 2)
+    another.store.set("error", "")
+    assert until(first.lost) == "process 2 (the first is 0) gives no sign of life, so the run ends"
+    assert not second.lost()
+
+
 def test_the_end_of_the_first_is_heard(place):
     met, lines = lifelines(place, 2)
     lines[0].over.set(), lines[0].thread.join()

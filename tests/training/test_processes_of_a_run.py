@@ -209,6 +209,17 @@ def test_an_error_of_this_process_stays_and_ends_the_others(tmp_path, quick, err
     assert other.returncode == -signal.SIGKILL
 
 
+def test_an_error_of_a_started_process_is_told_at_once(tmp_path, alone):
+    """It says its error itself, later: first the processes that watch find out whether another one is the cause."""
+    os.environ[processes.CHILD] = "1"
+    with pytest.raises(RuntimeError, match="mine"), together(trainer := trainer_with(1), Run(tmp_path)):
+        ours = trainer.strategy._launcher
+        ours.joined, store = True, ours.meeting.store
+        assert not store.check(["error"])
+        ours.launch(fails, RuntimeError("mine"))
+    assert store.check(["error"])
+
+
 def test_an_error_of_the_user_wins_over_what_it_does_to_the_others(tmp_path, quick):
     with pytest.raises(UserError, match="mine"), together(trainer := trainer_with(), Run(tmp_path)):
         trainer.strategy._launcher.others = [other := program("raise SystemExit(1)")]
