@@ -329,7 +329,7 @@ def test_the_choices_and_values_of_the_root():
     assert found["data"] == {
         "_target_": "cvae.data.ImageData", "root": "${oc.env:CVAE_DATA,data}", "num_classes": 10,
         "binarization": "static", "invert": False, "train_on": "train", "batch_size": 32,
-        "eval_batch_size": 500, "validation_size": 0, "seed": "${seed}",
+        "eval_batch_size": 500, "validation_size": 0, "augment": None, "seed": "${seed}",
     }  # fmt: skip
     assert (found["seed"], found["conditional"], found["name"], found["tags"]) == (0, False, None, [])
 

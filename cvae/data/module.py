@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from cvae import checks
 from cvae.checks import is_int, one_of, positive_int, seed_number
+from cvae.data.augment import Augmentation
 from cvae.data.images import ImageDataset, Images, as_is, binarized, draw, drawn_once
 from cvae.errors import ConfigError
 from cvae.runtime.devices import free_memory
@@ -74,6 +75,7 @@ class ImageData(LightningDataModule):
         validation_size: how many of the training images (an integer; 0: none), or which share of them (between 0 and
             1), are kept for validation, drawn by seed
         seed: of the split, of the binarization that is drawn once, and of the order of the training images
+        augment: what `augment` does to the levels of training images; see `Augmentation`
 
     Raises:
         ConfigError: a value is not allowed.
@@ -92,6 +94,7 @@ class ImageData(LightningDataModule):
         train_on: str,
         validation_size: float,
         seed: int,
+        augment: Any = None,
     ) -> None:
         super().__init__()
         self.image_shape = checks.image_shape("image_shape", image_shape)
@@ -106,6 +109,7 @@ class ImageData(LightningDataModule):
         if not share and (not is_int(validation_size) or validation_size < 0):
             raise ConfigError("validation_size", validation_size, "an integer of at least 0 or a share between 0 and 1")
         self.validation_size, self.seed = validation_size, seed_number("seed", seed)
+        self.augment = Augmentation(augment, self.image_shape, binary=binarization in ("static", "fixed"))
         self.root, self.source = root, source(root)
         self.train = self.validation = self.test = None
         self.minibatches = 1  # of batch_size images, in each batch that train_dataloader gives

@@ -118,7 +118,8 @@ class VAEModule(L.LightningModule):
 
     def loss(self, levels: Tensor, y: Tensor, step: int | Tensor) -> tuple[Tensor, Terms]:
         """What is minimized, for levels uint8 (B, C, H, W) and labels y (B,), and the terms that it is the mean of."""
-        x, y = self.trainer.datamodule.as_seen((levels, y))
+        data = self.trainer.datamodule
+        x, y = data.as_seen((data.augment(levels), y))
         terms = self.training_terms(self.objective, self.vae, x, self.vae.labels(y), step)
         return terms.loss.mean(), terms  # the one place where the mean over the batch is taken
 

@@ -36,9 +36,10 @@ CHOICES = {
         "trainer.gradient_clip_val=1", PLAIN,
     ],
     "clipped, two batches a step": ["trainer.gradient_clip_val=1", "+trainer.accumulate_grad_batches=2"],
+    "training images changed": ["data.augment=[flip,shift,rotate90]", "data.binarization=stochastic", PLAIN],
     "evaluated every other epoch": ["+trainer.check_val_every_n_epoch=2", "logger=[tensorboard,csv]"],
 }  # fmt: skip
-FAST = ("elbo", "warm-up, cosine, a flow, drawn images")
+FAST = ("elbo", "warm-up, cosine, a flow, drawn images", "training images changed")
 
 
 class Killed(BaseException):
