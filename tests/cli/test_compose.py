@@ -1,7 +1,11 @@
 """An experiment and the command line: what still applies is kept, the user wins, the rest is said."""
 
+import copy
+
 import pytest
-from conftest import config
+from conftest import composed, config
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 
 from cvae.training.train import train
 
@@ -81,3 +85,37 @@ def test_what_was_left_out_is_said_at_the_start(caplog, tmp_path):
         "Left out of the experiment: objective.kl=closed_form: cvae.objectives.IWAE has no such key",
         "Left out of the experiment: objective.beta=4: cvae.objectives.IWAE has no such key",
     ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiment=vampprior", "objective=iwae", "objective.samples=7", "run_dir=somewhere"],
+        ["experiment=beta_vae", "objective/beta=linear", "objective.beta.end=6", "seed=3", "tags=[a,b]"],
+        ["data=synthetic", "data.image_shape=[1,8,8]", "~callbacks.pictures", "~logger.tensorboard"],
+        ["+trainer.limit_test_batches=2", "++optimizer.weight_decay=1", "trainer=cpu", "logger=[csv,tensorboard]"],
+    ],
+)
+def test_the_tests_config_is_what_hydra_composes(words):
+    """It puts values into choices that were composed before, and none of them is changed by that."""
+    whole = composed.__wrapped__(*words)
+    assert config(*words) == whole == config(*words)
+
+
+@pytest.mark.parametrize(
+    "word", ["no.such=1", "optimizer.no=1", "~callbacks.no", "data=no", "seed=[", "model.latent_dim"]
+)
+def test_what_is_wrong_is_refused_by_the_tests_config_as_by_hydra(word):
+    with pytest.raises(HydraException) as ours:
+        config(word)
+    with pytest.raises(HydraException) as theirs:
+        composed.__wrapped__(word)
+    assert (type(ours.value), str(ours.value)) == (type(theirs.value), str(theirs.value))
+
+
+def test_the_store_of_configs_is_not_copied_and_what_is_read_from_it_is():
+    store = ConfigStore.instance()
+    assert copy.deepcopy([store]) == [store]
+    one, two = (store.load("hydra/config.yaml").node for _ in range(2))
+    one.job.name = "changed"
+    assert two.job.get("name") != "changed" and one is not two
