@@ -14,7 +14,7 @@ from cvae.errors import ConfigError
 from cvae.evaluation import Settings, evaluate
 from cvae.likelihoods import Gaussian
 from cvae.models.vae import VAE
-from cvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE, Objective, Terms
+from cvae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, BetaTCVAE, InfoVAE, Objective, Renyi, Terms
 from cvae.posteriors import DiagonalGaussian
 from cvae.priors import StandardNormal
 from cvae.training.module import VAEModule
@@ -32,7 +32,9 @@ def binary(count):
 
 
 @pytest.mark.parametrize(
-    "objective", [ELBO(), ELBO(3), IWAE(1), IWAE(5), IWAE(5, "stl")], ids=lambda o: type(o).__name__
+    "objective",
+    [ELBO(), ELBO(3), IWAE(1), IWAE(5), IWAE(5, "stl"), MIWAE(2, 2), CIWAE(4), Renyi(4)],
+    ids=lambda o: type(o).__name__,
 )
 def test_two_groups_with_the_exact_posterior_have_the_evidence_in_every_weight(objective):
     vae, x = TwoGroups(), images(5)
@@ -88,8 +90,13 @@ def test_active_units_and_aggregate_of_two_groups():
 
 @pytest.mark.parametrize(
     ("objective", "key"),
-    [(IWAE(3, "dreg"), "objective.gradient"), (BetaTCVAE(), "objective"), (InfoVAE(), "objective")],
-    ids=["dreg", "beta_tcvae", "infovae"],
+    [
+        (IWAE(3, "dreg"), "objective.gradient"),
+        (BetaTCVAE(), "objective"),
+        (InfoVAE(), "objective"),
+        (PIWAE(2, 2), "objective"),
+    ],
+    ids=["dreg", "beta_tcvae", "infovae", "piwae"],
 )
 def test_what_makes_no_sense_for_several_groups_is_refused(objective, key):
     objective.prepare(10)
@@ -137,7 +144,11 @@ def test_the_decoder_and_the_prior_learn_from_codes():
 # Penalties
 
 
-@pytest.mark.parametrize("objective", [ELBO(), IWAE(3), InfoVAE(), BetaTCVAE()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize(
+    "objective",
+    [ELBO(), IWAE(3), MIWAE(2, 2), PIWAE(2, 2), CIWAE(2), Renyi(2), InfoVAE(), BetaTCVAE()],
+    ids=lambda o: type(o).__name__,
+)
 def test_penalties_are_in_the_loss_and_not_in_the_bound(objective):
     objective.prepare(100)
     encoder, decoder = (

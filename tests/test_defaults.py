@@ -208,6 +208,7 @@ objective/beta_tcvae:
   _target_: cvae.objectives.BetaTCVAE
   beta: 6
   sampling: weighted
+objective/ciwae: {_target_: cvae.objectives.CIWAE, samples: 64, beta: 0.05}
 objective/elbo:
   defaults: [_self_, {beta: null}]
   _target_: cvae.objectives.ELBO
@@ -217,6 +218,9 @@ objective/elbo:
   free_bits: 0
 objective/infovae: {_target_: cvae.objectives.InfoVAE, alpha: 1, lambda_: 1000, kernel: rbf, bandwidth: 1}
 objective/iwae: {_target_: cvae.objectives.IWAE, samples: 50, gradient: plain}
+objective/miwae: {_target_: cvae.objectives.MIWAE, estimates: 8, samples: 8}
+objective/piwae: {_target_: cvae.objectives.PIWAE, estimates: 8, samples: 8}
+objective/renyi: {_target_: cvae.objectives.Renyi, samples: 50, alpha: 0.5}
 optimizer/adagrad: {_target_: torch.optim.Adagrad, _partial_: true, lr: 0.01, lr_decay: 0, initial_accumulator_value: 0,
   eps: 1.0e-10, weight_decay: 0, fused: true}
 optimizer/adam:

@@ -26,6 +26,10 @@ SMALL = {
     "prior=flow": ["prior.transforms=2", "prior.hidden=8"],
     "prior=autoregressive": ["prior.hidden=8", "prior.layers=1", "prior.heads=2"],
     "objective=iwae": ["objective.samples=3"],
+    "objective=miwae": ["objective.estimates=2", "objective.samples=2"],
+    "objective=piwae": ["objective.estimates=2", "objective.samples=2"],
+    "objective=ciwae": ["objective.samples=3"],
+    "objective=renyi": ["objective.samples=3"],
     "posterior=categorical": ["posterior.classes=4"],
     "posterior=vq": ["posterior.codes=5", "posterior.width=2"],
 }
@@ -162,8 +166,20 @@ def test_conditioning_on_the_label(model, prior):
 NOT_FOR_SEVERAL_GROUPS = {  # objective -> options that make a step with one group of latents
     "beta_tcvae": ("objective=", []),
     "infovae": ("objective=", []),
+    "piwae": ("objective=", []),
     "iwae": ("objective.gradient=", ["objective.gradient=dreg"]),
 }
+
+
+FOR_SEVERAL_GROUPS = {
+    "objective=iwae": ["objective.gradient=stl"],
+    "objective=elbo": ["objective.free_bits=0.5"],
+}  # what else makes a step
+
+
+@pytest.mark.parametrize("objective", ["miwae", "piwae", "ciwae", "renyi"])
+def test_bounds_and_codes(objective):
+    step("posterior=categorical", "prior=uniform", f"objective={objective}")
 
 
 @pytest.mark.parametrize(
@@ -176,8 +192,7 @@ def test_several_groups_of_latents_go_with_all_that_makes_sense(choice):
         return step("model=ladder", choice, PARTNERS[group])
     if name not in NOT_FOR_SEVERAL_GROUPS or name == "iwae":
         step("model=ladder", choice)
-        if group == "objective":
-            options = ["objective.gradient=stl"] if name == "iwae" else ["objective.free_bits=0.5"]
+        if options := FOR_SEVERAL_GROUPS.get(choice):
             step("model=ladder", choice, *options)
     if name in NOT_FOR_SEVERAL_GROUPS:
         key, options = NOT_FOR_SEVERAL_GROUPS[name]

@@ -4,6 +4,8 @@ from cvae.objectives.beta_tcvae import BetaTCVAE
 from cvae.objectives.elbo import ELBO
 from cvae.objectives.infovae import InfoVAE
 from cvae.objectives.iwae import IWAE
+from cvae.objectives.miwae import CIWAE, MIWAE, PIWAE
+from cvae.objectives.renyi import Renyi
 from cvae.objectives.terms import Objective, Terms
 
-__all__ = ["ELBO", "IWAE", "BetaTCVAE", "InfoVAE", "Objective", "Terms"]
+__all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "BetaTCVAE", "InfoVAE", "Objective", "Renyi", "Terms"]

@@ -8,7 +8,7 @@ from cvae.checks import one_of, positive_int
 from cvae.errors import ConfigError
 from cvae.models.trace import Latent
 from cvae.models.vae import VAE
-from cvae.objectives.terms import Objective, Terms, penalized, rate_of_groups, refuse_codes, total
+from cvae.objectives.terms import Objective, Terms, of_bound, refuse_codes, weigh
 
 
 class IWAE(Objective):
@@ -51,16 +51,10 @@ class IWAE(Objective):
         trace = vae(x, y, self.samples, score=self.gradient == "plain")
         if self.gradient != "plain":
             refuse_codes(trace.latents, "objective.gradient", self.gradient, "plain")
-        distortion = -trace.px.log_prob(x)  # (K, B)
-        rates = [latent.log_q - latent.log_p for latent in trace.latents]  # (K, B) each
-        rate = total(rates)
-        log_w = -distortion - rate
-        bound = log_w.logsumexp(0) - math.log(self.samples)
+        weights = weigh(trace, x)
         if self.gradient == "dreg":
-            self._square_weights(trace.latents, log_w.detach().softmax(0))
-        distortion, rate, rates = distortion.mean(0), rate.mean(0), [rate.mean(0) for rate in rates]
-        parts = rate_of_groups(rates) | dict(trace.penalties)
-        return Terms(penalized(-bound, trace), bound, rate, distortion, parts)
+            self._square_weights(trace.latents, weights.log_w.detach().softmax(0))
+        return of_bound(weights.log_w.logsumexp(0) - math.log(self.samples), weights, trace)
 
     def _square_weights(self, latents: tuple[Latent, ...], v: Tensor) -> None:
         """Multiply the encoder's gradient by v (K, B): backward meets v_k once in logsumexp, and once more here."""

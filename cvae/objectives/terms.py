@@ -67,6 +67,34 @@ def penalized(loss: Tensor, trace: Trace) -> Tensor:
     return loss + total(list(trace.penalties.values())) if trace.penalties else loss
 
 
+class Weights(NamedTuple):
+    """Of K draws for each of B images, (K, B) each, in nats: log p(x, z) - log q(z|x), and what it is made of.
+
+    Attributes:
+        log_w: -distortion - the sum of the rates
+        distortion: -log p(x|z)
+        rates: of each group of latents, log q(z|x) - log p(z)
+    """
+
+    log_w: Tensor
+    distortion: Tensor
+    rates: list[Tensor]
+
+
+def weigh(trace: Trace, x: Tensor) -> Weights:
+    """The importance weights of a trace's draws for images x (B, C, H, W)."""
+    distortion = -trace.px.log_prob(x)
+    rates = [latent.log_q - latent.log_p for latent in trace.latents]
+    return Weights(-distortion - total(rates), distortion, rates)
+
+
+def of_bound(bound: Tensor, weights: Weights, trace: Trace) -> Terms:
+    """The terms of a bound (B,) that is maximized; rate and distortion are those of one draw, averaged over the K."""
+    rates = [rate.mean(0) for rate in weights.rates]
+    parts = rate_of_groups(rates) | dict(trace.penalties)
+    return Terms(penalized(-bound, trace), bound, total(rates), weights.distortion.mean(0), parts)
+
+
 def only_group(trace: Trace, objective: str) -> Latent:
     """The one group of latents, or ConfigError where there are several."""
     if len(trace.latents) > 1:

@@ -54,8 +54,8 @@ class Parts(NamedTuple):
 def train(cfg: DictConfig, resume: bool = False) -> float:
     """Train and test as configured, into the run directory; returns the figure that a sweeper maximizes.
 
-    That is the objective's bound on log p(x) (the ELBO, or for IWAE its own; nats per image), on the validation split,
-    or on the test set where there is none.
+    That is the objective's bound on log p(x) (the ELBO, or for IWAE and other bounds their own; nats per image), on the
+    validation split, or on the test set where there is none.
 
     Args:
         cfg: the whole config

@@ -7,19 +7,35 @@ import pytest
 import torch
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
+from linear_vaes import (
+    PIXELS,
+    SHAPE,
+    D,
+    UnitGaussian,
+    assert_mean,
+    call,
+    exact_posterior,
+    exact_vae,
+    gradients,
+    linear_decoder,
+    log_evidence,
+    mean_and_error,
+    off_vae,
+    q_of,
+    repeated_image,
+    varied_vae,
+)
 from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
 from cvae.build import make
 from cvae.errors import ConfigError
 from cvae.models.vae import VAE
-from cvae.objectives import ELBO, IWAE, BetaTCVAE, InfoVAE
+from cvae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, BetaTCVAE, InfoVAE, Renyi
 from cvae.objectives.infovae import mmd
-from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian, Posterior
+from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian
 from cvae.priors import MixtureOfGaussians, StandardNormal, VampPrior
 from cvae.schedules import Linear
-
-SHAPE, PIXELS, D, SIGMA = (1, 2, 3), 6, 3, 0.5
 
 
 @pytest.fixture(autouse=True)
@@ -29,105 +45,10 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
-class UnitGaussian(nn.Module):
-    """p(x|z) = N(params, SIGMA^2 I)."""
-
-    def forward(self, params):
-        return Independent(Normal(params, SIGMA), 3)
-
-
-class Exact(Posterior):
-    """q(z|x) = N(features, scale_tril scale_tril^T), the same covariance for every x."""
-
-    def __init__(self, covariance):
-        super().__init__()
-        self.scale_tril = nn.Parameter(torch.linalg.cholesky(covariance))
-
-    def forward(self, features):
-        return MultivariateNormal(features, scale_tril=self.scale_tril)
-
-
-class Given(nn.Module):
-    """An encoder that ignores the images: features that are free for each, so that each draw's gradient can be read."""
-
-    def __init__(self, features):
-        super().__init__()
-        self.features = nn.Parameter(features)
-
-    def forward(self, x):
-        return self.features
-
-
-def linear_decoder():
-    return nn.Sequential(nn.Linear(D, PIXELS), nn.Unflatten(1, SHAPE))
-
-
-def exact_vae():
-    """p(z) = N(0, I), p(x|z) = N(W z + b, SIGMA^2 I) and its q(z|x) = N(S W^T (x - b) / SIGMA^2, S)."""
-    encoder, decoder = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, D)), linear_decoder()
-    W, b = decoder[0].weight.data, decoder[0].bias.data
-    S = torch.linalg.inv(torch.eye(D) + W.T @ W / SIGMA**2)
-    encoder[1].weight.data = S @ W.T / SIGMA**2
-    encoder[1].bias.data = -encoder[1].weight.data @ b
-    return VAE(encoder, Exact(S), StandardNormal(D), decoder, UnitGaussian())
-
-
-def log_evidence(vae, x):
-    """log p(x) (B,) in nats: x is N(b, W W^T + SIGMA^2 I)."""
-    W, b = vae.decoder[0].weight, vae.decoder[0].bias
-    return MultivariateNormal(b, W @ W.T + SIGMA**2 * torch.eye(PIXELS)).log_prob(x.flatten(1))
-
-
-def off_vae(posterior=None, images=1, spread=0.3):
-    """The same model with a posterior that is not exact, a row of features for each image; features are near 0."""
-    posterior = posterior or DiagonalGaussian(D)
-    features = (spread * torch.randn(posterior.num_features)).repeat(images, 1)
-    return VAE(Given(features), posterior, StandardNormal(D), linear_decoder(), UnitGaussian())
-
-
-def varied_vae(images):
-    """`off_vae` with a diagonal posterior that differs from image to image."""
-    vae = off_vae(images=images)
-    nn.init.normal_(vae.encoder.features)
-    return vae
-
-
 def tcvae(num_images=100, **options):
     objective = BetaTCVAE(**options)
     objective.prepare(num_images)
     return objective
-
-
-def q_of(vae, x):
-    """q(z|x) for images of any range."""
-    return vae(x).latents[0].q
-
-
-def repeated_image(images):
-    return torch.randn(1, *SHAPE).expand(images, *SHAPE)
-
-
-def call(objective, vae, x, seed=1, step=0):
-    torch.manual_seed(seed)
-    return objective(vae, x, None, step)
-
-
-def mean_and_error(values):
-    """The mean over the first axis and its standard error."""
-    return values.mean(0), values.std(0) / len(values) ** 0.5
-
-
-def assert_mean(values, expected, sigmas=4.5):
-    """The mean is as expected within its standard error."""
-    mean, error = mean_and_error(values.detach())
-    off = ((mean - expected).abs() / error.clamp(min=1e-12)).max()
-    assert off < sigmas, f"{mean} is {off:.1f} standard errors away from {expected}"
-
-
-def gradients(vae, loss, of):
-    vae.zero_grad()
-    loss.backward()
-    return [p.grad.clone() for p in of]
 
 
 # ---------------------------------------------------------------------------------------------------- exact posterior
@@ -197,12 +118,6 @@ def test_iwae_rises_with_samples_to_the_evidence():
     assert means[-1] + 5 * errors[-1] < evidence
     assert evidence - means[-1] < gap / 3
     assert_mean((bounds[5]).exp(), evidence.exp())  # each w is an unbiased estimate of p(x)
-
-
-def exact_posterior(vae, x):
-    W, b = vae.decoder[0].weight, vae.decoder[0].bias
-    S = torch.linalg.inv(torch.eye(D) + W.T @ W / SIGMA**2)
-    return MultivariateNormal((x.flatten(1) - b)[0] @ W @ S / SIGMA**2, S)
 
 
 @pytest.mark.parametrize("gradient", ["plain", "stl", "dreg"])
@@ -328,6 +243,7 @@ def test_closed_form_kl_agrees_with_monte_carlo(posterior):
         torch.testing.assert_close(closed.rate[0], 0.5 * (logvar.exp() + mean**2 - 1 - logvar).sum())
 
 
+BOUNDS = (IWAE, MIWAE, CIWAE, Renyi)
 CHANGES_ONLY_THE_LOSS = [
     ELBO(beta=4),
     ELBO(beta=0),
@@ -340,6 +256,10 @@ CHANGES_ONLY_THE_LOSS = [
     tcvae(beta=4, sampling="stratified"),
     InfoVAE(),
     InfoVAE(alpha=0, lambda_=10, kernel="imq"),
+    MIWAE(1, 1),
+    PIWAE(1, 1),
+    CIWAE(1),
+    Renyi(1),
 ]
 
 
@@ -350,8 +270,8 @@ def test_what_is_optimized_changes_nothing_that_is_reported(objective):
     for name in ("elbo", "rate", "distortion"):
         torch.testing.assert_close(getattr(ours, name), getattr(elbo, name))
     assert all(value.shape == (5,) for value in (*ours[:4], *ours.parts.values()))
-    assert torch.equal(ours.bound, -ours.loss if isinstance(objective, IWAE) else ours.elbo)
-    if not isinstance(objective, IWAE):
+    assert torch.equal(ours.bound, -ours.loss if isinstance(objective, BOUNDS) else ours.elbo)
+    if not isinstance(objective, BOUNDS):
         assert (ours.loss.mean() - elbo.loss.mean()).abs() > 1e-2
 
 
@@ -419,6 +339,13 @@ WRONG = [
     (InfoVAE, {"alpha": -1, "lambda_": 1}, "lambda_"),
     (InfoVAE, {"kernel": "linear"}, "kernel"),
     (InfoVAE, {"bandwidth": 0}, "bandwidth"),
+    (MIWAE, {"estimates": 0}, "estimates"),
+    (PIWAE, {"samples": 0}, "samples"),
+    (CIWAE, {"samples": 0}, "samples"),
+    (CIWAE, {"beta": 1.5}, "beta"),
+    (CIWAE, {"beta": -0.5}, "beta"),
+    (Renyi, {"samples": 0}, "samples"),
+    (Renyi, {"alpha": -0.5}, "alpha"),
 ]
 
 
@@ -552,6 +479,10 @@ CONFIGS = [
     (["objective=iwae", "objective.gradient=dreg", "objective.samples=3"], IWAE),
     (["objective=beta_tcvae"], BetaTCVAE),
     (["objective=infovae", "objective.kernel=imq"], InfoVAE),
+    (["objective=miwae"], MIWAE),
+    (["objective=piwae"], PIWAE),
+    (["objective=ciwae"], CIWAE),
+    (["objective=renyi"], Renyi),
 ]
 
 

@@ -332,7 +332,18 @@ def test_a_quick_trial_evaluates_as_few_batches_as_it_trains(tmp_path, batches):
 
 @pytest.mark.parametrize(
     "objective",
-    ["elbo", "iwae", "beta_tcvae", "infovae", "iwae objective.gradient=dreg", "elbo objective.free_bits=0.1"],
+    [
+        "elbo",
+        "iwae",
+        "beta_tcvae",
+        "infovae",
+        "iwae objective.gradient=dreg",
+        "elbo objective.free_bits=0.1",
+        "miwae",
+        "piwae",
+        "ciwae",
+        "renyi",
+    ],
 )
 def test_gradients_are_clipped_with_each_objective(tmp_path, objective):
     """Plain descent by gradients of norm 1e-3 at most: so far and no farther."""
@@ -343,7 +354,7 @@ def test_gradients_are_clipped_with_each_objective(tmp_path, objective):
         "optimizer.lr=1",
         "optimizer.momentum=0",
     ]
-    if "iwae" in objective:
+    if "iwae" in objective or objective == "renyi":
         words.append("objective.samples=3")
     start = training.assemble(tiny(tmp_path / "start", *QUIET, *words)).module.state_dict()
     trained(tmp_path, *QUIET, *words, "+trainer.gradient_clip_val=1e-3", "trainer.max_epochs=1")
