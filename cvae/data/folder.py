@@ -1,7 +1,6 @@
 """A user's own images."""
 
 import logging
-import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision import datasets
 
 from cvae import checks
-from cvae.checks import seed_number
-from cvae.data.images import Images, held_out, size_of_test_set
+from cvae.checks import one_of, seed_number
+from cvae.data.images import Images, size_of_test_set, texts
+from cvae.data.listing import DRAWN_BY, Listing, list_folder
 from cvae.data.module import ImageData
 from cvae.errors import ConfigError, DataError
 
@@ -25,7 +24,6 @@ __all__ = ["image_folder"]  # what conf/ and saved configs may name
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = (*datasets.folder.IMG_EXTENSIONS, ".gif", ".avif")  # torchvision's list, and two more that Pillow reads
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "AVIF")  # Pillow has more, and PostScript is a program
 
 
@@ -35,23 +33,25 @@ def image_folder(
     seed: int,
     image_size: int | None = None,
     channels: int | None = None,
+    split: str = "position",
     **options: Any,
 ) -> ImageData:
     """ImageData of a user's own images; see `ImageFolder`.
 
     image_size and channels are keys of the config alone: it computes image_shape from them.
     """
-    source = partial(ImageFolder, image_shape=image_shape, test_size=test_size, seed=seed)
-    return ImageData(source, image_shape=image_shape, seed=seed, **options)
+    source = partial(ImageFolder, image_shape=image_shape, test_size=test_size, seed=seed, split=split)
+    return ImageData(source, image_shape=image_shape, seed=seed, split=split, **options)
 
 
 class ImageFolder:
     """The images below a folder, of any count, size and format that Pillow reads.
 
-    `root`/train/… are the training images, `root`/test/… the test images. Without these two folders, all images below
-    `root` are one set, and a part of it is kept for testing. An image's class is the folder right below `root` (or
-    below train or test) that holds it; the classes are numbered in alphabetical order. Images in no such folder are one
-    more class, the first one.
+    Folders right below `root` that are called as splits are (`cvae.data.listing.FOLDERS`: train and test, and val if it
+    is there, in any spelling) have the images of these splits. Without them, all images below `root` are one set, and a
+    part of it is kept for testing. An image's class is the folder right below `root` (or below its split's) that holds
+    it; the classes are numbered in alphabetical order. Images in no such folder are one more class, the first one. An
+    image's name is its path from `root`.
 
     Each image is turned as its EXIF orientation says, made grey or RGB (transparent pixels become white; 16 bits become
     8), cropped around its centre to the aspect ratio of `image_shape` and resized (bilinear, antialiased). Of an
@@ -64,76 +64,46 @@ class ImageFolder:
         test_size: how many of the images (an integer), or which share of them (between 0 and 1), are the test set if
             there is no test folder
         seed: draws the test set
+        split: how it is drawn (`cvae.data.listing.list_folder`)
     """
 
-    def __init__(self, root: str | None, image_shape: Sequence[int], test_size: float, seed: int):
+    def __init__(
+        self, root: str | None, image_shape: Sequence[int], test_size: float, seed: int, split: str = "position"
+    ):
         if root is None:
             raise ConfigError("root", root, "the folder of your images")
         self.root, self.test_size = Path(root).expanduser(), size_of_test_set("test_size", test_size)
         self.shape, self.seed = checks.image_shape("image_shape", image_shape), seed_number("seed", seed)
+        self.split = one_of("split", split, DRAWN_BY)
 
     def download(self) -> None:
         """Nothing is fetched. Raises DataError if the folder is missing or has no images."""
-        self._find()
+        self.listing()
 
     def classes(self) -> int:
         """How many classes there are. Reads no image. Raises DataError as `download` does."""
-        train, test = self._find()
-        return len({name for _, name in train + test})
+        return len(self.listing().classes)
 
-    def load(self) -> tuple[Images, Images]:
-        """(train, test). Raises DataError if the folder is missing or empty, or names each unreadable file."""
-        train, test = self._find()
-        files = train + test
-        classes = {name: label for label, name in enumerate(sorted({name for _, name in files}))}
-        log.info("Reading %s images of %d classes from %s", f"{len(files):,}", len(classes), self.root)
-        x = read_images([path for path, _ in files], self.shape)
-        y = torch.tensor([classes[name] for _, name in files])
-        return Images(x[: len(train)], y[: len(train)]), Images(x[len(train) :], y[len(train) :])
+    def listing(self) -> Listing:
+        """The files with their names, classes and splits. Raises DataError as `download` does."""
+        return list_folder(self.root, self.test_size, self.seed, self.split)
 
-    def _find(self) -> tuple[list[tuple[Path, str]], list[tuple[Path, str]]]:
-        """(train, test): each file with the name of its class."""
-        if not self.root.is_dir():
-            raise DataError(f"data.root={self.root}: there is no such folder")
-        parts = [self.root / name for name in ("train", "test") if (self.root / name).is_dir()]
-        if len(parts) == 1:  # it could be one of the two sets, or a class: do not guess
-            missing = "test" if parts[0].name == "train" else "train"
-            raise DataError(
-                f"{self.root} has a folder {parts[0].name} but none called {missing}. Add {missing}; or set "
-                f"data.root={parts[0]} to keep a part of those images for testing; or rename {parts[0].name} if it is "
-                "a class."
-            )
-        if parts:
-            return tuple(images_below(part) for part in parts)
-        files = images_below(self.root)
-        train, test = held_out(len(files), self.test_size, self.seed, str(self.root))
-        return [files[i] for i in train], [files[i] for i in test]
+    def load(self) -> tuple[Images, ...]:
+        """(train, test), or (train, test, validation) where there is a folder for validation.
 
-
-def images_below(folder: Path) -> list[tuple[Path, str]]:
-    """The image files below `folder`, sorted, each with its class: the name of the folder right below `folder`, or "".
-
-    Raises DataError if there are none, if a folder cannot be read, or if links lead to a folder twice.
-    """
-    files, seen = [], {}
-    for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
-        about = os.stat(parent)
-        first = seen.setdefault((about.st_dev, about.st_ino), parent)
-        if first != parent:  # links can lead in circles
-            raise DataError(f"{parent} and {first} are the same folder: remove the link")
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [
-            Path(parent, name) for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-        ]
-    if not files:
-        raise DataError(f"There are no images in {folder}: no file below it ends in {', '.join(EXTENSIONS)}")
-    inner = [(file, file.relative_to(folder).parts) for file in sorted(files)]
-    return [(file, parts[0] if len(parts) > 1 else "") for file, parts in inner]
-
-
-def unreadable(error: OSError) -> None:
-    """What os.walk does with a folder that cannot be read, and would leave out."""
-    raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+        Raises DataError if the folder is missing or empty, or names each unreadable file.
+        """
+        listing = self.listing()
+        names, classes = texts(listing.names), listing.classes
+        log.info("Reading %s images of %d classes from %s", f"{len(names):,}", len(classes), self.root)
+        numbers = {name: label for label, name in enumerate(classes)}
+        y = torch.tensor([numbers[folder] for folder in listing.folders])
+        x = read_images([listing.path(number) for number in range(len(names))], self.shape)
+        images, splits = Images(x, y, None, names, tuple(classes)), np.array(listing.splits)
+        wanted = ("train", "test", *(["validation"] if "validation" in listing.splits else []))
+        # A split is one block: a slice of it takes no memory.
+        blocks = [np.flatnonzero(splits == split)[[0, -1]].tolist() for split in wanted]
+        return tuple(images.take(slice(first, last + 1)) for first, last in blocks)
 
 
 def read_images(files: list[Path], shape: tuple[int, int, int]) -> Tensor:

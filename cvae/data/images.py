@@ -1,8 +1,9 @@
 """Images in memory as uint8, and a dataset that returns whole batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -12,29 +13,59 @@ from cvae.errors import ConfigError
 
 
 class Images(NamedTuple):
-    """A set of images with what is known about each.
+    """A set of images with what is known about each, and what its classes are called.
 
-    x uint8 (N, C, H, W): the levels; y int64 (N,): the labels; factors (N, F): the known factors of variation, or None.
+    x uint8 (N, C, H, W): the levels; y int64 (N,): the labels; factors (N, F): the known factors of variation, or None;
+    names (N,): what each image is called, texts, or numbers in the user's own array, or None; classes: k is called
+    classes[k], or None.
     """
 
     x: Tensor
     y: Tensor
     factors: Tensor | None = None
+    names: np.ndarray | None = None
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What is kept of the images as tensors."""
+        return [part for part in (self.x, self.y, self.factors) if part is not None]
 
     def take(self, indices: Sequence[int] | Tensor | slice) -> "Images":
         """The images at `indices` (a list of integers, an integer tensor or a slice), in that order."""
-        return Images(*(None if part is None else part[indices] for part in self))
+        names = self.names if self.names is None else self.names[plain(indices)]
+        factors = self.factors if self.factors is None else self.factors[indices]
+        return Images(self.x[indices], self.y[indices], factors, names, self.classes)
 
     def to(self, device: torch.device | str) -> "Images":
         """These images on a device."""
-        return Images(*(None if part is None else part.to(device) for part in self))
+        return self._replace(
+            x=self.x.to(device),
+            y=self.y.to(device),
+            factors=self.factors if self.factors is None else self.factors.to(device),
+        )
 
     def join(self, other: "Images") -> "Images":
-        """These images, then those of `other`. Raises ValueError if only one of the two sets has factors."""
+        """These images, then those of `other`. Names are kept where both sets have them.
+
+        Raises ValueError if only one of the two sets has factors.
+        """
         if (self.factors is None) != (other.factors is None):
             raise ValueError("cannot join images with factors and images without")
-        pairs = zip(self, other, strict=True)
-        return Images(*(None if one is None else torch.cat([one, two]) for one, two in pairs))
+        factors = None if self.factors is None else torch.cat([self.factors, other.factors])  # type: ignore[list-item]
+        named = self.names is not None and other.names is not None
+        names = np.concatenate([self.names, other.names]) if named else None  # type: ignore[list-item]
+        return Images(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), factors, names, self.classes)
+
+
+def plain(indices: Sequence[int] | Tensor | slice) -> Any:
+    """Indices as NumPy takes them."""
+    return indices.cpu().numpy() if isinstance(indices, Tensor) else indices
+
+
+def texts(values: Iterable[str]) -> np.ndarray:
+    """An array of texts of any length: (N,)."""
+    return np.array([*values, ""], dtype=object)[:-1]  # of none it would be an array of numbers
 
 
 def size_of_test_set(key: str, value: Any) -> int | float:

@@ -14,6 +14,7 @@ from cvae import checks
 from cvae.checks import is_int, one_of, positive_int, seed_number
 from cvae.data.augment import Augmentation
 from cvae.data.images import ImageDataset, Images, as_is, binarized, draw, drawn_once
+from cvae.data.listing import DRAWN_BY, drawn
 from cvae.errors import ConfigError
 from cvae.runtime.devices import free_memory
 
@@ -58,8 +59,8 @@ class ImageData(LightningDataModule):
     `train`, `validation` and `test` are datasets of uint8 images; None before setup(), or if there is no such split.
 
     Args:
-        source: root -> an object with download() and load() -> (train Images, test Images). If it can count its classes
-            without loading, it also has classes() -> int.
+        source: root -> an object with download() and load() -> (train Images, test Images), or with the validation
+            Images as the third. If it can count its classes without loading, it also has classes() -> int.
         root: the folder of the data
         image_shape: [C, H, W], checked against what the source loads
         num_classes: labels are 0 … num_classes - 1, checked against those of the source. None: no check
@@ -76,6 +77,8 @@ class ImageData(LightningDataModule):
             1), are kept for validation, drawn by seed
         seed: of the split, of the binarization that is drawn once, and of the order of the training images
         augment: what `augment` does to the levels of training images; see `Augmentation`
+        split: how the validation images are drawn: hash, by each image's name, or its number where it has none, so that
+            a new image moves no other; or position, by the places in the list
 
     Raises:
         ConfigError: a value is not allowed.
@@ -95,6 +98,7 @@ class ImageData(LightningDataModule):
         validation_size: float,
         seed: int,
         augment: Any = None,
+        split: str = "position",
     ) -> None:
         super().__init__()
         self.image_shape = checks.image_shape("image_shape", image_shape)
@@ -110,6 +114,7 @@ class ImageData(LightningDataModule):
             raise ConfigError("validation_size", validation_size, "an integer of at least 0 or a share between 0 and 1")
         self.validation_size, self.seed = validation_size, seed_number("seed", seed)
         self.augment = Augmentation(augment, self.image_shape, binary=binarization in ("static", "fixed"))
+        self.split = one_of("split", split, DRAWN_BY)
         self.root, self.source = root, source(root)
         self.train = self.validation = self.test = None
         self.minibatches = 1  # of batch_size images, in each batch that train_dataloader gives
@@ -157,23 +162,36 @@ class ImageData(LightningDataModule):
         if self.train is not None:
             return
         self._check_classes()
-        train, test = self.source.load()
-        self._check_images(train, test)
-        train, grey = self._turned(train), self._turned(test)
+        train, test, *own = self.source.load()
+        self._check_images(train, test, *own)
+        train, grey, *own = map(self._turned, (train, test, *own))
         how, once = self.binarization, torch.Generator().manual_seed(self.seed)
         test = binarized(grey, how, once)  # the same test images under fixed and stochastic
         train = train if how == "stochastic" else binarized(train, how, once)
         if self.train_on == "all":
             train = train.join(grey if how == "stochastic" else test)
-        size = self.validation_size
-        size = size if is_int(size) else max(1, round(size * len(train.x)))
-        if size >= len(train.x):
-            raise ConfigError("data.validation_size", self.validation_size, f"below the {len(train.x)} training images")
-        if size:
-            order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(self.seed))
-            validation, train = train.take(order[:size]), train.take(order[size:])
+        if own and self.validation_size:
+            allowed = f"0: {self.root} has validation images of its own"
+            raise ConfigError("data.validation_size", self.validation_size, allowed)
+        if own:
+            self.validation = ImageDataset(binarized(own[0], how, once))
+        elif self.validation_size:
+            validation, train = self._parted(train)
             self.validation = ImageDataset(drawn_once(validation, once) if how == "stochastic" else validation)
         self.train, self.test = ImageDataset(train), ImageDataset(test)
+
+    def _parted(self, train: Images) -> tuple[Images, Images]:
+        """(validation, training) images, the former drawn by seed."""
+        size, count = self.validation_size, len(train.x)
+        if self.split == "hash":
+            names = range(count) if train.names is None else train.names
+            kept, chosen = drawn(names, size, self.seed, str(self.root), "hash", "data.validation_size")
+            return train.take(chosen), train.take(kept)
+        number = size if is_int(size) else max(1, round(size * count))
+        if number >= count:
+            raise ConfigError("data.validation_size", size, f"below the {count} training images")
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))
+        return train.take(order[:number]), train.take(order[number:])
 
     def keep_on(self, device: torch.device) -> None:
         """Move all images to a GPU once, after setup(), unless they take more than a quarter of its free memory.
@@ -181,7 +199,7 @@ class ImageData(LightningDataModule):
         A batch then is one indexing operation there. On other devices they stay where they are.
         """
         splits = [split for split in (self.train, self.validation, self.test) if split is not None]
-        needed = sum(part.nbytes for split in splits for part in split.images if part is not None)
+        needed = sum(part.nbytes for split in splits for part in split.images.tensors)
         if needed * 4 <= free_memory(device):
             for split in splits:
                 split.images = split.images.to(device)

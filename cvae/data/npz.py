@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvae.checks import seed_number
-from cvae.data.images import Images, held_out, size_of_test_set
+from cvae.checks import one_of, seed_number
+from cvae.data.images import Images, size_of_test_set
+from cvae.data.listing import DRAWN_BY, drawn
 from cvae.data.module import ImageData
 from cvae.errors import ConfigError, DataError
 from cvae.runtime.devices import main_memory
@@ -25,11 +26,18 @@ log = logging.getLogger(__name__)
 HEADER = 2**14  # bytes, of which numpy allows about 10,000
 
 
-def npz(image_shape: Sequence[int] | None, test_size: float, seed: int, root: str | None, **options: Any) -> ImageData:
+def npz(
+    image_shape: Sequence[int] | None,
+    test_size: float,
+    seed: int,
+    root: str | None,
+    split: str = "position",
+    **options: Any,
+) -> ImageData:
     """ImageData of a user's own arrays; see `Npz`. image_shape=None: as the arrays are."""
-    source = Npz(root, test_size, seed)
+    source = Npz(root, test_size, seed, split)
     shape = source.image_shape() if image_shape is None else image_shape
-    return ImageData(lambda _: source, root=root, image_shape=shape, seed=seed, **options)
+    return ImageData(lambda _: source, root=root, image_shape=shape, seed=seed, split=split, **options)
 
 
 class Npz:
@@ -39,7 +47,8 @@ class Npz:
 
         x  (N, H, W) or (N, H, W, C), C 1 (grey) or 3 (RGB): uint8 levels from 0 to 255; or floats in [0, 1], which are
            rounded to the nearest of 256 levels; or bool
-        y  (N,), integers of at least 0: the labels. Without y, all images are of class 0
+        y  (N,), integers of at least 0, or texts: the labels. Those that occur are numbered in their order, and are the
+           names of the classes. Without y, all images are of class 0
 
     In memory all images are uint8. Arrays of objects are refused: reading them could run code. So are arrays that would
     not fit into the memory, which a small file can unpack to.
@@ -49,13 +58,16 @@ class Npz:
         test_size: how many of the images (an integer), or which share of them (between 0 and 1), are the test set where
             `root` is a file
         seed: draws the test set
+        split: how it is drawn (`cvae.data.listing.drawn`). With position labels are integers that stay as they are, as
+            up to cvae 0.2
     """
 
-    def __init__(self, root: str | None, test_size: float, seed: int):
+    def __init__(self, root: str | None, test_size: float, seed: int, split: str = "position"):
         if root is None:
             raise ConfigError("root", root, "your file of arrays, or a folder with train.npz and test.npz")
         self.root, self.seed = Path(root).expanduser(), seed_number("seed", seed)
         self.test_size = size_of_test_set("test_size", test_size)
+        self.split = one_of("split", split, DRAWN_BY)
 
     def download(self) -> None:
         """Nothing is fetched. Raises DataError if a file or an array is missing, or of a wrong type or shape."""
@@ -68,17 +80,22 @@ class Npz:
         return (*(channels or [1]), height, width)
 
     def classes(self) -> int:
-        """The largest label + 1. Reads no image. Raises DataError as `download` does."""
-        return max(int(read_labels(file, check_arrays(file)[0]).max()) for file in self._files()) + 1
+        """How many classes there are. Reads no image. Raises DataError as `download` does."""
+        return len(numbered([read_labels(file, check_arrays(file)[0]) for file in self._files()], self.split)[1])
 
     def load(self) -> tuple[Images, Images]:
         """(train, test). Raises DataError as `download` does, or if a file is damaged or a value is not allowed."""
         self.download()
         log.info("Reading %s", self.root)
-        sets = [read(file) for file in self._files()]
+        files = self._files()
+        levels_of = [levels(array(file, "x"), file) for file in files]
+        labels, classes = numbered(
+            [read_labels(file, len(x)) for file, x in zip(files, levels_of, strict=True)], self.split
+        )
+        sets = [Images(x, y, None, np.arange(len(x)), classes) for x, y in zip(levels_of, labels, strict=True)]
         if len(sets) == 2:
             return sets[0], sets[1]
-        train, test = held_out(len(sets[0].x), self.test_size, self.seed, str(self.root))
+        train, test = drawn(range(len(sets[0].x)), self.test_size, self.seed, str(self.root), self.split)
         return sets[0].take(train), sets[0].take(test)
 
     def _files(self) -> list[Path]:
@@ -123,8 +140,9 @@ def check_arrays(file: Path) -> tuple[int, ...]:
     if len(shape) not in (3, 4) or 0 in shape or shape[3:] not in ((), (1,), (3,)):
         raise DataError(f"{file}: x is {shape}; it must be (N, H, W) or (N, H, W, C), C 1 (grey) or 3 (RGB), N above 0")
     labels, of = arrays.get("y", (shape[:1], np.dtype(int)))
-    if labels != shape[:1] or not np.issubdtype(of, np.integer):
-        raise DataError(f"{file}: y is {of} {labels}; it must be integers {shape[:1]}, a label for each image of x")
+    if labels != shape[:1] or not (np.issubdtype(of, np.integer) or of.kind in "US"):
+        allowed = f"integers or texts {shape[:1]}, a label for each image of x"
+        raise DataError(f"{file}: y is {of} {labels}; it must be {allowed}")
     needed = math.prod(shape) * (dtype.itemsize + 1) + 2 * shape[0] * of.itemsize  # as read, and as kept
     if needed > (free := main_memory()):
         sizes = f"takes {needed / 2**30:.1f} GiB to read; {free / 2**30:.1f} GiB of memory are free"
@@ -140,20 +158,29 @@ def array(file: Path, name: str) -> np.ndarray:
         raise DataError(f"{file}: {name} cannot be read: {error}") from error
 
 
-def read(file: Path) -> Images:
-    """All images of a file whose arrays have been checked."""
-    x = array(file, "x")
-    return Images(levels(x, file), read_labels(file, len(x)))
-
-
-def read_labels(file: Path, count: int) -> Tensor:
-    """y as int64 (N,); 0 for each of `count` images where there are none."""
+def read_labels(file: Path, count: int) -> np.ndarray:
+    """y (N,) as it is; 0 for each of `count` images where there are none."""
     if "y" not in headers(file):
-        return torch.zeros(count, dtype=torch.int64)
+        return np.zeros(count, np.int64)
     y = array(file, "y")
-    if y.min() < 0:
-        raise DataError(f"{file}: y has the label {y.min()}; labels are integers of at least 0")
-    return torch.from_numpy(y.astype(np.int64))
+    if np.issubdtype(y.dtype, np.integer) and y.min() < 0:
+        raise DataError(f"{file}: y has the label {y.min()}; labels are integers of at least 0, or texts")
+    return y
+
+
+def numbered(labels: list[np.ndarray], split: str) -> tuple[list[Tensor], tuple[str, ...]]:
+    """Labels as int64 (N,) each, and what the classes are called: those that occur, in their order.
+
+    split: position: up to cvae 0.2 labels were as they are
+    """
+    if split == "position":
+        last = max(int(y.max()) for y in labels)
+        return [torch.from_numpy(y.astype(np.int64)) for y in labels], tuple(map(str, range(last + 1)))
+    if len({y.dtype.kind in "US" for y in labels}) > 1:
+        raise DataError("train.npz and test.npz: y is of numbers in one and of texts in the other")
+    found, numbers = np.unique(np.concatenate(labels), return_inverse=True)
+    names = tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in found.tolist())
+    return list(torch.from_numpy(numbers.astype(np.int64)).split([len(y) for y in labels])), names
 
 
 def levels(x: np.ndarray, file: Path) -> Tensor:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps, features
 
-from cvae.data.folder import EXTENSIONS, ImageFolder, image_folder, read_image
+from cvae.data.folder import ImageFolder, image_folder, read_image
+from cvae.data.listing import EXTENSIONS
 from cvae.data.module import ImageData
 from cvae.errors import ConfigError, DataError
 
@@ -450,3 +451,38 @@ def test_empty_part_is_named(tmp_path, present, empty):
     (tmp_path / empty).mkdir()
     with pytest.raises(DataError, match=f"There are no images in .*{empty}:"):
         folder_of(tmp_path).download()
+
+
+def test_names_classes_and_a_validation_folder(tmp_path):
+    """By value: which image has which name, and where."""
+    for level, name in enumerate(("train/cat/a.png", "train/ant/b.png", "val/ant/c.png", "Test/bee/d.png")):
+        save(tmp_path / name, np.full((8, 8), level, np.uint8))
+    data = folder_data(tmp_path, split="hash")
+    data.setup()
+    found = {
+        split: list(zip(images.names, images.x[:, 0, 0, 0].tolist(), images.y.tolist(), strict=True))
+        for split in ("train", "validation", "test")
+        if (images := getattr(data, split).images)
+    }
+    assert found == {
+        "train": [("train/ant/b.png", 1, 0), ("train/cat/a.png", 0, 2)],
+        "validation": [("val/ant/c.png", 2, 0)],
+        "test": [("Test/bee/d.png", 3, 1)],
+    }
+    assert data.test.images.classes == ("ant", "bee", "cat")
+    with pytest.raises(ConfigError, match=r"data.validation_size=1: must be 0: \S+ has validation images of its own"):
+        folder_data(tmp_path, split="hash", validation_size=1).setup()
+
+
+def test_validation_images_are_drawn_by_their_names(tmp_path):
+    def chosen():
+        data = folder_data(tmp_path, split="hash", validation_size=0.3)
+        data.setup()
+        return {split: set(getattr(data, split).images.names) for split in ("train", "validation", "test")}
+
+    many(tmp_path, 60)
+    before = chosen()
+    assert sum(map(len, before.values())) == 60 and 5 < len(before["validation"]) < 25
+    save(tmp_path / "a" / "000.png", noise(8, 8))
+    after = chosen()
+    assert all(before[split] == after[split] - {"a/000.png"} for split in before)

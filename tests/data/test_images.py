@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cvae.data.images import ImageDataset, Images, as_is, draw, drawn_once
+from cvae.data.images import ImageDataset, Images, as_is, draw, drawn_once, texts
 
 
 def numbered(start, stop, factors=True):
@@ -42,6 +42,16 @@ def test_join_refuses_to_lose_factors(first):
 
 def test_images_have_no_factors_unless_given():
     assert Images(torch.zeros(1, 1, 2, 2), torch.zeros(1)).factors is None
+
+
+def test_names_stay_with_their_images():
+    named = numbered(10, 15)._replace(names=texts("abcde"), classes=("x", "y"))
+    for indices in ([3, 0, 3], torch.tensor([3, 0, 3])):
+        part = named.take(indices)
+        assert part.names.tolist() == ["d", "a", "d"] and part.classes == ("x", "y")
+    both = named.take(slice(1, 3)).join(named.take([0])).to("cpu")
+    assert both.names.tolist() == ["b", "c", "a"] and both.classes == ("x", "y")
+    assert named.join(numbered(1, 4)).names is None
 
 
 def test_dataset_returns_single_images_and_whole_batches():

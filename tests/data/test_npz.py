@@ -88,6 +88,41 @@ def test_two_files(saved, tmp_path):
     assert train.y.tolist() == [0, 1, 2, 3, 4] and test.y.tolist() == [2, 1, 0]
 
 
+@pytest.mark.parametrize(
+    "y, numbers, classes",
+    [
+        ([0, 200_000, 100_000, 0], [0, 2, 1, 0], ("0", "100000", "200000")),
+        (["dog", "ant", "dog", "cow"], [2, 0, 2, 1], ("ant", "cow", "dog")),
+        ([b"x", b"y", b"x", b"x"], [0, 1, 0, 0], ("x", "y")),
+    ],
+)
+def test_labels_that_occur_are_numbered(saved, y, numbers, classes):
+    """In both files alike; the largest label once made as many classes."""
+    root = saved(x=grey(4), y=y)
+    own = Npz(root, 1, 0, "hash")
+    parts = own.load()
+    assert own.classes() == len(classes)
+    found = {name: label for part in parts for name, label in zip(part.names, part.y.tolist(), strict=True)}
+    assert found == dict(enumerate(numbers)) and all(part.classes == classes for part in parts)
+
+
+def test_labels_of_two_files_are_numbered_together(saved, tmp_path):
+    saved("own/train.npz", x=grey(2), y=["b", "d"])
+    saved("own/test.npz", x=grey(2), y=["c", "b"])
+    train, test = Npz(str(tmp_path / "own"), 0.1, 0, "hash").load()
+    assert train.y.tolist() == [0, 2] and test.y.tolist() == [1, 0] and test.classes == ("b", "c", "d")
+    saved("own/test.npz", x=grey(2), y=[1, 2])
+    with pytest.raises(DataError, match="y is of numbers in one and of texts in the other"):
+        Npz(str(tmp_path / "own"), 0.1, 0, "hash").load()
+
+
+def test_a_new_image_moves_no_other(saved):
+    def held(count):
+        return set(Npz(saved(x=grey(count)), 0.3, 0, "hash").load()[1].names.tolist())
+
+    assert held(40) == {name for name in held(60) if name < 40}
+
+
 def test_colours_come_first(saved):
     x = RNG.integers(0, 256, (9, 4, 5, 3)).astype(np.uint8)
     own = source(saved(x=x), test_size=1)
@@ -220,9 +255,15 @@ WRONG = {
     "five axes": ({"x": np.zeros((4, 5, 5, 1, 1))}, SHAPES),
     "no images": ({"x": np.zeros((0, 5, 5))}, SHAPES),
     "no pixels": ({"x": np.zeros((5, 0, 5))}, SHAPES),
-    "too few labels": ({"x": X, "y": [0, 1, 2]}, ": y is int64 (3,); it must be integers (4,), a label for each"),
-    "columns of labels": ({"x": X, "y": np.zeros((4, 1), int)}, ": y is int64 (4, 1); it must be integers (4,)"),
-    "labels with a point": ({"x": X, "y": np.zeros(4)}, ": y is float64 (4,); it must be integers (4,)"),
+    "too few labels": (
+        {"x": X, "y": [0, 1, 2]},
+        ": y is int64 (3,); it must be integers or texts (4,), a label for each",
+    ),
+    "columns of labels": (
+        {"x": X, "y": np.zeros((4, 1), int)},
+        ": y is int64 (4, 1); it must be integers or texts (4,)",
+    ),
+    "labels with a point": ({"x": X, "y": np.zeros(4)}, ": y is float64 (4,); it must be integers or texts (4,)"),
     "objects": ({"x": X.astype(object)}, ": x is object; it must be uint8"),
     "objects as labels": ({"x": X, "y": np.zeros(4, object)}, ": y is object (4,); it must be integers"),
 }
