@@ -208,7 +208,9 @@ objective/beta_tcvae:
   _target_: cvae.objectives.BetaTCVAE
   beta: 6
   sampling: weighted
+objective/capacity: {_target_: cvae.objectives.Capacity, gamma: 1000, capacity: 25, steps: 10000}
 objective/ciwae: {_target_: cvae.objectives.CIWAE, samples: 64, beta: 0.05}
+objective/dip_vae: {_target_: cvae.objectives.DIPVAE, variant: 1, off_diagonal: 10, diagonal: 100}
 objective/elbo:
   defaults: [_self_, {beta: null}]
   _target_: cvae.objectives.ELBO
@@ -216,6 +218,8 @@ objective/elbo:
   kl: monte_carlo
   beta: 1
   free_bits: 0
+objective/factor_vae: {_target_: cvae.objectives.FactorVAE, latent_dim: '${model.latent_dim}', gamma: 10,
+  hidden: 1000, layers: 5}
 objective/infovae: {_target_: cvae.objectives.InfoVAE, alpha: 1, lambda_: 1000, kernel: rbf, bandwidth: 1}
 objective/iwae: {_target_: cvae.objectives.IWAE, samples: 50, gradient: plain}
 objective/miwae: {_target_: cvae.objectives.MIWAE, estimates: 8, samples: 8}

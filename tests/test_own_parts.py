@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from cvae.build import build_vae, make
 from cvae.cli.messages import find_own_parts
 from cvae.errors import ConfigError, UserError
+from cvae.objectives import ELBO
 
 DOCUMENT = (ROOT / "docs" / "own_parts.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^`(my_parts/\S+)`:\n\n```\w+\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE))
@@ -28,7 +29,7 @@ def folder(tmp_path, monkeypatch):
         (tmp_path / name).write_text(content)
     monkeypatch.syspath_prepend(tmp_path / "my_parts")
     yield tmp_path
-    for name in ("patches", "laplace", "capacity"):
+    for name in ("patches", "laplace", "denoising"):
         sys.modules.pop(name, None)
 
 
@@ -39,12 +40,12 @@ def own(folder, *words):
 
 def test_what_the_document_has():
     folders = ["model", "objective", "prior"]
-    python = ["capacity.py", "laplace.py", "patches.py"]
+    python = ["denoising.py", "laplace.py", "patches.py"]
     assert sorted(FILES) == sorted(
         [*(f"my_parts/{name}" for name in python)]
         + [
             f"my_parts/{group}/{name[:-3]}.yaml"
-            for group, name in zip(folders, ["patches.py", "capacity.py", "laplace.py"], strict=True)
+            for group, name in zip(folders, ["patches.py", "denoising.py", "laplace.py"], strict=True)
         ]
     )
     assert len(COMMANDS) == 3
@@ -75,12 +76,18 @@ def test_the_prior(folder):
 
 
 def test_the_objective(folder):
-    cfg = own(folder, "objective=capacity", "objective.steps=10", "objective.gamma=3", "model.filters=4")
-    vae, objective = build_vae(cfg), make(cfg, "objective")
-    terms = objective(vae, torch.rand(5, 1, 28, 28).round(), None, 4)
-    assert terms.parts["capacity"].tolist() == [2.0] * 5
-    expected = terms.distortion + 3 * abs(terms.rate.mean() - 2)
-    torch.testing.assert_close(terms.loss, expected)
+    cfg = own(folder, "objective=denoising", "objective.drop=0.4", "model.filters=4")
+    vae, objective, x = build_vae(cfg), make(cfg, "objective"), torch.rand(200, 1, 28, 28).round()
+    terms = objective(vae, x)
+    assert terms.parts["kept"].mean().item() == pytest.approx(0.6, abs=0.01)
+    torch.manual_seed(1)
+    evaluated = objective.eval()(vae, x)
+    torch.manual_seed(1)
+    for ours, elbo in zip(evaluated[:4], ELBO()(vae, x)[:4], strict=True):
+        torch.testing.assert_close(ours, elbo)
+    cfg.objective.drop = 1
+    with pytest.raises(ConfigError, match="^objective.drop=1: must be at least 0 and below 1$"):
+        make(cfg, "objective")
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ SMALL = {
     "objective=miwae": ["objective.estimates=2", "objective.samples=2"],
     "objective=piwae": ["objective.estimates=2", "objective.samples=2"],
     "objective=ciwae": ["objective.samples=3"],
+    "objective=factor_vae": ["objective.hidden=8", "objective.layers=2"],
     "objective=renyi": ["objective.samples=3"],
     "posterior=categorical": ["posterior.classes=4"],
     "posterior=vq": ["posterior.codes=5", "posterior.width=2"],
@@ -167,6 +168,8 @@ NOT_FOR_SEVERAL_GROUPS = {  # objective -> options that make a step with one gro
     "beta_tcvae": ("objective=", []),
     "infovae": ("objective=", []),
     "piwae": ("objective=", []),
+    "factor_vae": ("objective=", []),
+    "dip_vae": ("objective=", []),
     "iwae": ("objective.gradient=", ["objective.gradient=dreg"]),
 }
 

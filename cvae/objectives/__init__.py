@@ -1,11 +1,17 @@
 """Objectives: from a model and a batch to named per-example terms in nats. The caller takes the mean over the batch."""
 
 from cvae.objectives.beta_tcvae import BetaTCVAE
+from cvae.objectives.capacity import Capacity
+from cvae.objectives.dip_vae import DIPVAE
 from cvae.objectives.elbo import ELBO
+from cvae.objectives.factor_vae import FactorVAE
 from cvae.objectives.infovae import InfoVAE
 from cvae.objectives.iwae import IWAE
 from cvae.objectives.miwae import CIWAE, MIWAE, PIWAE
 from cvae.objectives.renyi import Renyi
 from cvae.objectives.terms import Objective, Terms
 
-__all__ = ["CIWAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "BetaTCVAE", "InfoVAE", "Objective", "Renyi", "Terms"]
+__all__ = [
+    "CIWAE", "DIPVAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "BetaTCVAE", "Capacity", "FactorVAE", "InfoVAE", "Objective",
+    "Renyi", "Terms",
+]  # fmt: skip

@@ -31,7 +31,19 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 from cvae.build import make
 from cvae.errors import ConfigError
 from cvae.models.vae import VAE
-from cvae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, BetaTCVAE, InfoVAE, Renyi
+from cvae.objectives import (
+    CIWAE,
+    DIPVAE,
+    ELBO,
+    IWAE,
+    MIWAE,
+    PIWAE,
+    BetaTCVAE,
+    Capacity,
+    FactorVAE,
+    InfoVAE,
+    Renyi,
+)
 from cvae.objectives.infovae import mmd
 from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian
 from cvae.priors import MixtureOfGaussians, StandardNormal, VampPrior
@@ -256,6 +268,10 @@ CHANGES_ONLY_THE_LOSS = [
     tcvae(beta=4, sampling="stratified"),
     InfoVAE(),
     InfoVAE(alpha=0, lambda_=10, kernel="imq"),
+    FactorVAE(D, hidden=8).double(),
+    DIPVAE(),
+    DIPVAE(2),
+    Capacity(),
     MIWAE(1, 1),
     PIWAE(1, 1),
     CIWAE(1),
@@ -339,6 +355,16 @@ WRONG = [
     (InfoVAE, {"alpha": -1, "lambda_": 1}, "lambda_"),
     (InfoVAE, {"kernel": "linear"}, "kernel"),
     (InfoVAE, {"bandwidth": 0}, "bandwidth"),
+    (FactorVAE, {"latent_dim": 0}, "latent_dim"),
+    (FactorVAE, {"latent_dim": 3, "gamma": -1}, "gamma"),
+    (FactorVAE, {"latent_dim": 3, "hidden": 0}, "hidden"),
+    (FactorVAE, {"latent_dim": 3, "layers": 0}, "layers"),
+    (DIPVAE, {"variant": 3}, "variant"),
+    (DIPVAE, {"off_diagonal": -1}, "off_diagonal"),
+    (DIPVAE, {"diagonal": -1}, "diagonal"),
+    (Capacity, {"gamma": -1}, "gamma"),
+    (Capacity, {"capacity": -1}, "capacity"),
+    (Capacity, {"steps": 0}, "steps"),
     (MIWAE, {"estimates": 0}, "estimates"),
     (PIWAE, {"samples": 0}, "samples"),
     (CIWAE, {"samples": 0}, "samples"),
@@ -483,6 +509,10 @@ CONFIGS = [
     (["objective=piwae"], PIWAE),
     (["objective=ciwae"], CIWAE),
     (["objective=renyi"], Renyi),
+    (["objective=factor_vae", "objective.latent_dim=3", "objective.hidden=8"], FactorVAE),
+    (["objective=dip_vae"], DIPVAE),
+    (["objective=dip_vae", "objective.variant=2"], DIPVAE),
+    (["objective=capacity"], Capacity),
 ]
 
 

@@ -343,6 +343,9 @@ def test_a_quick_trial_evaluates_as_few_batches_as_it_trains(tmp_path, batches):
         "piwae",
         "ciwae",
         "renyi",
+        "factor_vae",
+        "dip_vae",
+        "capacity",
     ],
 )
 def test_gradients_are_clipped_with_each_objective(tmp_path, objective):
