@@ -67,7 +67,15 @@ def traces_wanted() -> bool:
 def of_the_user(error: Exception) -> bool:
     """Whether this is an error that the user can fix: then its message is enough, without a stack trace."""
     kinds = (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError)
-    return isinstance(error, kinds) or NULL_CHOICE in str(error) or is_lost_process(error)
+    if isinstance(error, kinds) or is_lost_process(error) or is_lack_of_memory(error):
+        return True
+    return NULL_CHOICE in str(error)
+
+
+def is_lack_of_memory(error: BaseException | None) -> bool:
+    """Whether Python, NumPy or torch could not get main memory."""
+    torchs = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return torchs or isinstance(error, MemoryError)
 
 
 def is_lost_process(error: Exception) -> bool:
@@ -86,6 +94,13 @@ def words_of(error: Exception) -> str:
     keys = getattr(cause, "parent_node", None)
     if isinstance(keys, DictConfig) and cause.key not in list(keys):  # `in` denies a key whose value is ???
         return no_such_key(str(cause.full_key), keys)
+    if is_lack_of_memory(error):
+        asked = re.search(r"allocate (\d+ bytes|[\d.]+ \w+)", str(error))
+        more = f": {asked[1]} more were asked for" if asked else ""
+        return (
+            f"the memory does not suffice{more}. A smaller data.batch_size or data.eval_batch_size, fewer images or a "
+            "smaller model need less"
+        )
     if is_lost_process(error):
         ours = ("hydra.sweep.dir=", "+hydra.callbacks.new_run_directory.")
         words = [word for word in sys.argv[1:] if not word.startswith(ours)]

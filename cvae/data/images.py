@@ -1,4 +1,4 @@
-"""Images in memory as uint8, and a dataset that returns whole batches."""
+"""Images as uint8, in memory or on disk, and a dataset that returns whole batches."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -9,33 +9,36 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cvae.checks import is_int
+from cvae.data.mapped import BLOCK, Mapped
 from cvae.errors import ConfigError
+from cvae.runtime.devices import main_memory
 
 
 class Images(NamedTuple):
     """A set of images with what is known about each, and what its classes are called.
 
-    x uint8 (N, C, H, W): the levels; y int64 (N,): the labels; factors (N, F): the known factors of variation, or None;
-    names (N,): what each image is called, texts, or numbers in the user's own array, or None; classes: k is called
-    classes[k], or None.
+    x uint8 (N, C, H, W): the levels, in memory or on disk; y int64 (N,): the labels; factors (N, F): the known factors
+    of variation, or None; names (N,): what each image is called, texts, or numbers in the user's own array, or None;
+    classes: k is called classes[k], or None.
     """
 
-    x: Tensor
+    x: Tensor | Mapped
     y: Tensor
     factors: Tensor | None = None
     names: np.ndarray | None = None
     classes: tuple[str, ...] | None = None
 
     @property
-    def tensors(self) -> list[Tensor]:
-        """What is kept of the images as tensors."""
-        return [part for part in (self.x, self.y, self.factors) if part is not None]
+    def nbytes(self) -> int:
+        """What the images and all that is kept of them as tensors take in memory."""
+        return sum(part.nbytes for part in (self.x, self.y, self.factors) if part is not None)
 
     def take(self, indices: Sequence[int] | Tensor | slice) -> "Images":
         """The images at `indices` (a list of integers, an integer tensor or a slice), in that order."""
         names = self.names if self.names is None else self.names[plain(indices)]
         factors = self.factors if self.factors is None else self.factors[indices]
-        return Images(self.x[indices], self.y[indices], factors, names, self.classes)
+        x = self.x.take(indices) if isinstance(self.x, Mapped) else self.x[indices]
+        return Images(x, self.y[indices], factors, names, self.classes)
 
     def to(self, device: torch.device | str) -> "Images":
         """These images on a device."""
@@ -55,7 +58,14 @@ class Images(NamedTuple):
         factors = None if self.factors is None else torch.cat([self.factors, other.factors])  # type: ignore[list-item]
         named = self.names is not None and other.names is not None
         names = np.concatenate([self.names, other.names]) if named else None  # type: ignore[list-item]
-        return Images(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), factors, names, self.classes)
+        return Images(joined(self.x, other.x), torch.cat([self.y, other.y]), factors, names, self.classes)
+
+
+def joined(one: Tensor | Mapped, two: Tensor | Mapped) -> Tensor | Mapped:
+    """Levels, then other levels; on disk, if any of them are."""
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        return torch.cat([one, two])
+    return (one if isinstance(one, Mapped) else Mapped.of(one)).join(two)
 
 
 def plain(indices: Sequence[int] | Tensor | slice) -> Any:
@@ -119,19 +129,39 @@ def draw(p: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 
 def drawn_once(images: Images, generator: torch.Generator) -> Images:
-    """The same images, each pixel 255 with probability level / 255, else 0.
+    """The same images in memory, each pixel 255 with probability level / 255, else 0.
 
     Draws one image after the other: an image's pixels depend on the generator's seed and the image's index alone.
     """
-    x = torch.empty_like(images.x)
+    require_room(images)
+    x = torch.empty(images.x.shape, dtype=torch.uint8, device=images.x.device)
     # 1,000 at a time: as floats, all images at once would need four times the memory.
-    for levels, out in zip(images.x.split(1000), x.split(1000), strict=True):
+    for levels, out in zip(images.x.split(BLOCK), x.split(BLOCK), strict=True):
         out.copy_(draw(levels.float() / 255, generator) * 255)
     return images._replace(x=x)
+
+
+def require_room(images: Images) -> None:
+    """Raise ConfigError where images that are on disk are to be drawn once and the memory does not suffice."""
+    if isinstance(images.x, Mapped) and images.x.nbytes > (free := main_memory()):
+        sizes = f"{images.x.nbytes / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory are free"
+        raise ConfigError("data.binarization", "fixed or stochastic", f"static or none: images drawn once take {sizes}")
 
 
 def binarized(images: Images, how: str, generator: torch.Generator) -> Images:
     """The same images, with pixels 0 or 255: above 127 or not (static), drawn (stochastic, fixed), or as is (none)."""
     if how == "static":
-        return images._replace(x=(images.x > 127).to(torch.uint8) * 255)
+        on_disk = isinstance(images.x, Mapped)
+        return images._replace(x=images.x.then(black_or_white) if on_disk else (images.x > 127).to(torch.uint8) * 255)
     return images if how == "none" else drawn_once(images, generator)
+
+
+def black_or_white(x: np.ndarray) -> np.ndarray:
+    """255 above 127, else 0."""
+    return np.where(x > 127, np.uint8(255), np.uint8(0))
+
+
+def inverted(images: Images) -> Images:
+    """The same images, with 255 - level."""
+    on_disk = isinstance(images.x, Mapped)
+    return images._replace(x=images.x.then(np.invert) if on_disk else 255 - images.x)

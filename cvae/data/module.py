@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, DistributedSampler
 from cvae import checks
 from cvae.checks import is_int, one_of, positive_int, seed_number
 from cvae.data.augment import Augmentation
-from cvae.data.images import ImageDataset, Images, as_is, binarized, draw, drawn_once
+from cvae.data.images import ImageDataset, Images, as_is, binarized, draw, drawn_once, inverted
 from cvae.data.listing import DRAWN_BY, drawn
+from cvae.data.mapped import Mapped, one_ahead
 from cvae.errors import ConfigError
 from cvae.runtime.devices import free_memory
 
@@ -30,7 +31,15 @@ class Order(DistributedSampler):
         return itertools.islice(super().__iter__(), self.start, None)
 
 
-class TrainingLoader(DataLoader):
+class Loader(DataLoader):
+    """Batches; where the images are on disk, a thread reads the next one while one is used."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = super().__iter__()
+        return one_ahead(batches) if isinstance(self.dataset.images.x, Mapped) else batches
+
+
+class TrainingLoader(Loader):
     """Batches in an `Order`; a run that was stopped inside an epoch goes on with the batch that was next.
 
     Lightning saves and restores the state of a loader that has these two methods.
@@ -199,7 +208,7 @@ class ImageData(LightningDataModule):
         A batch then is one indexing operation there. On other devices they stay where they are.
         """
         splits = [split for split in (self.train, self.validation, self.test) if split is not None]
-        needed = sum(part.nbytes for split in splits for part in split.images.tensors)
+        needed = sum(split.images.nbytes for split in splits)
         if needed * 4 <= free_memory(device):
             for split in splits:
                 split.images = split.images.to(device)
@@ -213,7 +222,7 @@ class ImageData(LightningDataModule):
         return binarized(images, self.binarization, torch.Generator().manual_seed(self.seed)).x.float() / 255
 
     def _turned(self, images: Images) -> Images:
-        return images._replace(x=255 - images.x) if self.invert else images
+        return inverted(images) if self.invert else images
 
     def _counted(self) -> int | None:
         """The source's own count of its classes, if it has one."""
@@ -268,7 +277,7 @@ class ImageData(LightningDataModule):
         return bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
 
     def _loader(
-        self, dataset: ImageDataset, batch_size: int, sampler: Iterable[int], kind: type[DataLoader] = DataLoader
+        self, dataset: ImageDataset, batch_size: int, sampler: Iterable[int], kind: type[Loader] = Loader
     ) -> DataLoader:
         # A generator of its own: each pass over a loader draws a number, which must not change the training's noise.
         own, pin = torch.Generator(), self._to_gpu() and dataset.images.x.device.type == "cpu"

@@ -1,9 +1,7 @@
 """A user's own images as NumPy arrays."""
 
-import io
 import logging
 import math
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,10 @@ import torch
 from torch import Tensor
 
 from cvae.checks import one_of, seed_number
+from cvae.data.arrays import Header, array, headers, on_disk
 from cvae.data.images import Images, size_of_test_set
 from cvae.data.listing import DRAWN_BY, drawn
+from cvae.data.mapped import Mapped, Part, Unchanged
 from cvae.data.module import ImageData
 from cvae.errors import ConfigError, DataError
 from cvae.runtime.devices import main_memory
@@ -23,7 +23,8 @@ __all__ = ["npz"]  # what conf/ and saved configs may name
 
 log = logging.getLogger(__name__)
 
-HEADER = 2**14  # bytes, of which numpy allows about 10,000
+IN_MEMORY = 2**28  # bytes of images, up to which they are read into memory, where a batch is one index
+BLOCK = 100  # images that are looked at or changed at once: all of them would need several times the memory
 
 
 def npz(
@@ -41,17 +42,21 @@ def npz(
 
 
 class Npz:
-    """Images in a file of numpy.savez, or in two of them.
+    """Images in a file of numpy.savez or numpy.save, or in two of them.
 
-    `root` is a file, of whose images a part is kept for testing; or a folder with train.npz and test.npz. Each file has
+    `root` is a file, of whose images a part is kept for testing; or a folder with train.npz and test.npz, or train.npy
+    and test.npy. Each file of numpy.savez has two arrays; a file NAME.npy of numpy.save is x, and y is NAME_y.npy
+    beside it.
 
         x  (N, H, W) or (N, H, W, C), C 1 (grey) or 3 (RGB): uint8 levels from 0 to 255; or floats in [0, 1], which are
            rounded to the nearest of 256 levels; or bool
         y  (N,), integers of at least 0, or texts: the labels. Those that occur are numbered in their order, and are the
            names of the classes. Without y, all images are of class 0
 
-    In memory all images are uint8. Arrays of objects are refused: reading them could run code. So are arrays that would
-    not fit into the memory, which a small file can unpack to.
+    Images of more than IN_MEMORY bytes stay in their files, unless these are packed (numpy.savez_compressed) or in
+    Fortran's order: batches are read when they are asked for. In memory all images are uint8. Arrays of objects are
+    refused: reading them could run code. So are arrays that are to be read and do not fit into the memory, which a
+    small file can unpack to.
 
     Args:
         root: the file or the folder
@@ -64,7 +69,8 @@ class Npz:
 
     def __init__(self, root: str | None, test_size: float, seed: int, split: str = "position"):
         if root is None:
-            raise ConfigError("root", root, "your file of arrays, or a folder with train.npz and test.npz")
+            allowed = "your file of arrays, or a folder with train.npz and test.npz, or train.npy and test.npy"
+            raise ConfigError("root", root, allowed)
         self.root, self.seed = Path(root).expanduser(), seed_number("seed", seed)
         self.test_size = size_of_test_set("test_size", test_size)
         self.split = one_of("split", split, DRAWN_BY)
@@ -88,7 +94,7 @@ class Npz:
         self.download()
         log.info("Reading %s", self.root)
         files = self._files()
-        levels_of = [levels(array(file, "x"), file) for file in files]
+        levels_of = [images_of(file) for file in files]
         labels, classes = numbered(
             [read_labels(file, len(x)) for file, x in zip(files, levels_of, strict=True)], self.split
         )
@@ -106,27 +112,11 @@ class Npz:
             return [self.root]
         files = [self.root / "train.npz", self.root / "test.npz"]
         if missing := [file.name for file in files if not file.is_file()]:
-            raise DataError(f"data.root={self.root}: the folder has no {' and no '.join(missing)}")
+            others = [file.with_suffix(".npy") for file in files]
+            if all(file.is_file() for file in others):
+                return others
+            raise DataError(f"data.root={self.root}: the folder has no {' and no '.join(missing)}, nor such .npy files")
         return files
-
-
-def headers(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Name -> (shape, dtype) of the arrays of a file, without their values. Raises DataError if it is no such file."""
-    found = {}
-    try:
-        with zipfile.ZipFile(file) as archive:
-            for name in archive.namelist():
-                with archive.open(name) as stream:
-                    start = io.BytesIO(stream.read(HEADER))  # a header can say that it has 4 GiB
-                old = np.lib.format.read_magic(start) == (1, 0)
-                reader = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-                shape, _, dtype = reader(start)
-                if name.removesuffix(".npy") in found:  # of two, numpy would read the one that was not looked at
-                    raise ValueError(f"it has {name.removesuffix('.npy')} twice")
-                found[name.removesuffix(".npy")] = shape, dtype
-    except Exception as error:  # damaged bytes make zipfile and numpy raise almost anything
-        raise DataError(f"{file} is damaged or no file of numpy.savez: {error}") from error
-    return found
 
 
 def check_arrays(file: Path) -> tuple[int, ...]:
@@ -134,28 +124,39 @@ def check_arrays(file: Path) -> tuple[int, ...]:
     arrays = headers(file)
     if "x" not in arrays:
         raise DataError(f"{file} has no array x, the images; it has: {', '.join(arrays) or 'none'}")
-    shape, dtype = arrays["x"]
+    shape, dtype = arrays["x"][:2]
     if dtype not in (np.uint8, np.bool_) and not np.issubdtype(dtype, np.floating):
         raise DataError(f"{file}: x is {dtype}; it must be uint8, floats in [0, 1] or bool")
     if len(shape) not in (3, 4) or 0 in shape or shape[3:] not in ((), (1,), (3,)):
         raise DataError(f"{file}: x is {shape}; it must be (N, H, W) or (N, H, W, C), C 1 (grey) or 3 (RGB), N above 0")
-    labels, of = arrays.get("y", (shape[:1], np.dtype(int)))
+    labels, of = arrays["y"][:2] if "y" in arrays else (shape[:1], np.dtype(int))
     if labels != shape[:1] or not (np.issubdtype(of, np.integer) or of.kind in "US"):
         allowed = f"integers or texts {shape[:1]}, a label for each image of x"
         raise DataError(f"{file}: y is {of} {labels}; it must be {allowed}")
-    needed = math.prod(shape) * (dtype.itemsize + 1) + 2 * shape[0] * of.itemsize  # as read, and as kept
+    images = 0 if stays(arrays["x"]) else math.prod(shape) * (dtype.itemsize + 1)  # as read, and as kept
+    needed = images + 2 * shape[0] * of.itemsize
     if needed > (free := main_memory()):
         sizes = f"takes {needed / 2**30:.1f} GiB to read; {free / 2**30:.1f} GiB of memory are free"
         raise DataError(f"{file}: x is {dtype} {shape}, which {sizes}")
     return shape
 
 
-def array(file: Path, name: str) -> np.ndarray:
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return arrays[name]
-    except Exception as error:  # as above
-        raise DataError(f"{file}: {name} cannot be read: {error}") from error
+def stays(x: Header) -> bool:
+    """Whether images stay in their file."""
+    return x.offset is not None and math.prod(x.shape) > IN_MEMORY
+
+
+def images_of(file: Path) -> Tensor | Mapped:
+    """The images of a file whose arrays have been checked, uint8 (N, C, H, W): in memory, or on disk.
+
+    Raises DataError if a value is not allowed; values of floats on disk are looked at, which reads all of them once.
+    """
+    x = headers(file)["x"]
+    if not stays(x):
+        return levels(array(file, "x"), file)
+    require_levels(on_disk(x), file)  # a map of its own, whose pages are given back
+    channels = x.shape[3] if len(x.shape) == 4 else 1
+    return Mapped([Part(on_disk(x), (channels_first,), Unchanged(file))], (channels, *x.shape[1:3]))
 
 
 def read_labels(file: Path, count: int) -> np.ndarray:
@@ -185,21 +186,36 @@ def numbered(labels: list[np.ndarray], split: str) -> tuple[list[Tensor], tuple[
 
 def levels(x: np.ndarray, file: Path) -> Tensor:
     """x (N, H, W[, C]) as uint8 (N, C, H, W)."""
-    if x.dtype == np.uint8 and x.max() == 1:
-        allowed = "levels go from 0 (black) to 255 (white). Save binary images as bool or as floats"
-        raise DataError(f"{file}: x is uint8 and has only 0 and 1; {allowed}")
-    out = torch.empty((len(x), x.shape[3] if x.ndim == 4 else 1, *x.shape[1:3]), dtype=torch.uint8)
-    for start in range(0, len(x), 100):  # all images at once would need several times the memory
-        block = x[start : start + 100]
-        if x.dtype != np.uint8:
-            block = block.astype(np.float64)
+    require_levels(x, file)
+    out = np.empty((len(x), x.shape[3] if x.ndim == 4 else 1, *x.shape[1:3]), np.uint8)
+    for start in range(0, len(x), BLOCK):
+        out[start : start + BLOCK] = channels_first(x[start : start + BLOCK])
+    return torch.from_numpy(out)
+
+
+def require_levels(x: np.ndarray, file: Path) -> None:
+    """Raise DataError unless the values of x (N, H, W[, C]) can be levels: floats in [0, 1], uint8 not only 0 and 1."""
+    blocks = ((start, x[start : start + BLOCK]) for start in range(0, len(x), BLOCK))
+    if x.dtype == np.uint8:
+        highest = 0
+        for _, block in blocks:
+            if (highest := max(highest, int(block.max()))) > 1:
+                return
+        if highest == 1:
+            allowed = "levels go from 0 (black) to 255 (white). Save binary images as bool or as floats"
+            raise DataError(f"{file}: x is uint8 and has only 0 and 1; {allowed}")
+    elif x.dtype != np.bool_:
+        for start, block in blocks:
             low, high = block.min(), block.max()
             if not (low >= 0 and high <= 1):  # NaN too
                 raise DataError(
                     f"{file}: x is {x.dtype} and goes from {low:g} to {high:g} in the images {start} to "
                     f"{start + len(block) - 1}; floats must be in [0, 1]: divide grey levels by 255"
                 )
-            block = np.rint(255 * block).astype(np.uint8)
-        block = torch.from_numpy(np.ascontiguousarray(block))
-        out[start : start + len(block)] = block.reshape(*block.shape[:3], -1).permute(0, 3, 1, 2)
-    return out
+
+
+def channels_first(x: np.ndarray) -> np.ndarray:
+    """Images (B, H, W[, C]) of any allowed type as levels uint8 (B, C, H, W)."""
+    if x.dtype != np.uint8:
+        x = np.rint(255 * x.astype(np.float64)).astype(np.uint8)
+    return np.ascontiguousarray(x.reshape(*x.shape[:3], -1).transpose(0, 3, 1, 2))

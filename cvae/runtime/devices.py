@@ -15,6 +15,7 @@ from cvae.checks import one_of
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")  # Lightning's names
 DEVICES = ("cpu", "cuda", "mps")  # torch's names
 MEMINFO = Path("/proc/meminfo")  # of Linux
+STATM = Path("/proc/self/statm")  # of Linux
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
 
 
@@ -36,7 +37,23 @@ def main_memory() -> int:
     if MEMINFO.exists() and (line := re.search(r"^MemAvailable: *(\d+) kB$", MEMINFO.read_text(), re.MULTILINE)):
         found.append(1024 * int(line[1]))
     texts = [file.read_text().strip() for file in LIMITS if file.exists()]
-    return min(found + [int(text) for text in texts if text.isdecimal()])
+    return max(0, min(found + [int(text) for text in texts if text.isdecimal()] + left_of_limits()))
+
+
+def left_of_limits() -> list[int]:
+    """What `ulimit -v` and `ulimit -d` leave to this process, in bytes, as far as they are set."""
+    if not STATM.exists():
+        return []
+    import resource  # where there is /proc, there is this
+
+    pages = STATM.read_text().split()
+    used = {resource.RLIMIT_AS: pages[0], resource.RLIMIT_DATA: pages[5]}  # all addresses; data and stack
+    limits = {kind: resource.getrlimit(kind)[0] for kind in used}
+    return [
+        limit - int(used[kind]) * resource.getpagesize()
+        for kind, limit in limits.items()
+        if limit != resource.RLIM_INFINITY
+    ]
 
 
 def tell_torch_of_no_gpu() -> None:

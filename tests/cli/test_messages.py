@@ -252,3 +252,18 @@ def test_a_process_of_a_sweep_that_was_killed_is_no_fault_of_the_program(monkeyp
     assert of_the_user(error) and not of_the_user(RuntimeError())
     said = "Go on with: python train.py -m seed=1,2 'model.hidden=[4]' 'resume=my sweep'"
     assert message_of(error).startswith("a process of the sweep was killed") and message_of(error).endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (MemoryError(), ""),
+        (MemoryError("Unable to allocate 2.93 GiB for an array"), ": 2.93 GiB more were asked for"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes."),
+         ": 12 bytes more were asked for"),
+    ],
+)  # fmt: skip
+def test_memory_that_does_not_suffice(error, asked):
+    assert of_the_user(error)
+    assert message_of(error).startswith(f"the memory does not suffice{asked}. A smaller data.batch_size or")
+    assert not of_the_user(RuntimeError("another"))

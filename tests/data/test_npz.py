@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from tiny import QUIET, tiny
 
 from cvae.build import build_data, build_vae
+from cvae.data.arrays import Header
 from cvae.data.images import held_out
 from cvae.data.npz import Npz, npz
 from cvae.errors import ConfigError, DataError, UserError
@@ -232,10 +233,10 @@ def test_errors_of_the_file_are_said_as_they_are():
 @pytest.mark.parametrize("call", ["download", "classes", "load", "image_shape"])
 def test_missing_files(tmp_path, saved, call):
     (tmp_path / "own").mkdir()
-    with pytest.raises(DataError, match="own: the folder has no train.npz and no test.npz$"):
+    with pytest.raises(DataError, match="own: the folder has no train.npz and no test.npz, nor such"):
         getattr(source(str(tmp_path / "own")), call)()
     saved("own/train.npz", x=grey())
-    with pytest.raises(DataError, match="own: the folder has no test.npz$"):
+    with pytest.raises(DataError, match="own: the folder has no test.npz, nor such .npy files$"):
         getattr(source(str(tmp_path / "own")), call)()
     with pytest.raises(DataError, match="data.root=.*none.npz: there is no such file$"):
         getattr(source(str(tmp_path / "none.npz")), call)()
@@ -317,7 +318,7 @@ class Trap:
 
 def test_nothing_is_unpickled(saved, monkeypatch):
     trap = np.array([Trap()] * 4, object)
-    monkeypatch.setattr("cvae.data.npz.headers", lambda _: {"x": ((4, 2, 2), np.dtype("uint8")), "y": (4,)})
+    monkeypatch.setattr("cvae.data.npz.headers", lambda _: {"x": Header((4, 2, 2), np.dtype("uint8"), "", None)})
     monkeypatch.setattr("cvae.data.npz.check_arrays", lambda _: (4, 2, 2))
     with pytest.raises(DataError, match="x cannot be read: Object arrays cannot be loaded"):
         source(saved(x=trap)).load()
@@ -343,8 +344,9 @@ def test_damaged_files(saved, tmp_path, how):
 
 def test_a_file_of_one_array_is_no_archive(tmp_path):
     np.save(tmp_path / "x.npy", grey())
-    with pytest.raises(DataError, match="x.npy is damaged or no file of numpy.savez: File is not a zip file"):
-        source(str(tmp_path / "x.npy")).download()
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    with pytest.raises(DataError, match="x.npz is damaged or no file of numpy.savez: File is not a zip file"):
+        source(str(tmp_path / "x.npz")).download()
 
 
 def test_headers_of_the_second_version(saved, tmp_path):

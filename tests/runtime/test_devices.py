@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cvae.runtime import devices
 from cvae.runtime.devices import available, float32, free_memory, keep_freed_memory, main_memory, tell_torch_of_no_gpu
 from cvae.runtime.noise import fixed_noise
 
@@ -133,3 +134,19 @@ def test_inside_float32_nothing_is_rounded_and_outside_all_is_as_before():
             raise KeyError
         assert (x @ x.T).dtype == torch.bfloat16
     assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == before == (True, "highest")
+
+
+def test_the_main_memory_that_limits_leave(monkeypatch, tmp_path):
+    """`ulimit -v` counts all addresses, `ulimit -d` what is written to; both in pages of /proc/self/statm."""
+    import resource
+
+    monkeypatch.setattr(devices, "STATM", tmp_path / "statm")
+    (tmp_path / "statm").write_text("1000 500 200 1 0 300 0\n")
+    limits = {resource.RLIMIT_AS: resource.RLIM_INFINITY, resource.RLIMIT_DATA: resource.RLIM_INFINITY}
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limits[kind], 0))
+    page = resource.getpagesize()
+    assert devices.left_of_limits() == []
+    limits[resource.RLIMIT_DATA] = 310 * page
+    assert devices.left_of_limits() == [10 * page] and main_memory() == 10 * page
+    limits[resource.RLIMIT_AS] = 999 * page
+    assert main_memory() == 0

@@ -1,0 +1,154 @@
+"""Images that stay on disk: arrays in files, mapped into memory, of which a batch is read when it is asked for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvae.errors import DataError
+
+T = TypeVar("T")
+Change = Callable[[np.ndarray], np.ndarray]
+
+BLOCK = 1000  # images that are read at once where all of them are wanted
+
+
+class Part(NamedTuple):
+    """An array (n, …), and what makes levels uint8 (B, C, H, W) of rows of it, one function after the other.
+
+    check: called before something is read
+    """
+
+    array: np.ndarray
+    changes: tuple[Change, ...] = ()
+    check: Callable[[], None] | None = None
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """The images in these rows, which ascend."""
+        if self.check:
+            self.check()
+        x = self.array.take(rows, axis=0)
+        for change in self.changes:
+            x = change(x)
+        return x
+
+
+class Unchanged:
+    """Called when a file has changed since, it raises DataError: a map of one that became shorter ends the process."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.was = file, self.now(file)
+
+    def __call__(self) -> None:
+        if self.now(self.file) != self.was:
+            raise DataError(f"{self.file} was changed while its images are used. Start again.")
+
+    @staticmethod
+    def now(file: Path) -> tuple[int, int, int] | None:
+        try:
+            about = file.stat()
+        except OSError:
+            return None
+        return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+class Mapped:
+    """Levels uint8 (N, C, H, W) in files; has what is used of a tensor, and gives tensors.
+
+    A batch is read by one sorted index, so that the disk is read from its start to its end, whatever the order of the
+    images. The maps are read-only: the processes of a machine share their pages, and the system takes them back where
+    memory is short. Everything here is NumPy on one thread, so that a thread can do it beside a training step.
+
+    Args:
+        parts: the arrays, whose rows are counted through
+        shape: (C, H, W)
+        rows: which rows the images are in, (N,); None: all, in their order
+    """
+
+    device, dtype = torch.device("cpu"), torch.uint8
+
+    def __init__(self, parts: Sequence[Part], shape: Sequence[int], rows: np.ndarray | None = None):
+        self.parts = tuple(parts)
+        self.starts = np.cumsum([0, *(len(part.array) for part in parts)])
+        self.rows = np.arange(self.starts[-1]) if rows is None else rows
+        self.shape = torch.Size((len(self.rows), *shape))
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Mapped":
+        """Levels in memory, to be joined with others on disk."""
+        return cls([Part(x.numpy())], x.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all images, as levels."""
+        return self.shape.numel()
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """The images of a list, a tensor or a slice of numbers, (B, C, H, W); or one image, (C, H, W)."""
+        rows = self.rows[as_numpy(index)]
+        if rows.ndim == 0:
+            return self[[index]][0]
+        order = rows.argsort(kind="stable")
+        rows = rows[order]
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        ends = rows.searchsorted(self.starts)
+        for part, start, first, last in zip(self.parts, self.starts, ends, ends[1:], strict=False):
+            if first < last:
+                out[order[first:last]] = part.read(rows[first:last] - start)
+        return torch.from_numpy(out)
+
+    def take(self, index: Any) -> "Mapped":
+        """The images of a list, a tensor or a slice of numbers; nothing is read."""
+        return Mapped(self.parts, self.shape[1:], self.rows[as_numpy(index)])
+
+    def then(self, change: Change) -> "Mapped":
+        """These images with a change, which is made whenever they are read: uint8 (B, C, H, W) -> the same."""
+        parts = [part._replace(changes=(*part.changes, change)) for part in self.parts]
+        return Mapped(parts, self.shape[1:], self.rows)
+
+    def join(self, other: "Mapped | Tensor") -> "Mapped":
+        """These images, then others."""
+        if isinstance(other, Tensor):
+            other = Mapped.of(other)
+        rows = np.concatenate([self.rows, other.rows + self.starts[-1]])
+        return Mapped([*self.parts, *other.parts], self.shape[1:], rows)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """All images, so many at a time."""
+        return (self[slice(start, start + size)] for start in range(0, len(self), size))
+
+    def to(self, device: torch.device | str) -> "Mapped | Tensor":
+        """All images on a device that has a memory of its own; a CPU has them already."""
+        if torch.device(device).type == "cpu":
+            return self
+        out = torch.empty(self.shape, dtype=self.dtype, device=device)
+        for block, place in zip(self.split(BLOCK), out.split(BLOCK), strict=True):
+            place.copy_(block)
+        return out
+
+
+def as_numpy(index: Any) -> Any:
+    """An index as NumPy takes it."""
+    return index.cpu().numpy() if isinstance(index, Tensor) else index
+
+
+def mapped(file: Any, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array (C order) in a file, read-only. Raises OSError or ValueError if the file is shorter."""
+    return np.memmap(file, dtype, "r", offset, shape)
+
+
+def one_ahead(batches: Iterator[T]) -> Iterator[T]:
+    """The same batches; while one is used, a thread makes the next."""
+    end = object()
+    with ThreadPoolExecutor(1, "batches") as thread:
+        coming = thread.submit(next, batches, end)
+        while (batch := coming.result()) is not end:
+            coming = thread.submit(next, batches, end)
+            yield batch  # type: ignore[misc]
