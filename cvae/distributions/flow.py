@@ -1,8 +1,13 @@
-"""zuko's flows with a mean, stable at the start and in half precision."""
+"""zuko's flows with a mean, stable at the start and in half precision, whose tensors are freed after use."""
+
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions.transforms import _InverseTransform
 from zuko.distributions import NormalizingFlow
+from zuko.transforms import AutoregressiveTransform, MonotonicAffineTransform, MonotonicRQSTransform
 
 from cvae.distributions.precision import full_precision
 
@@ -16,11 +21,41 @@ class Flow(NormalizingFlow):
         return self.transform.inv(self.base.mean)
 
 
-def stable(transform: nn.Module) -> nn.Module:
+# torch's transforms keep the inverse that they make, and it keeps them. In such a circle all tensors of a step outlive
+# it, until Python looks for garbage: on a GPU that is memory, and it must not be freed while a CUDA graph is recorded.
+new_inverse = property(lambda transform: _InverseTransform(transform))  # torch.compile reads no class here
+
+
+class Affine(MonotonicAffineTransform):
+    """zuko's, which keeps no inverse."""
+
+    inv = new_inverse
+
+
+class Spline(MonotonicRQSTransform):
+    """zuko's, which keeps no inverse."""
+
+    inv = new_inverse
+
+
+class Autoregressive(AutoregressiveTransform):
+    """zuko's, which keeps no inverse."""
+
+    inv = new_inverse
+
+
+FREED = {MonotonicAffineTransform: Affine, MonotonicRQSTransform: Spline}
+
+
+def stable(transform: Any) -> nn.Module:
     """Prepare one of zuko's lazy transforms, in place: it starts close to z -> z, as its last layer is shrunk.
 
-    Under autocast its network alone is in half precision: a spline between knots in bfloat16 has gaps.
+    Under autocast its network alone is in half precision: a spline between knots in bfloat16 has gaps. The transforms
+    that it makes are freed after use.
     """
+    kind = transform.univariate  # of the transforms of single dimensions: a class, or one with some arguments
+    transform.univariate = partial(FREED[kind.func], **kind.keywords) if isinstance(kind, partial) else FREED[kind]
+    transform.register_forward_hook(_freed)
     with torch.no_grad():
         network = getattr(transform, "hyper", None)
         if network is not None:
@@ -31,6 +66,10 @@ def stable(transform: nn.Module) -> nn.Module:
             for parameter in transform.parameters():
                 parameter.mul_(0.01)
     return transform
+
+
+def _freed(transform: nn.Module, inputs: tuple, made: Any) -> Any:
+    return Autoregressive(made.meta, made.passes) if isinstance(made, AutoregressiveTransform) else made
 
 
 def _full_precision(network: nn.Module, inputs: tuple, output: Tensor) -> Tensor:

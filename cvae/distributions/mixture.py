@@ -52,13 +52,18 @@ class Mixture(MixtureSameFamily):
         parts = [checkpoint(self._log_prob, part, use_reentrant=False, preserve_rng_state=False) for part in chunks]
         return torch.cat(parts).reshape(z.shape[:-1])
 
+    def _sample(self, num: int) -> Tensor:
+        """A chunk: (num, D). It draws from every component, then chooses, as torch does."""
+        chosen, components = self.mixture_distribution.sample((num,)), self.component_distribution
+        # Normal.sample would look whether all scales are positive, for which a GPU has to be waited for.
+        each = components.rsample((num,)) if components.has_rsample else components.sample((num,))  # (num, K, D)
+        return each.take_along_dim(chosen[:, None, None], 1).squeeze(1)
+
+    @torch.no_grad()
     def sample(self, sample_shape: _size = ()) -> Tensor:
         """Draws z (*sample_shape, D)."""
-        sample, num = super().sample, torch.Size(sample_shape).numel()
-        chunk = self._chunk(drawn=True)  # torch draws from every component, then chooses
-        if num <= chunk:
-            return sample(sample_shape)
-        parts = [sample((min(chunk, num - start),)) for start in range(0, num, chunk)]
+        num, chunk = torch.Size(sample_shape).numel(), self._chunk(drawn=True)
+        parts = [self._sample(min(chunk, num - start)) for start in range(0, num, chunk)]
         return torch.cat(parts).reshape(*sample_shape, *self.event_shape)
 
 

@@ -42,11 +42,13 @@ class Gaussian(Likelihood):
         self.num_params = image_shape[0] * (2 if scale == "pixel" else 1)
 
     def forward(self, params: Tensor) -> Distribution:
-        scale: Tensor | float
+        mean = params
         if self.scale == "pixel":
             mean, log_scale = params.chunk(2, dim=-3)
             scale = bounded(log_scale).exp()
-        else:
-            mean, scale = params, bounded(self.log_scale).exp() if isinstance(self.scale, str) else self.scale
+        elif isinstance(self.scale, str):
+            scale = bounded(self.log_scale).exp()
+        else:  # filled where it is needed: Normal would copy a number to a GPU, and wait for it
+            scale = params.new_full((), self.scale)
         mean = mean.sigmoid() if self.mean == "sigmoid" else mean
         return Independent(Normal(mean, scale, validate_args=False), 3, validate_args=False)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from cvae.models.vae import VAE
 from cvae.objectives import Objective, Terms
+from cvae.training.graphs import on_device
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +85,11 @@ class Compiled:
         # The same random numbers as without. One program for each size: an epoch's last minibatch may be smaller.
         self.compiled = torch.compile(terms, dynamic=False, options={"fallback_random": True})
 
-    def __call__(self, objective: Objective, vae: VAE, x: Tensor, y: Tensor | None, step: int) -> Terms:
+    def __call__(self, objective: Objective, vae: VAE, x: Tensor, y: Tensor | None, step: int | Tensor) -> Terms:
         if self.compiled is None:
             return self.plain(objective, vae, x, y, step)
         try:  # the step as a tensor: as a number it would be part of the program
-            return self.compiled(objective, vae, x, y, torch.tensor(step, device=x.device))
+            return self.compiled(objective, vae, x, y, on_device(step, x.device))
         except self.refusals as error:
             reason = " ".join(str(error).strip().split("\n\n")[0].split())
             log.warning("trainer.compile=true: training goes on without, since torch cannot compile it: %s", reason)

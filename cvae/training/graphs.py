@@ -21,6 +21,11 @@ Step = Callable[..., Tensor]
 Recorded = tuple[Callable[[], None], Tensor]  # what replays a step, and the tensor that then has its result
 
 
+def on_device(value: Tensor | int, device: torch.device) -> Tensor:
+    """A number as a tensor (), filled there: `torch.tensor` would copy it to a GPU, and wait. A tensor as it is."""
+    return value if isinstance(value, Tensor) else torch.full((), value, device=device)
+
+
 def record(step: Step, inputs: list[Tensor]) -> Recorded:
     """Record a step on `inputs`, the tensors that each replay reads; nothing is computed yet."""
     graph = torch.cuda.CUDAGraph()
@@ -52,7 +57,7 @@ class Graphed:
         self.can_record = True
 
     def __call__(self, *inputs: Tensor | int) -> Tensor:
-        tensors = [part if isinstance(part, Tensor) else torch.tensor(part, device=self.device) for part in inputs]
+        tensors = [on_device(part, self.device) for part in inputs]
         sizes = tuple((part.shape, part.dtype) for part in tensors)
         if not self.can_record:
             return self.step(*tensors)

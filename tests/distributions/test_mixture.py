@@ -108,10 +108,19 @@ def test_z_are_scored_and_drawn_in_chunks(monkeypatch):
     monkeypatch.setattr(Mixture, "floats", 5 * 2 * 9)  # 9 z are scored at once, 6 drawn
     scored, score = [], Mixture._log_prob
     monkeypatch.setattr(Mixture, "_log_prob", lambda p, z: scored.append(tuple(z.shape)) or score(p, z))
-    drawn, draw = [], MixtureSameFamily.sample
-    monkeypatch.setattr(MixtureSameFamily, "sample", lambda p, shape: drawn.append(tuple(shape)) or draw(p, shape))
+    drawn, draw = [], Mixture._sample
+    monkeypatch.setattr(Mixture, "_sample", lambda p, num: drawn.append(num) or draw(p, num))
     z = p.sample((2, 10))
-    assert z.shape == (2, 10, 3) and drawn == [(6,), (6,), (6,), (2,)]
+    assert z.shape == (2, 10, 3) and drawn == [6, 6, 6, 2]
     assert p.log_prob(z).shape == (2, 10) and scored == [(9, 3), (9, 3), (2, 3)]
     p.log_prob(z[0, :9]), p.sample((3, 2))
-    assert scored[3:] == [(9, 3)] and drawn[4:] == [(3, 2)]
+    assert scored[3:] == [(9, 3)] and drawn[4:] == [6]
+
+
+def test_draws_are_torchs():
+    """From the same random numbers: the component of each draw, and its noise."""
+    for p in (mixture(diagonal(5, 3)), mixture(full(5, 3))):
+        torch.manual_seed(3)
+        ours = p.sample((20,))
+        torch.manual_seed(3)
+        torch.testing.assert_close(ours, MixtureSameFamily.sample(p, (20,)))
