@@ -4,7 +4,7 @@ import argparse
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from cvae.models.vae import VAE
-    from cvae.networks.ladder import Choose, Group
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 CLOSE = 1e-5  # how near a file's results must be to the model's, absolute up to 1 and relative above
@@ -74,6 +73,7 @@ def parts_of(vae: "VAE") -> list[Part]:
     from torch.distributions import MixtureSameFamily
 
     from cvae.distributions import from_noise, is_discrete
+    from cvae.models.ladder import Ladder
     from cvae.models.latent_paths import centre
 
     class Encoder(nn.Module):
@@ -93,7 +93,10 @@ def parts_of(vae: "VAE") -> list[Part]:
     class MixtureSampler(Encoder):
         def forward(self, noise: "Tensor", choice: "Tensor", y: "Tensor | None" = None) -> "Tensor":
             top, *others = noise.split([*z, *below], 1)
-            return self.vae._likelihood_of(from_noise(self.vae.p_z(), top, choice), y, *taking(others)).mean
+            top = from_noise(self.vae.p_z(), top, choice)
+            if isinstance(self.vae, Ladder):
+                return self.vae.decode_noise(top, y, others).mean
+            return self.vae._likelihood_of(top, y).mean
 
     class Sampler(MixtureSampler):
         def forward(self, noise: "Tensor", y: "Tensor | None" = None) -> "Tensor":
@@ -114,29 +117,12 @@ def parts_of(vae: "VAE") -> list[Part]:
 
 
 def sizes_below(vae: "VAE") -> list[int]:
-    """How many numbers an image has of each group of latents below the top one."""
+    """How many numbers each group of latents below the top one has."""
     import torch
 
-    from cvae.models.ladder import at
-
-    sizes: list[int] = []
-
-    def note(group: "Group", mean: "Tensor") -> "Tensor":
-        sizes.append(mean[0].numel())
-        return torch.zeros_like(mean)
-
-    if vae.groups > 1:
-        y = torch.zeros(1, dtype=torch.long) if vae.num_classes else None
-        vae._likelihood_of(torch.zeros(1, *vae.shapes[0]), y, at(note))
-    return sizes
-
-
-def taking(noise: "Sequence[Tensor]") -> "list[Choose]":
-    """What a decoder is told so that the groups below the top one take this noise, (B, n) each."""
-    from cvae.models.ladder import at
-
-    rest = iter(noise)
-    return [at(lambda group, mean: next(rest).view_as(mean))] if noise else []
+    y = torch.zeros(1, dtype=torch.long) if vae.num_classes else None
+    with torch.no_grad():
+        return [latent.z.shape[-1] for latent in vae(torch.zeros(1, *vae.shapes[1]), y).latents[1:]]
 
 
 def exported(part: Part) -> tuple[bytes, bytes, float]:

@@ -1,6 +1,6 @@
 """A VAE with several groups of latents, made by one top-down path that prior and posterior share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +10,15 @@ from torch.func import functional_call
 from cvae.distributions.precision import full_precision
 from cvae.models.trace import Latent, Trace, drawn
 from cvae.models.vae import VAE
-from cvae.networks.ladder import BottomUp, Choose, Group, TopDown
+from cvae.networks.ladder import BottomUp, Group, TopDown
 from cvae.posteriors.gaussian import diagonal_normal
 
 
 class Ladder(VAE):
     """p(z_1) p(z_2|z_1) ... p(x|z_1 ... z_L), with q(z_1|x) q(z_2|x, z_1) ... (Sonderby et al. 2016, section 2.2).
 
-    The top group z_1 has the posterior and the prior that were chosen, as the latents of a VAE have. Those below are
-    diagonal Gaussians of the decoder's. `encode` gives q(z_1|x), and `p_z` p(z_1). `decode` gives p(x|z) with all
+    The top group z_1 has the posterior and the prior of the config, as the latents of a VAE have. The groups below are
+    diagonal Gaussians that the decoder makes. `encode` gives q(z_1|x), and `p_z` p(z_1). `decode` gives p(x|z) with all
     groups below z_1 at the means of p, and so do `interpolate` and `traverse`; `sample` and `reconstruct` draw them.
     """
 
@@ -33,14 +33,16 @@ class Ladder(VAE):
         self._check(y)
         features, maps = self.encoder.features_and_maps(self._labelled(x, y))
         latents = [drawn(self.posterior(full_precision(features)), self.p_z(), (samples,), score)]
-
-        def draw(group: Group, stage: int, state: Tensor) -> Tensor:
+        z = latents[0].z
+        state = self.decoder.start(self._rows(z, y))
+        for enlarge, group, stage in self.decoder.steps:
+            state = enlarge(state)
             latents.append(drawn(*q_and_p(group, state, maps[stage], samples)))
-            return latents[-1].z.reshape(len(state), -1, *state.shape[2:])
-
-        px = self._likelihood_of(latents[0].z, y, draw)
-        made = latents if score else self._without_score(latents, y, maps)
-        return Trace(tuple(made), px, self.posterior.penalties(latents[0].q))
+            state = group(state, latents[-1].z)
+        px = self._p_x(self.decoder.end(state), z)
+        if not score:
+            latents[1:] = self._without_score(z, y, latents[1:], maps)
+        return Trace(tuple(latents), px, self.posterior.penalties(latents[0].q))
 
     @torch.no_grad()
     def sample(self, num: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
@@ -50,51 +52,61 @@ class Ladder(VAE):
         """
         z = self._from_prior(num, temperature)
         self._check(y, num)
-        return self._likelihood_of(z, y, at(lambda group, mean: temperature * torch.randn_like(mean))).mean
+        state = self.decoder.start(self._rows(z, y))
+        for enlarge, group, _ in self.decoder.steps:
+            state = enlarge(state)
+            mean, logvar = group.prior(state)
+            state = group(state, mean + (logvar / 2).exp() * (temperature * torch.randn_like(mean)))
+        return self._p_x(self.decoder.end(state), z).mean
+
+    def decode_noise(self, z: Tensor, y: Tensor | None, noise: Sequence[Tensor]) -> Distribution:
+        """p(x|z) for z_1 (B, D), and for each group below it a draw of p made from its standard normal noise (B, n)."""
+        state = self.decoder.start(self._rows(z, y))
+        for (enlarge, group, _), own in zip(self.decoder.steps, noise, strict=True):
+            state = enlarge(state)
+            mean, logvar = group.prior(state)
+            state = group(state, mean + (logvar / 2).exp() * own.view_as(mean))
+        return self._p_x(self.decoder.end(state), z)
 
     @torch.no_grad()
     def variations(self, num: int, y: Tensor | None = None) -> Tensor:
         """What each group decides, a row a group: (L, num, C, H, W).
 
-        In a row the group alone differs from image to image. Those above are the same in all images and rows, those
-        below at the means of p. y (num,): labels, all alike.
+        In a row that group alone differs between the images. The groups above it are the same in all images and rows,
+        those below are at the means of p. y (num,): labels, all alike.
         """
-        alike: dict[Group, Tensor] = {}  # the noise of a group where it is the same for all images
-        tops, groups = self._from_prior(num, 1.0), self.decoder.groups
+        z, steps = self._from_prior(num, 1.0), self.decoder.steps
         self._check(y, num)
+        shared: list[Tensor] = []  # noise (1, c, h, w) of the groups above the one that varies
+        rows = [self._likelihood_of(z, y).mean]
+        for varied in range(len(steps)):
+            state = self.decoder.start(self._rows(z[:1].expand_as(z), y))
+            for number, (enlarge, group, _) in enumerate(steps):
+                state = enlarge(state)
+                mean, logvar = group.prior(state)
+                if number < varied and number == len(shared):
+                    shared.append(torch.randn_like(mean[:1]))
+                if number <= varied:
+                    noise = shared[number] if number < varied else torch.randn_like(mean)
+                    mean = mean + (logvar / 2).exp() * noise
+                state = group(state, mean)
+            rows.append(self._p_x(self.decoder.end(state), z).mean)
+        return torch.stack(rows)
 
-        def row(varied: int) -> Tensor:  # 0: the top group
-            def noise(group: Group, mean: Tensor) -> Tensor:
-                number = groups.index(group) + 1
-                if number > varied:
-                    return torch.zeros_like(mean)
-                if number == varied:
-                    return torch.randn_like(mean)
-                if group not in alike:
-                    alike[group] = torch.randn_like(mean[:1])
-                return alike[group]
+    def _without_score(
+        self, z: Tensor, y: Tensor | None, latents: Sequence[Latent], maps: Sequence[Tensor]
+    ) -> list[Latent]:
+        """The latents below z_1 (K, B, D); the gradient of each log_q comes through the draws alone.
 
-            z = tops if varied == 0 else tops[:1].expand_as(tops)
-            return self._likelihood_of(z, y, at(noise)).mean
-
-        return torch.stack([row(varied) for varied in range(self.groups)])
-
-    def _without_score(self, latents: Sequence[Latent], y: Tensor | None, maps: Sequence[Tensor]) -> list[Latent]:
-        """The latents; the gradient of each log_q comes through the draws alone, those of the groups above included.
-
-        That takes a second way down, with the same draws and without gradients for whatever q is made by.
+        The draws of the groups above count, too. This takes a second way down, with the same draws, in which all else
+        that q depends on is constant.
         """
-        scored = [latents[0]]
-
-        def take(group: Group, stage: int, state: Tensor) -> Tensor:
-            latent = latents[len(scored)]
-            q, _ = q_and_p(group, state, maps[stage].detach(), len(latent.z))
-            scored.append(latent._replace(log_q=q.log_prob(latent.z)))
-            return latent.z.reshape(len(state), -1, *state.shape[2:])
-
-        fixed = {name: parameter.detach() for name, parameter in self.decoder.named_parameters()}
-        functional_call(self.decoder, fixed, (self._rows(latents[0].z, y), take))
-        return scored
+        weights = {name: parameter.detach() for name, parameter in self.decoder.named_parameters()}
+        draws, seen = [latent.z for latent in latents], [part.detach().repeat(len(z), 1, 1, 1) for part in maps]
+        inputs = self._rows(z, y), draws, seen
+        posteriors: list[tuple[Tensor, Tensor]] = functional_call(self.decoder, weights, inputs)
+        log_q = [normal(*q, len(z)).log_prob(own) for q, own in zip(posteriors, draws, strict=True)]
+        return [latent._replace(log_q=own) for latent, own in zip(latents, log_q, strict=True)]
 
 
 def kind_of(decoder: nn.Module) -> type[VAE]:
@@ -109,15 +121,9 @@ def q_and_p(group: Group, state: Tensor, seen: Tensor, samples: int) -> tuple[Di
     """
     prior = group.prior(state)
     posterior = group.posterior(state, seen.repeat(samples, 1, 1, 1), prior)
-    q, p = (diagonal_normal(*(part.flatten(1).unflatten(0, (samples, -1)) for part in of)) for of in (posterior, prior))
-    return q, p
+    return normal(*posterior, samples), normal(*prior, samples)
 
 
-def at(noise: Callable[[Group, Tensor], Tensor]) -> Choose:
-    """z = mean + scale * noise of p(z|above); noise: (group, mean (N, c, h, w)) -> the same shape, or (1, c, h, w)."""
-
-    def choose(group: Group, stage: int, state: Tensor) -> Tensor:
-        mean, logvar = group.prior(state)
-        return mean + (logvar / 2).exp() * noise(group, mean)
-
-    return choose
+def normal(mean: Tensor, logvar: Tensor, samples: int) -> Distribution:
+    """From maps (K B, channels, h, w): batch (K, B), event (D,)."""
+    return diagonal_normal(*(part.flatten(1).unflatten(0, (samples, -1)) for part in (mean, logvar)))

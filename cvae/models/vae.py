@@ -1,7 +1,6 @@
 """The model: a network, a posterior, a prior and a likelihood, and nothing that knows of training."""
 
 from functools import cached_property
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -188,10 +187,13 @@ class VAE(nn.Module):
         noise, choice = (torch.randn(shape), torch.rand(num))
         return from_noise(p, temperature * noise.to(like), choice.to(like))
 
-    def _likelihood_of(self, z: Tensor, y: Tensor | None, *how: Any) -> Distribution:
-        """p(x|z) for z (*batch, D); how: further arguments of the decoder."""
-        params = full_precision(self.decoder(self._rows(z, y), *how))  # (prod(batch), P, H, W)
-        return self.likelihood(params.unflatten(0, z.shape[:-1]))
+    def _likelihood_of(self, z: Tensor, y: Tensor | None) -> Distribution:
+        """p(x|z) for z (*batch, D)."""
+        return self._p_x(self.decoder(self._rows(z, y)), z)
+
+    def _p_x(self, params: Tensor, z: Tensor) -> Distribution:
+        """p(x|z) for z (*batch, D) from the decoder's parameters (prod(batch), P, H, W)."""
+        return self.likelihood(full_precision(params).unflatten(0, z.shape[:-1]))
 
     def _rows(self, z: Tensor, y: Tensor | None) -> Tensor:
         """What the decoder reads of z (*batch, D): (prod(batch), D [+ num_classes])."""

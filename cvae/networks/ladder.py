@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,6 @@ from cvae.networks.layers import Conv2dSame, ConvTranspose2dSame, FlattenHWC, Un
 from cvae.networks.resnet import ResidualBlock, he_init, normed_silu
 
 Size = tuple[int, int]  # height and width of a map
-Choose = Callable[["Group", int, Tensor], Tensor]  # (a group, the number of its stage, the path's state) -> z
 
 
 def ladder(
@@ -101,8 +101,8 @@ class Group(nn.Module):
         return mean + shift, logvar + bounded(change)
 
     def forward(self, state: Tensor, z: Tensor) -> Tensor:
-        """The state (N, width, h, w) with z (N, channels, h, w) in it."""
-        return self.blocks(state + self.put(z))
+        """The state (N, width, h, w) with z in it: a map (N, channels, h, w), or flattened, as (K, B, D)."""
+        return self.blocks(state + self.put(z.reshape(-1, self.put.in_channels, *state.shape[2:])))
 
 
 class Stage(nn.Module):
@@ -114,6 +114,14 @@ class Stage(nn.Module):
         super().__init__()
         self.enlarge = enlarge
         self.groups = nn.ModuleList(groups)  # type: ignore[assignment] # torch's list knows no type of its modules
+
+
+class Step(NamedTuple):
+    """One group on the way down: enlarge the state, choose z by the group's distributions, put it into the state."""
+
+    enlarge: nn.Module  # the state after the group above -> (N, width, h, w), this group's size
+    group: Group
+    stage: int  # which of the encoder's maps this group sees
 
 
 class BottomUp(nn.Module):
@@ -146,19 +154,36 @@ class TopDown(nn.Module):
         self.stages = nn.ModuleList(stages)  # type: ignore[assignment] # as above
 
     @property
+    def steps(self) -> list[Step]:
+        """A step for each group below the top one, from the top down."""
+        return [
+            Step(nn.Identity() if place else stage.enlarge, group, number)
+            for number, stage in enumerate(self.stages)
+            for place, group in enumerate(stage.groups)
+        ]
+
+    @property
     def groups(self) -> list[Group]:
         """From the top down, without the top group."""
-        return [group for stage in self.stages for group in stage.groups]
+        return [step.group for step in self.steps]
 
-    def forward(self, z: Tensor, choose: Choose | None = None) -> Tensor:
-        """choose: says what z each group takes; the mean of p(z|above) if it is left out."""
-        choose = choose or (lambda group, stage, state: group.prior(state)[0])
-        state = self.start(z)
-        for number, stage in enumerate(self.stages):
-            state = stage.enlarge(state)
-            for group in stage.groups:
-                state = group(state, choose(group, number, state))
-        return self.end(state)
+    def forward(
+        self, z: Tensor, draws: Sequence[Tensor] | None = None, maps: Sequence[Tensor] = ()
+    ) -> Tensor | list[tuple[Tensor, Tensor]]:
+        """The parameters, with each group at the mean of p(z|above).
+
+        Given z of every group, `draws`, and the encoder's `maps` (N, width, h, w), it returns mean and log-variance of
+        q for each group at these draws instead. `functional_call` can then hold the weights constant, as it knows no
+        method of a module but `forward`.
+        """
+        state, posteriors = self.start(z), []
+        for number, step in enumerate(self.steps):
+            state = step.enlarge(state)
+            prior = step.group.prior(state)
+            if draws is not None:
+                posteriors.append(step.group.posterior(state, maps[step.stage], prior))
+            state = step.group(state, prior[0] if draws is None else draws[number])
+        return self.end(state) if draws is None else posteriors
 
 
 def counts_of(groups: Sequence[str], image: Size) -> dict[Size, int]:

@@ -68,28 +68,34 @@ def test_maps_of_each_stage_and_groups_in_their_order(groups, maps):
     encoder, decoder = ladder((3, 16, 24), 2, 5, 4, groups=groups, channels=2, width=6)
     features, found = encoder.features_and_maps(torch.rand(7, 3, 16, 24))
     assert features.shape == (7, 5) and [part.shape[1:] for part in found] == maps
-    seen = []
-
-    def choose(group, stage, state):
+    state, seen = decoder.start(torch.randn(9, 2)), []
+    for larger, group, stage in decoder.steps:
+        state = larger(state)
         assert state.shape == (9, *maps[stage])
         mean, logvar = group.prior(state)
         assert mean.shape == logvar.shape == (9, 2, *maps[stage][1:])
         seen.append((group, stage))
-        return mean
-
-    assert decoder(torch.randn(9, 2), choose).shape == (9, 4, 16, 24)
+        state = group(state, mean)
+    assert decoder.end(state).shape == (9, 4, 16, 24)
     counts = [int(entry.split("x")[1]) for entry in groups]
     assert [stage for _, stage in seen] == [stage for stage, count in enumerate(counts) for _ in range(count)]
     assert [group for group, _ in seen] == decoder.groups and len(set(decoder.groups)) == sum(counts)
 
 
-def test_without_a_choice_every_group_is_at_the_mean_of_p():
+def test_a_plain_decoder_has_every_group_at_the_mean_of_p():
     _, decoder = ladder((1, 8, 8), 2, 5, 1, groups=["4x2"], width=4)
     away_from_zero(decoder)
     z = torch.randn(3, 2)
-    at_means = decoder(z, lambda group, stage, state: group.prior(state)[0])
-    torch.testing.assert_close(decoder(z), at_means)
-    assert not torch.allclose(decoder(z, lambda group, stage, state: group.prior(state)[0] + 1), at_means)
+
+    def at(shift):
+        state = decoder.start(z)
+        for larger, group, _ in decoder.steps:
+            state = larger(state)
+            state = group(state, group.prior(state)[0] + shift)
+        return decoder.end(state)
+
+    torch.testing.assert_close(decoder(z), at(0))
+    assert not torch.allclose(decoder(z), at(1))
 
 
 def away_from_zero(module):
