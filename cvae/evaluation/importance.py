@@ -9,10 +9,11 @@ from torch import Tensor
 
 from cvae.distributions import Codes
 from cvae.distributions.precision import precise
-from cvae.evaluation.batches import SAMPLES, filled, noise_seed
+from cvae.evaluation.batches import SAMPLES, Batch, filled, noise_seed
 from cvae.evaluation.pareto import pareto_k
+from cvae.evaluation.settings import Settings
 from cvae.evaluation.units import Means, code_sums, known_mean, means_of, shifts
-from cvae.models.trace import Latent
+from cvae.models.trace import Latent, Trace
 from cvae.models.vae import VAE
 from cvae.runtime.noise import fixed_noise
 
@@ -20,7 +21,7 @@ MOST = 50_000  # samples of an image that `until` may take; published figures ar
 ENOUGH = 50  # effective samples that tell the variance of the weights
 
 
-class Measured(NamedTuple):
+class PerImage(NamedTuple):
     """What the draws say of each image, in nats, float64 on the CPU. L: groups of latents, the top one first."""
 
     log_px: Tensor  # (B,) the importance-sampled log p(x)
@@ -35,60 +36,84 @@ class Measured(NamedTuple):
     log_p: Tensor  # (B,) of that draw
 
 
-def measure(
-    vae: VAE,
-    x: Tensor,
-    y: Tensor | None,
-    samples: int,
-    images: int,
-    seeds: tuple[int, int],
-    advance: Callable[[str, int], None],
-    until: float | None = None,
-) -> tuple[Measured, Means]:
-    """Importance sampling for a block: images x (B, C, H, W), labels y (B,), B at most `images`, the full block's size.
+class Draws:
+    """Importance sampling for a block of images: `add` takes more draws, `result` says what all of them give.
 
     log p(x) is estimated by log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x) (Burda et al. 2016, eq. 8). Its weights have the
     effective sample size of Kish: (sum w)^2 / sum w^2.
 
-    seeds: of the evaluation, and the block's number. advance: called with ("rows", n) after n rows.
-    until: nats. The number of samples (rounded up to blocks of SAMPLES) doubles until the `error_of` the block's mean
-        log p(x) is below it, or there would be more than MOST. None: `samples` it is.
+    Args:
+        x: the whole block (images, C, H, W)
+        count: B, how many of its images count; the others only fill it
     """
-    count = len(x)
-    if until is not None:
-        samples = math.ceil(samples / SAMPLES) * SAMPLES
-    x, y = filled(x, images), None if y is None else filled(y, images)
-    weights: list[Tensor] = []  # their logarithms, (at most SAMPLES, B) each
-    sums: list[Tensor] = []  # over the samples, of: rates (B, L), distortion (B,), what says which latents are active
-    start, reached = 0, True
-    while start < samples:
-        with fixed_noise(noise_seed(*seeds, start // SAMPLES), x.device):
-            trace = vae(x, y, SAMPLES)
-        kept = slice(0, min(SAMPLES, samples - start)), slice(0, count)
+
+    def __init__(self, x: Tensor, count: int) -> None:
+        self.x, self.count, self.samples = x, count, 0
+        self.log_w: list[Tensor] = []  # (at most SAMPLES, B) each
+        self.sums: list[Tensor] = []  # over the samples, of: rates (B, L), distortion (B,), shifts and their squares
+
+    def add(self, trace: Trace, most: int) -> None:
+        """The first `most` draws of a trace of the block, or all if it has fewer."""
+        if not self.samples:
+            self.keep_first(trace)
+        kept = slice(0, most), slice(0, self.count)
         rates = torch.stack([precise(latent.log_q[kept]) - precise(latent.log_p[kept]) for latent in trace.latents], -1)
-        log_px_z, shift = precise(trace.px.log_prob(x)[kept]), precise(shifts(trace.latents)[kept])
-        weights.append(log_px_z - rates.sum(-1))
+        log_px_z, shift = precise(trace.px.log_prob(self.x)[kept]), precise(shifts(trace.latents)[kept])
+        self.log_w.append(log_px_z - rates.sum(-1))
         more = [part.sum(0) for part in (rates, -log_px_z, shift, shift**2)]
-        sums = [before + part for before, part in zip(sums, more, strict=True)] if sums else more
-        if start == 0:
-            top = trace.latents[0]
-            first = top.z[0, :count].clone(), precise(top.log_q[0, :count]), precise(top.log_p[0, :count])
-            known = precise(known_mean(trace.latents, images)[:count])
-            codes = precise(code_sums(top, count)).cpu() if isinstance(top.p, Codes) else None
-            one_code = all(map(is_one_code, trace.latents))
-            if one_code:  # further draws would be the same
-                advance("rows", max(samples - SAMPLES, 0) * count)
-                samples, until = min(samples, SAMPLES), None
-        advance("rows", log_px_z.numel())
-        start += SAMPLES
-        if until is not None and start == samples:
-            reached = error_of(torch.cat(weights)) < until
-            samples *= 1 if reached or 2 * samples > MOST else 2
-    log_px, effective, k = from_weights(torch.cat(weights).cpu(), one_code)
-    numbers = torch.full((count,), samples), torch.full((count,), reached)
-    measured = Measured(log_px, sums[0] / samples, sums[1] / samples, *numbers, effective, k, *first)
-    means = means_of(known.cpu(), sums[2].cpu(), sums[3].cpu(), samples, codes)
-    return Measured(*(part.cpu() for part in measured))._replace(z=measured.z), means
+        self.sums = [before + part for before, part in zip(self.sums, more, strict=True)] if self.sums else more
+        self.samples += len(log_px_z)
+
+    def keep_first(self, trace: Trace) -> None:
+        """Of the first trace its first draw, and what is the same in all traces."""
+        top, count = trace.latents[0], self.count
+        self.first = top.z[0, :count].clone(), precise(top.log_q[0, :count]), precise(top.log_p[0, :count])
+        self.known = precise(known_mean(trace.latents, len(self.x))[:count]).cpu()
+        self.codes = precise(code_sums(top, count)).cpu() if isinstance(top.p, Codes) else None
+        self.one_code = all(map(is_one_code, trace.latents))  # further draws would be the same
+
+    def error(self) -> float:
+        """`error_of` the block's mean log p(x)."""
+        return error_of(torch.cat(self.log_w))
+
+    def result(self, reached: bool = True) -> tuple[PerImage, Means]:
+        """What the draws give; reached: whether their error is as small as was asked for."""
+        log_px, effective, k = from_weights(torch.cat(self.log_w).cpu(), self.one_code)
+        rates, distortion, shift, square = self.sums
+        numbers = torch.full((self.count,), self.samples), torch.full((self.count,), reached)
+        found = PerImage(log_px, rates / self.samples, distortion / self.samples, *numbers, effective, k, *self.first)
+        means = means_of(self.known, shift.cpu(), square.cpu(), self.samples, self.codes)
+        return PerImage(*(part.cpu() for part in found))._replace(z=found.z), means
+
+
+def measure_block(
+    vae: VAE, block: Batch, number: int, images: int, settings: Settings, advance: Callable[[str, int], None]
+) -> tuple[PerImage, Means]:
+    """Importance sampling for a block of B images and its labels; a full block has `images`.
+
+    With settings.until the number of samples, rounded up to whole blocks of SAMPLES, doubles until `error_of` the
+    block's mean log p(x) is below it, or there would be more than MOST.
+
+    number: of the block; with settings.seed it gives the noise. advance: called with ("rows", n) after n rows.
+    """
+    count, until, wanted, reached = len(block[0]), settings.until, settings.samples, True
+    if until is not None:
+        wanted = math.ceil(wanted / SAMPLES) * SAMPLES
+    x, y = filled(block[0], images), None if block[1] is None else filled(block[1], images)
+    draws = Draws(x, count)
+    while draws.samples < wanted:
+        with fixed_noise(noise_seed(settings.seed, number, draws.samples // SAMPLES), x.device):
+            trace = vae(x, y, SAMPLES)
+        before = draws.samples
+        draws.add(trace, wanted - before)
+        advance("rows", (draws.samples - before) * count)
+        if draws.one_code:
+            advance("rows", (wanted - draws.samples) * count)
+            break
+        if until is not None and draws.samples == wanted:
+            reached = draws.error() < until
+            wanted *= 1 if reached or 2 * wanted > MOST else 2
+    return draws.result(reached)
 
 
 def error_of(log_w: Tensor) -> float:

@@ -16,7 +16,7 @@ from cvae.distributions import Codes
 from cvae.errors import NotFinite
 from cvae.evaluation.aggregate import log_aggregate
 from cvae.evaluation.batches import Batch, images_of_a_block, in_blocks
-from cvae.evaluation.importance import Measured, is_one_code, measure
+from cvae.evaluation.importance import PerImage, is_one_code, measure_block
 from cvae.evaluation.pareto import can_fit, highest
 from cvae.evaluation.settings import Settings
 from cvae.evaluation.units import Spread, figures_of_codes
@@ -100,14 +100,13 @@ def evaluate(
     with fixed_noise(settings.seed, device), float32(device):  # the caller's random state stays as it is
         images = images_of_a_block(vae, *first, settings.memory)
         for number, (x, y) in enumerate(in_blocks(itertools.chain([first], batches), images)):
-            seeds = settings.seed, number
-            block, means = measure(vae, x, y, settings.samples, images, seeds, advance, settings.until)
-            measured.append(block)
+            of_block, means = measure_block(vae, (x, y), number, images, settings, advance)
+            measured.append(of_block)
             spread.add(means)
             if number * images < limit:
                 wanted = limit - number * images
                 kept.append((x[:wanted], None if y is None else y[:wanted]))
-        every = Measured(*(torch.cat(parts) for parts in zip(*measured, strict=True)))
+        every = PerImage(*(torch.cat(parts) for parts in zip(*measured, strict=True)))
         log_qz = log_aggregate(vae, kept, every.z[:limit], every.log_q[:limit], advance)
         latents = vae(x[:1], None if y is None else y[:1]).latents  # of any image: they say what q and p are
     figures = figures_of(vae, every, spread, log_qz, x[0].numel(), any(map(is_one_code, latents)))
@@ -122,7 +121,7 @@ def evaluate(
 
 
 def figures_of(
-    vae: VAE, every: Measured, spread: Spread, log_qz: Tensor, dims: int, bound: bool = False
+    vae: VAE, every: PerImage, spread: Spread, log_qz: Tensor, dims: int, bound: bool = False
 ) -> dict[str, Figure]:
     """The figures from what was measured of each image, and log q(z) (N,) of the first draws of the first N.
 

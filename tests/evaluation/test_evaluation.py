@@ -13,7 +13,7 @@ from cvae import evaluation
 from cvae.errors import ConfigError, NotFinite
 from cvae.evaluation import Settings, importance
 from cvae.evaluation.batches import IMAGES, SAMPLES, bytes_of_a_row, filled, images_of_a_block, noise_seed
-from cvae.evaluation.importance import measure
+from cvae.evaluation.importance import measure_block
 from cvae.evaluation.measure import Figure, bits_per_dim
 from cvae.evaluation.pareto import pareto_k
 from cvae.likelihoods import Bernoulli, Gaussian
@@ -257,7 +257,7 @@ def test_aggregate_posterior_by_hand():
     y = torch.zeros(30, dtype=torch.long)
     vae = encoding(means_of(0.7), 3)
     figures = evaluate(vae, [(x, y)], samples=1)
-    z = measure(vae, x, None, 1, IMAGES, (0, 0), lambda *done: None)[0].z
+    z = measure_block(vae, (x, None), 0, IMAGES, Settings(1), lambda *done: None)[0].z
     pairs = Normal(x.flatten(1), 0.7).log_prob(z[:, None]).sum(-1)  # (draw, image)
     log_qz, log_q = pairs.exp().mean(1).log(), pairs.diagonal()
     log_pz = Normal(0, 1).log_prob(z).sum(-1)

@@ -11,7 +11,7 @@ from toys import F64, TwoGroups
 from cvae.evaluation import Settings, aggregate, evaluate, importance
 from cvae.evaluation import measure as measure_module
 from cvae.evaluation.batches import SAMPLES, bytes_of_a_row, filled, images_of_a_block, in_blocks, joined, noise_seed
-from cvae.evaluation.importance import ENOUGH, Measured, error_of, measure
+from cvae.evaluation.importance import ENOUGH, PerImage, error_of, measure_block
 from cvae.evaluation.measure import Figure, bits_per_dim, few_effective, figures_of, over_images, pareto
 from cvae.evaluation.units import Spread, known_mean
 from cvae.likelihoods import Bernoulli, DiscretizedLogistic
@@ -118,8 +118,14 @@ def test_hooks_are_gone_after_an_error_too():
 # The draws of a block
 
 
+def measure(vae, x, y, samples, images, seeds, advance, until=None):
+    """`measure_block` with seeds (of the evaluation, number of the block)."""
+    settings = Settings(samples, seed=seeds[0], until=until and min(until, 1e9))
+    return measure_block(vae, (x, y), seeds[1], images, settings, advance)
+
+
 def by_hand(vae, x, y, samples, images, seed, block):
-    """`Measured` from the same noise: all draws at once, in float64."""
+    """`PerImage` from the same noise: all draws at once, in float64."""
     pad = [*range(len(x)), *[len(x) - 1] * (images - len(x))]
     latents, log_px_z = [], []
     for part in range(math.ceil(samples / SAMPLES)):
@@ -297,7 +303,7 @@ def measured(count, groups=1):
     own = [torch.randn(count, dtype=F64) * (scale + 1) - scale for scale in range(2)]
     samples, effective = torch.arange(count) * 1000 + 990, torch.arange(count, dtype=F64) * 3 + 1
     k = torch.arange(count, dtype=F64) / 5
-    return Measured(*values, samples, samples > 0, effective, k, torch.zeros(count, 2), *own)
+    return PerImage(*values, samples, samples > 0, effective, k, torch.zeros(count, 2), *own)
 
 
 SPREAD = Spread()
@@ -439,7 +445,7 @@ def test_an_evaluation_is_its_blocks_put_together(limit):
         blocks = [
             measure(vae, x[i : i + 4], y[i : i + 4], SAMPLES + 3, 4, (7, i // 4), ignore) for i in range(0, 11, 4)
         ]
-        every = Measured(*(torch.cat(parts) for parts in zip(*(block for block, _ in blocks), strict=True)))
+        every = PerImage(*(torch.cat(parts) for parts in zip(*(block for block, _ in blocks), strict=True)))
         spread, n = Spread(), min(limit, 11)
         for _, means in blocks:
             spread.add(means)
