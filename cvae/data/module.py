@@ -259,7 +259,7 @@ class ImageData(LightningDataModule):
         """The test images in their order; each process gets its share."""
         return self._eval_loader(self.test)
 
-    def steps_of_an_epoch(self) -> int:
+    def minibatches_of_an_epoch(self) -> int:
         """How many minibatches of the training images this process gets in an epoch."""
         world, _ = self._processes()
         return math.ceil(math.ceil(len(self.train) / world) / self.batch_size)

@@ -52,7 +52,7 @@ class Checkpoints(Checkpoint):
         # Not where Lightning cannot go on exactly: before an evaluation, or with gradients that are not used yet.
         if trainer.val_check_batch != trainer.num_training_batches or trainer.is_last_batch:
             return
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if not module.ends:
             return
         stop = signals.to_stop(trainer)
         if stop or trainer.global_step // self.every_n_steps > self.step // self.every_n_steps:

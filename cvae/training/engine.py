@@ -1,17 +1,18 @@
-"""The fast path: several minibatches to one step of Lightning's loop, whose own work is then done once for all."""
+"""What a training step goes with: minibatches of a step of Lightning's loop, accumulation, torch.compile, counting."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as L
 import torch
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Checkpoint, GradientAccumulationScheduler, ModelCheckpoint
-from pytorch_lightning.plugins import Precision
-from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.plugins import MixedPrecision, Precision
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
-from torch.optim import Optimizer
 
+from cvae.errors import ConfigError
 from cvae.models.vae import VAE
 from cvae.objectives import Objective, Terms
 from cvae.training.graphs import on_device
@@ -30,38 +31,55 @@ WATCHING = (
     "on_before_optimizer_step",
 )
 
-
-# Keys of the trainer that do not change what a training step is, beside those that choose a device, and those that the
-# module sees to. Others may count minibatches or average gradients: then each minibatch is a step of Lightning's loop.
-HARMLESS = {
-    "_target_", "accelerator", "devices", "strategy", "compile", "cuda_graphs", "max_epochs", "log_every_n_steps",
-    "num_sanity_val_steps", "enable_progress_bar", "enable_model_summary", "plugins", "use_distributed_sampler",
-    "check_val_every_n_epoch", "limit_val_batches", "limit_test_batches", "deterministic", "benchmark",
-    "precision", "gradient_clip_val", "gradient_clip_algorithm",
-}  # fmt: skip
-
-Clip = Callable[[Optimizer], Any]  # changes the gradients of the optimizer's parameters
+# Keys of the trainer by which Lightning counts the steps of its own loop.
+COUNTING = ("limit_train_batches", "overfit_batches", "val_check_interval", "max_steps", "min_steps", "fast_dev_run")
 
 
-def minibatches_of_a_step(trainer: L.Trainer, options: Iterable[str]) -> int:
-    """MINIBATCHES, or 1 where Lightning has to see each one. Both ways give the same results.
+def minibatches_of_a_step(options: Mapping[str, Any], watched: bool) -> int:
+    """MINIBATCHES, or 1 where Lightning counts minibatches or a callback sees each. Both give the same results.
 
-    options: the keys that the trainer was made with.
+    options: the trainer's
     """
-    one_device = isinstance(trainer.strategy, SingleDeviceStrategy) and trainer.precision != "16-mixed"
-    watched = any(watches_minibatches(callback) for callback in trainer.callbacks)
-    return MINIBATCHES if one_device and not watched and HARMLESS.issuperset(options) else 1
+    return 1 if watched or any(options.get(key) is not None for key in COUNTING) else MINIBATCHES
 
 
 def watches_minibatches(callback: L.Callback) -> bool:
     """Whether a callback does something at single minibatches. A callback says itself if whole steps are enough."""
     if isinstance(callback, ModelCheckpoint):
         return bool(callback._every_n_train_steps or callback._train_time_interval)
-    if isinstance(callback, GradientAccumulationScheduler):
-        return True
     if isinstance(callback, Checkpoint) or getattr(callback, "steps_are_enough", False):
         return False
     return any(getattr(type(callback), name) is not getattr(L.Callback, name) for name in WATCHING)
+
+
+def require_own_step(cfg: DictConfig, trainer: L.Trainer) -> None:
+    """Raise ConfigError where Lightning would take steps in another way than the loop does, in silence."""
+    strategy, given = trainer.strategy, cfg.trainer.get("strategy")
+    if type(strategy) not in (SingleDeviceStrategy, DDPStrategy):
+        raise ConfigError("trainer.strategy", given, "auto or ddp: trainer.devices have a copy of the model each")
+    if isinstance(strategy, DDPStrategy) and (strategy._ddp_comm_hook or strategy._ddp_comm_state):
+        raise ConfigError(
+            "trainer.strategy", given, "one without ddp_comm_hook and ddp_comm_state: gradients are averaged by cvae"
+        )
+    if type(trainer.precision_plugin) not in (Precision, MixedPrecision):
+        raise ConfigError("trainer.plugins", cfg.trainer.get("plugins"), "without precision: trainer.precision says it")
+
+
+def accumulation(cfg: DictConfig, callbacks: dict[str, L.Callback]) -> Callable[[int], int]:
+    """epoch -> how many minibatches share an optimizer step. Takes Lightning's scheduler of it out of the callbacks.
+
+    Raises:
+        ConfigError: it is said twice.
+    """
+    given = cfg.trainer.get("accumulate_grad_batches")
+    for name, part in list(callbacks.items()):
+        if isinstance(part, GradientAccumulationScheduler):
+            if given not in (None, 1):
+                raise ConfigError(
+                    "trainer.accumulate_grad_batches", given, f"1 with callbacks.{name}, which sets it by epoch"
+                )
+            return callbacks.pop(name).get_accumulate_grad_batches
+    return lambda epoch: given or 1
 
 
 def training_terms(objective: Objective, vae: VAE, x: Tensor, y: Tensor | None, step: int | Tensor) -> Terms:
@@ -97,37 +115,10 @@ class Compiled:
             return self.plain(objective, vae, x, y, step)
 
 
-def clipping(precision: Precision, value: float | None, algorithm: str | None) -> Clip | None:
-    """How gradients are clipped before an optimizer step; None where value is None. It waits for no device.
-
-    The functions are Lightning's. The module calls them, for the trainer refuses to clip where `training_step` takes
-    several optimizer steps, and in bfloat16 it refuses fused optimizers.
-
-    Args:
-        value: the largest norm of all gradients together, or with algorithm="value" the largest size of each number in
-            them
-    """
-    if value is None:
-        return None
-    clip = precision.clip_grad_by_value if algorithm == "value" else precision.clip_grad_by_norm
-    return lambda optimizer: clip(optimizer, value)
-
-
-def take_step(loss: Callable[[], tuple[Tensor, Terms]], optimizer: Optimizer, clip: Clip | None = None) -> Terms:
-    """One optimizer step, as Lightning takes it in full precision and in bfloat16, without its hooks."""
-    optimizer.zero_grad()
-    mean, terms = loss()
-    mean.backward()
-    if clip:
-        clip(optimizer)
-    optimizer.step()
-    torch.clear_autocast_cache()  # which holds the weights from before the step
-    return terms
-
-
 def graphs_of(trainer: L.Trainer, wanted: bool) -> bool:
-    """Whether steps that Lightning does not have to see can be CUDA graphs."""
-    return wanted and trainer.strategy.root_device.type == "cuda"
+    """Whether steps can be CUDA graphs: on one GPU, without a scaler, which reads a number back in each step."""
+    one = trainer.world_size == 1 and trainer.strategy.root_device.type == "cuda"
+    return wanted and one and trainer.precision != "16-mixed"
 
 
 def count_step(trainer: L.Trainer) -> None:

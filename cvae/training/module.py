@@ -1,14 +1,13 @@
 """The LightningModule: steps, figures and optimizer. It owns no maths."""
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as L
 import torch
+from pytorch_lightning.trainer.call import _call_callback_hooks
 from torch import Tensor
-from torch.optim import Optimizer
 
 from cvae.errors import NotFinite
 from cvae.models.vae import VAE
@@ -16,15 +15,16 @@ from cvae.objectives import Objective, Terms
 from cvae.runs.checkpoint import FORMAT
 from cvae.runtime.devices import float32
 from cvae.runtime.noise import fixed_noise, noise_of
-from cvae.training.engine import Clip, Compiled, count_step, take_step, training_terms
+from cvae.training.engine import Compiled, count_step, training_terms
+from cvae.training.finite import in_training, require_finite
+from cvae.training.gradients import Clip, as_in_first_process, average
 from cvae.training.graphs import Graphed
 from cvae.training.log_rewind import positions
 from cvae.training.loggers import log_curves
 from cvae.training.means import CodeCounts, Totals, of_all_processes, summed
-from cvae.training.restored import require_optimizer, require_state, require_sums
+from cvae.training.restored import as_counted_here, require_optimizer, require_state, require_sums, scheduled_anew
 from cvae.version import VERSION
 
-ADVICE = "Often a smaller optimizer.lr helps."
 SELECTION = "selection/bound"  # what the best checkpoint and a sweeper are chosen by
 
 
@@ -38,11 +38,14 @@ class VAEModule(L.LightningModule):
         scheduler: torch optimizer -> torch learning rate scheduler, stepped after each epoch
         seed: of the noise: at evaluation, where every epoch is measured with the same draws, and of training, where it
             is a function of the seed, the process, the epoch and the number of the minibatch in it
-        minibatches: how many a batch of Lightning's has. With 1 it optimizes; with more `training_step` does
         compile: whether torch.compile makes one program of the terms of a training step
-        graphs: whether the steps of several minibatches are CUDA graphs
+        graphs: whether steps are CUDA graphs
         clip: what is done to the gradients before an optimizer step
+        accumulation: epoch -> how many minibatches share an optimizer step
+        watched: whether a callback sees each minibatch, which then is a batch of Lightning's
     """
+
+    automatic_optimization = False  # the module takes the steps itself
 
     def __init__(
         self,
@@ -51,14 +54,16 @@ class VAEModule(L.LightningModule):
         optimizer: Callable,
         scheduler: Callable,
         seed: int = 0,
-        minibatches: int = 1,
         compile: bool = False,
         graphs: bool = False,
         clip: Clip | None = None,
+        accumulation: Callable[[int], int] = lambda epoch: 1,
+        watched: bool = True,
     ) -> None:
         super().__init__()
         self.training_terms = Compiled(training_terms) if compile else training_terms
-        self.automatic_optimization, self.graphs, self.clip = minibatches == 1, graphs, clip
+        self.graphs, self.clip, self.accumulation, self.watched = graphs, clip, accumulation, watched
+        self.share, self.begins, self.ends = 1, True, True  # minibatches of a step; whether this is its first, its last
         self.vae, self.objective, self.seed = vae, objective, seed
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.window, self.epoch, self.evaluation = Totals(), Totals(), Totals()
@@ -81,40 +86,65 @@ class VAEModule(L.LightningModule):
         return self.objective(self.vae, x, self.vae.labels(y), self.global_step)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
-        if self.automatic_optimization:
-            self.before_step(batch_idx)
-            loss, terms = self.loss(*batch, self.global_step)
-            self.window.add(terms)
-            return loss
-        data = self.trainer.datamodule
-        for number, (levels, y) in enumerate(data.minibatches_of(batch), batch_idx * data.minibatches):
-            self.before_step(number)
-            sums = self.step(levels, y, self.global_step)
-            self.window.add_sums(self.names, sums, len(levels))
-            count_step(self.trainer)
-        return None
+        """Train with the minibatches of a batch. Returns the loss, of one minibatch, for callbacks that watch it."""
+        data, trainer = self.trainer.datamodule, self.trainer
+        self.share, minibatches = self.accumulation(self.current_epoch), list(data.minibatches_of(batch))
+        if self.watched:
+            trainer.accumulate_grad_batches = self.share  # by this Lightning numbers the points of its callbacks
+        with torch.autocast(self.device.type, enabled=False):  # Lightning turns it on for all of this, see `optimize`
+            for number, (levels, y) in enumerate(minibatches, batch_idx * data.minibatches):
+                last = trainer.is_last_batch and number % data.minibatches == len(minibatches) - 1
+                self.begins, self.ends = number % self.share == 0, last or (number + 1) % self.share == 0
+                self.before_step(number)
+                sums = self.step(levels, y, self.global_step)
+                self.window.add_sums(self.names, sums, len(levels))
+                if self.ends:
+                    count_step(trainer)
+        return (sums[self.names.index("loss")] / len(levels) / self.share).float() if self.watched else None
 
     def before_step(self, number: int) -> None:
         """Close the window if it is full, and seed the noise of minibatch `number` of the epoch."""
         # Within an epoch only this waits for the device, every log_every_n_steps.
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        if self.begins and self.global_step % self.trainer.log_every_n_steps == 0:
             self.close_window()
         noise_of(self.seed, self.global_rank, self.current_epoch, number, device=self.device)
 
     def optimize(self, levels: Tensor, y: Tensor, step: int | Tensor) -> Tensor:
-        """Take an optimizer step with a minibatch; returns the sums of its figures over the images (figures,).
+        """Train with a minibatch: a step, or a part of one. Returns the sums of its figures over the images (figures,).
 
         What differs from step to step is in the arguments, in the parameters and in the device's random numbers, so
         that a CUDA graph can repeat it.
         """
-        terms = take_step(lambda: self.loss(levels, y, step), self.optimizers(use_pl_optimizer=False), self.clip)
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        if self.begins:
+            self.tell("on_before_zero_grad", optimizer)
+            optimizer.zero_grad()
+        with self.trainer.precision_plugin.forward_context():
+            loss, terms = self.loss(levels, y, step)
+        loss = self.scaler.scale(loss / self.share)
+        self.tell("on_before_backward", loss)
+        loss.backward()
+        if self.ends:
+            average(optimizer)
+        self.tell("on_after_backward")
+        if self.ends:
+            self.scaler.unscale_(optimizer)
+            self.tell("on_before_optimizer_step", optimizer)
+            if self.clip:
+                self.clip(optimizer)
+            self.scaler.step(optimizer)
+            self.scaler.update()
+            as_in_first_process(map(self.get_buffer, self.learned))
         self.names, sums = summed(terms)
         return sums
 
-    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        """Where each minibatch is a step of Lightning's loop, which calls this before the optimizer's step."""
-        if self.clip:
-            self.clip(optimizer)
+    def tell(self, hook: str, *given: Any) -> None:
+        """Lightning's hooks within a step, which are its callbacks' where it takes the step itself."""
+        if self.watched:
+            _call_callback_hooks(self.trainer, hook, *given)
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Nothing: an evaluation may come between the minibatches of a step."""
 
     def loss(self, levels: Tensor, y: Tensor, step: int | Tensor) -> tuple[Tensor, Terms]:
         """What is minimized, for levels uint8 (B, C, H, W) and labels y (B,), and the terms that it is the mean of."""
@@ -142,7 +172,8 @@ class VAEModule(L.LightningModule):
     def require_finite_window(self) -> None:
         if bad := self.window.not_finite():
             number, figures = bad
-            raise self.not_finite(self.global_step - len(self.window.sums) + number + 1, figures)
+            first = self.global_step + (not self.ends) - math.ceil(len(self.window.sums) / self.share)
+            raise self.not_finite(first + number // self.share + 1, figures)
 
     def require_finite_weights(self) -> None:
         """Raise NotFinite where the figures or the gradients of the last steps are not finite; waits for the device."""
@@ -152,11 +183,7 @@ class VAEModule(L.LightningModule):
 
     def not_finite(self, step: int, figures: dict[str, float]) -> NotFinite:
         """The error of training step `step`, counted from 1."""
-        said = ", ".join(f"{name} is {value}" for name, value in figures.items())
-        if {"rate", "distortion"} <= figures.keys() and step > 1:
-            said += f" (all of them: a gradient of step {step - 1} was not finite, or the step too large)"
-        where = f"training, epoch {self.current_epoch + 1}, step {step}, learning rate {self.learning_rate:g}"
-        return NotFinite(f"{where}: {said}. {ADVICE}")
+        return in_training(figures, self.current_epoch + 1, step, self.learning_rate)
 
     def draw_curves(self, figures: dict[str, float]) -> None:
         """A point of each curve at the number of optimizer steps made, unless it has one there."""
@@ -180,6 +207,7 @@ class VAEModule(L.LightningModule):
             "processes": of_all_processes(own),
             "figures": self.figures,
             "points": self.points,
+            "minibatches": self.trainer.datamodule.minibatches,
             "max_epochs": self.trainer.max_epochs,
             "logs": positions(self.loggers) if self.trainer.is_global_zero else [],
         }
@@ -187,12 +215,16 @@ class VAEModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Be as the module was when the checkpoint was saved."""
         require_state(self.trainer, checkpoint)
-        saved = checkpoint["cvae"]
+        saved, data = checkpoint["cvae"], self.trainer.datamodule
+        data.minibatches = as_counted_here(checkpoint, data.minibatches)
         self.figures, self.points = dict(saved["figures"]), dict(saved["points"])
         self.sums, self.planned = saved["processes"][self.global_rank], saved["max_epochs"]
 
     def on_train_start(self) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
+        # Without one, a scaler that does nothing.
+        self.scaler = getattr(self.trainer.precision_plugin, "scaler", None) or torch.amp.GradScaler(enabled=False)
+        self.learned = [name for name, _ in self.named_buffers() if name in self.state_dict()]
         if self.planned is not None:  # the training goes on
             scheduler = self.trainer.lr_scheduler_configs[0].scheduler
             require_optimizer(optimizer, scheduler, self.make_optimizer, self.make_scheduler)
@@ -206,21 +238,11 @@ class VAEModule(L.LightningModule):
             self.window.load_state_dict(self.sums["window"], self.device)
             self.epoch.load_state_dict(self.sums["epoch"], self.device)
         if self.planned not in (None, self.trainer.max_epochs):
-            self.schedule_anew()
-            self.learning_rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]
+            self.trainer.lr_scheduler_configs[0].scheduler = scheduled_anew(
+                optimizer, self.make_scheduler, self.trainer.current_epoch
+            )
+            self.learning_rate = optimizer.param_groups[0]["lr"]
         self.begun = True
-
-    def schedule_anew(self) -> None:
-        """The learning rate of this epoch in a run of so many epochs: schedules may depend on their number."""
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"]
-        scheduler = self.make_scheduler(optimizer)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")  # the steps in between were taken before
-            for _ in range(self.trainer.current_epoch):
-                scheduler.step()
-        self.trainer.lr_scheduler_configs[0].scheduler = scheduler
 
     def on_train_epoch_start(self) -> None:
         self.epoch.reset()
@@ -228,7 +250,7 @@ class VAEModule(L.LightningModule):
         self.draw_curves({"train/lr": self.learning_rate})
 
     def on_train_epoch_end(self) -> None:
-        if not self.automatic_optimization:
+        if self.trainer.is_last_batch:  # else max_steps or a callback ends the training within an epoch
             self.lr_schedulers().step()
         self.close_window()
         figures = named("train_epoch", self.of_training(self.epoch.means_of_all_processes()))
@@ -271,10 +293,3 @@ class VAEModule(L.LightningModule):
 def named(split: str, means: dict[str, float]) -> dict[str, float]:
     """The figures as curves are called. The bound has none: it is the ELBO, or for IWAE the negative loss."""
     return {f"{split}/{name}": value for name, value in means.items() if name != "bound"}
-
-
-def require_finite(means: dict[str, float], where: str) -> None:
-    """Raise NotFinite, naming the figures, unless all are finite."""
-    bad = [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]
-    if bad:
-        raise NotFinite(f"{where}: {', '.join(bad)}. {ADVICE}")

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from pytorch_lightning import Trainer
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -54,6 +53,12 @@ def precision(key: str, value: Any) -> None:
         raise ConfigError(key, value, "one of 32-true, bf16-mixed, 16-mixed: weights stay in float32")
 
 
+def strategy(key: str, value: Any) -> None:
+    """A name, or an object of a class of Lightning's, which is looked at once it is made."""
+    if not isinstance(value, DictConfig) and value not in STRATEGIES:
+        raise ConfigError(key, value, "auto or ddp (trainer.devices with a copy of the model each)")
+
+
 def evaluations_of_an_epoch(key: str, value: Any) -> None:
     """Lightning's val_check_interval: minibatches, a share of the epoch, or a time."""
     if isinstance(value, (str, DictConfig)):  # a time, which Lightning reads
@@ -77,6 +82,7 @@ REFUSALS = (
 )  # what torch raises for values that it does not take
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # Lightning's, the last three its older names
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 FLAG = partial(one_of, allowed=(False, True))
 
 RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config has; null is checked too
@@ -86,6 +92,7 @@ RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config ha
     "trainer.compile": FLAG,
     "trainer.cuda_graphs": FLAG,
     "trainer.precision": or_null(precision),
+    "trainer.strategy": strategy,
     "trainer.max_epochs": positive_int,
     "trainer.min_epochs": or_null(positive_int),
     "trainer.min_steps": or_null(positive_int),
@@ -163,14 +170,6 @@ def require_an_image_each(cfg: DictConfig, data: ImageData, processes: int) -> N
         if images and len(images) < processes:
             allowed = f"at most {len(images)} in all: there are {len(images)} {name} images, and each process needs one"
             raise ConfigError("trainer.devices", cfg.trainer.get("devices"), allowed)
-
-
-def require_unscaled(cfg: DictConfig, trainer: Trainer) -> None:
-    """Raise ConfigError where gradients are to be clipped that the optimizer unscales only within its step."""
-    if trainer.precision == "16-mixed" and cfg.trainer.get("gradient_clip_val") and cfg.optimizer.get("fused"):
-        raise ConfigError(
-            "optimizer.fused", True, "false with trainer.precision=16-mixed and trainer.gradient_clip_val"
-        )
 
 
 def tried(cfg: DictConfig, group: str, argument: Any) -> Any:

@@ -1,6 +1,7 @@
 """What a run shows while it goes."""
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -31,10 +32,11 @@ class ProgressBar(Callback):
             TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
         )  # fmt: skip
         self.bar = progress_bar(*columns, auto_refresh=False)
-        steps = trainer.estimated_stepping_batches  # of Lightning's loop
-        if trainer.datamodule.minibatches > 1:
-            steps = trainer.max_epochs * trainer.datamodule.steps_of_an_epoch()
-        self.task = self.bar.add_task("", total=steps if steps < float("inf") else None, epoch="", figures="")
+        data = trainer.datamodule
+        minibatches = min(data.minibatches_of_an_epoch(), trainer.num_training_batches * data.minibatches)
+        steps = sum(math.ceil(minibatches / module.accumulation(epoch)) for epoch in range(trainer.max_epochs))
+        steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+        self.task = self.bar.add_task("", total=steps, epoch="", figures="")
         self.bar.start()
         self.drawn = 0.0
 

@@ -4,6 +4,7 @@ A checkpoint may come from somebody else. When it is read, its values are known 
 to be those of this training, before a step uses them: torch's fused optimizers check no sizes.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,45 @@ def require_state(trainer: Trainer, content: dict[str, Any]) -> None:
     for text in texts(content["callbacks"]):
         if ".." in text or "://" in text:  # ModelCheckpoint deletes files that it remembers
             raise UserError(f"the checkpoint's callbacks name {text!r:.200}, which leads out of the run")
+
+
+def as_counted_here(content: dict[str, Any], minibatches: int) -> int:
+    """Have a checkpoint's counters be those of this training; returns the minibatches that a batch of Lightning's has.
+
+    In some trainings of version 0.1.0 Lightning took the steps, minibatch by minibatch, and counted them at another
+    place. Within an epoch the batches stay as they were, since the place in it is counted in them.
+
+    minibatches: how many a batch would have in a new training
+
+    Raises:
+        UserError: batches cannot stay as they were.
+    """
+    loop = content["loops"]["fit_loop"]
+    by_lightning = loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"]
+    own = loop["epoch_loop.manual_optimization.optim_step_progress"]["total"]
+    before = content["cvae"].get("minibatches", minibatches)
+    if not own["completed"]:
+        own |= {"ready": by_lightning, "completed": by_lightning}
+        before = 1
+    if before == minibatches or loop["epoch_loop.batch_progress"]["is_last_batch"]:
+        return minibatches
+    if before != 1:
+        raise UserError(
+            f"the checkpoint is within an epoch, in batches of {before!r:.9} minibatches, not {minibatches}"
+        )
+    return 1
+
+
+def scheduled_anew(optimizer: Optimizer, make_scheduler: Callable, epochs: int) -> Any:
+    """A scheduler after so many epochs, and the optimizer's learning rates: a schedule may depend on a run's length."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"]
+    scheduler = make_scheduler(optimizer)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")  # the steps in between were taken before
+        for _ in range(epochs):
+            scheduler.step()
+    return scheduler
 
 
 def texts(value: Any) -> Iterator[str]:

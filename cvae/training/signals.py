@@ -28,12 +28,12 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self.waits, self.received = False, 0
+        self.waits, self.received, self.asked = False, 0, 0
 
     @contextmanager
     def handled(self) -> Iterator[None]:
         """Handle signals inside, and outside as before."""
-        self.waits, self.received = False, 0
+        self.waits, self.received, self.asked = False, 0, 0
         if threading.current_thread() is not threading.main_thread():  # Python handles signals in that one alone
             yield
             return
@@ -69,13 +69,14 @@ class Signals:
         log.info("%s: the run stops after this step; a second signal ends it at once", signal.Signals(signum).name)
 
     def to_stop(self, trainer: Trainer, now: bool = False) -> int:
-        """The signal after which all processes stop, 0 for none. Every process must ask after each step.
+        """The signal after which all processes stop, 0 for none. Every process must ask after each batch.
 
         Of several processes each asks the others, which waits for the device, so only every log_every_n_steps or `now`.
         """
         if trainer.world_size == 1:
             return self.received
-        if not now and trainer.global_step % trainer.log_every_n_steps:
+        asked, self.asked = self.asked, trainer.global_step // trainer.log_every_n_steps
+        if not now and self.asked == asked:
             return 0
         received = torch.tensor(self.received, device=trainer.strategy.root_device)
         dist.all_reduce(received, dist.ReduceOp.MAX)

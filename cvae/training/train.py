@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytorch_lightning as L
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.strategies import DDPStrategy
 
 from cvae.build import build_data, build_vae, make, read_images, require_fit
 from cvae.data import ImageData
@@ -26,13 +27,14 @@ from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
 from cvae.runtime.noise import fixed_noise
 from cvae.training.added import lightnings_errors, require_callbacks, require_figures, require_launcher
 from cvae.training.checkpoints import Checkpoints, epochs_of, into_run, last_good, require_bound
-from cvae.training.engine import clipping, graphs_of, minibatches_of_a_step
+from cvae.training.engine import accumulation, graphs_of, minibatches_of_a_step, require_own_step, watches_minibatches
 from cvae.training.gpus import devices
+from cvae.training.gradients import clipping, without_wrapper
 from cvae.training.log_rewind import rewind
 from cvae.training.loggers import close, forgiving, log_curves, log_start, log_table
 from cvae.training.means import summed
 from cvae.training.module import SELECTION, VAEModule
-from cvae.training.options import check, require_batches, require_unscaled
+from cvae.training.options import check, require_batches
 from cvae.training.pictures import Pictures
 from cvae.training.processes import together
 from cvae.training.progress import EpochLines
@@ -40,6 +42,8 @@ from cvae.training.restored import going_on
 from cvae.training.signals import requeue, signals
 
 log = logging.getLogger(__name__)
+
+OURS = ("compile", "cuda_graphs", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
 
 
 class Parts(NamedTuple):
@@ -192,20 +196,26 @@ def assemble(cfg: DictConfig) -> Parts:
     require_fit(cfg, vae, data)
     added, loggers = dict(make(cfg, "callbacks")), [*map(forgiving, make(cfg, "logger").values())]
     require_callbacks(added, loggers)
+    accumulated = accumulation(cfg, added)
     callbacks = into_run(added, Run(cfg.run_dir))
     require_bound(callbacks, vae)
     saves = any(isinstance(part, L.callbacks.Checkpoint) for part in callbacks)  # else Lightning adds one of its own
     own = {"enable_checkpointing": saves, "default_root_dir": cfg.trainer.get("default_root_dir") or cfg.run_dir}
     trainer = make(for_lightning(cfg), "trainer", logger=loggers, callbacks=callbacks, **own)
     require_launcher(cfg, trainer)
-    require_unscaled(cfg, trainer)
-    data.minibatches = minibatches_of_a_step(trainer, [key for key, value in cfg.trainer.items() if value is not None])
-    parts = (make(cfg, name) for name in ("objective", "optimizer", "scheduler"))
-    compile, graphs = cfg.trainer.get("compile", False), graphs_of(trainer, cfg.trainer.get("cuda_graphs", False))
-    clip = clipping(
-        trainer.precision_plugin, *(cfg.trainer.get(f"gradient_clip_{key}") for key in ("val", "algorithm"))
-    )
-    module = VAEModule(vae, *parts, cfg.seed, data.minibatches, compile, graphs, clip)
+    require_own_step(cfg, trainer)
+    if isinstance(trainer.strategy, DDPStrategy):
+        without_wrapper(trainer.strategy)
+    watched = any(map(watches_minibatches, trainer.callbacks))
+    data.minibatches = minibatches_of_a_step(cfg.trainer, watched)
+    alike = not watched and all(accumulated(epoch) == 1 for epoch in range(cfg.trainer.get("max_epochs") or 0))
+    limit = (cfg.trainer.get(f"gradient_clip_{key}") for key in ("val", "algorithm"))
+    options = {
+        "seed": cfg.seed, "compile": cfg.trainer.get("compile", False), "accumulation": accumulated, "watched": watched,
+        "graphs": graphs_of(trainer, alike and cfg.trainer.get("cuda_graphs", False)),
+        "clip": clipping(trainer.precision_plugin, *limit),
+    }  # fmt: skip
+    module = VAEModule(vae, *(make(cfg, name) for name in ("objective", "optimizer", "scheduler")), **options)
     if not trainer.is_global_zero:  # only rank 0 speaks
         logging.getLogger("cvae").setLevel(logging.WARNING)
     return Parts(data, module, trainer, settings)
@@ -215,7 +225,7 @@ def for_lightning(cfg: DictConfig) -> DictConfig:
     """The config without the trainer's keys that are ours."""
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
-    for key in ("compile", "cuda_graphs", "gradient_clip_val", "gradient_clip_algorithm"):
+    for key in OURS:
         cfg.trainer.pop(key, None)
     if "devices" in cfg.trainer:
         cfg.trainer.devices = devices(cfg.trainer)

@@ -592,11 +592,11 @@ def test_batches_of_several_minibatches_are_those_of_single_ones():
         assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
 
-@pytest.mark.parametrize(("world", "steps"), [(1, 4), (2, 2), (3, 2)])
-def test_steps_of_an_epoch(world, steps):
+@pytest.mark.parametrize(("world", "minibatches"), [(1, 4), (2, 2), (3, 2)])
+def test_minibatches_of_an_epoch(world, minibatches):
     made = ready(batch_size=300)
     made.trainer = trainer_on(world=world)
-    assert made.steps_of_an_epoch() == steps
+    assert made.minibatches_of_an_epoch() == minibatches
 
 
 @pytest.mark.parametrize("minibatches", [1, 2])

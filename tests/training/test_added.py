@@ -108,7 +108,10 @@ def test_a_callback_works_or_is_refused_by_a_line(kind, keys, words, said, tmp_p
 
 KEYS = {  # of the trainer: values that work, {value that does not: what is said}
     "accelerator": (["cpu"], {"abacus": "trainer.accelerator=abacus: must be"}),
-    "strategy": (["auto"], {"ddp_spawn": "trainer.strategy=ddp_spawn: must be one that", "x": "trainer: "}),
+    "strategy": (["auto"], dict.fromkeys(
+        ["fsdp", "deepspeed", "deepspeed_stage_3", "ddp_spawn", "ddp_notebook", "x", "null", 3],
+        "trainer.strategy=.*: must be auto or ddp",
+    )),
     "devices": ([1, "auto"], {0: "trainer: ", "x": "trainer: ", "null": "trainer: "}),
     "num_nodes": ([1], {0: "trainer: .*num_nodes"}),
     "precision": (

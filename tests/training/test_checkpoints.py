@@ -23,7 +23,7 @@ from cvae.errors import ConfigError, NotFinite, UserError
 from cvae.objectives import Objective, Terms
 from cvae.runs.directory import Run
 from cvae.runs.trust import require_parts
-from cvae.training import engine, module
+from cvae.training import engine
 from cvae.training.checkpoints import Checkpoints, WholeCheckpoints, last_good
 from cvae.training.module import VAEModule
 from cvae.version import VERSION
@@ -113,6 +113,7 @@ def test_last_is_written_within_an_epoch_too(tmp_path, monkeypatch, minibatches,
 def test_it_is_not_written_between_the_batches_of_a_step_nor_before_an_evaluation(tmp_path, monkeypatch):
     """Lightning cannot go on exactly from there."""
     saved = []
+    monkeypatch.setattr(engine, "MINIBATCHES", 1)
     monkeypatch.setattr(Checkpoints, "save_last", lambda self, trainer, module: saved.append(trainer.global_step))
     many = [*QUIET, "data.source.train_size=24", "callbacks.checkpoint.every_n_steps=1", "trainer.max_epochs=1"]
     trained(tmp_path / "a", *many, "+trainer.accumulate_grad_batches=2")
@@ -214,16 +215,15 @@ def test_nothing_is_unpickled(tmp_path):
 
 def test_weights_that_are_not_finite_replace_no_good_ones(tmp_path, monkeypatch):
     """A gradient at step 5 of epochs of three: last.ckpt is of the first epoch, best.ckpt as well."""
-    step = engine.take_step
+    step = VAEModule.optimize
 
-    def breaks(loss, optimizer, clip, calls=[]):  # noqa: B006, counts
-        calls.append(1)
-        terms = step(loss, optimizer, clip)
-        if len(calls) == 6:
-            optimizer.param_groups[0]["params"][0].data[0] = math.nan
-        return terms
+    def breaks(self, levels, y, number):
+        sums = step(self, levels, y, number)
+        if number == 5:
+            next(self.parameters()).data[0] = math.nan
+        return sums
 
-    monkeypatch.setattr(module, "take_step", breaks)
+    monkeypatch.setattr(VAEModule, "optimize", breaks)
     with pytest.raises(NotFinite) as error:
         trained(tmp_path, *QUIET)
     assert str(error.value) == (

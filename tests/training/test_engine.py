@@ -1,8 +1,7 @@
-"""Several minibatches to a step of Lightning's loop: the same results, and only where nobody has to see each one."""
+"""Several minibatches to a step of Lightning's loop, clipping, compile: the same results as step by step."""
 
 import csv
 from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as L
@@ -24,6 +23,7 @@ SAME = {
     "bfloat16": ["trainer.precision=bf16-mixed"],
     "schedules by step and by epoch": ["scheduler=cosine", "objective/beta=linear"],
     "whole minibatches": ["data.source.train_size=8"],
+    "accumulated": ["+trainer.accumulate_grad_batches=2"],
     "an epoch without evaluation": ["+trainer.check_val_every_n_epoch=2"],
     "clipped by norm": ["trainer.gradient_clip_val=5"],
     "clipped by value, in bfloat16": [
@@ -50,33 +50,12 @@ def test_the_same_weights_curves_and_counts_as_step_by_step(name, tmp_path, monk
         torch.testing.assert_close(several["state_dict"], one["state_dict"], rtol=0, atol=0)
         torch.testing.assert_close(several["optimizer_states"], one["optimizer_states"], rtol=0, atol=0)
         assert several["lr_schedulers"][0]["last_epoch"] == 3
-        assert several["global_step"] == one["global_step"] == (6 if name == "whole minibatches" else 9)
+        assert (
+            several["global_step"] == one["global_step"] == (6 if name in ("whole minibatches", "accumulated") else 9)
+        )
         counted = several["loops"]["fit_loop"]["epoch_loop.manual_optimization.optim_step_progress"]["total"]
         assert counted == {"ready": several["global_step"], "completed": several["global_step"]}
         assert others == rows
-
-
-def test_the_weights_that_autocast_keeps_are_forgotten_after_each_step():
-    layer, x = torch.nn.Linear(4, 1), torch.randn(8, 4)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
-    results = []
-
-    def loss():
-        results.append(layer(x).detach())
-        return layer(x).square().sum(), None
-
-    with torch.autocast("cpu", torch.bfloat16):
-        engine.take_step(loss, optimizer)
-        engine.take_step(loss, optimizer)
-    assert not torch.equal(*results)
-
-
-def test_a_step_begins_without_the_gradients_of_the_one_before():
-    weight = torch.ones(1, requires_grad=True)
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    for number in range(2):
-        assert engine.take_step(lambda: ((2 * weight).sum(), number), optimizer) == number  # noqa: B023
-    assert weight.item() == 1 - 2 - 2
 
 
 class Watching(L.Callback):
@@ -116,29 +95,25 @@ def test_every_hook_of_a_minibatch_is_known(hook):
         ([], 10),
         (["trainer.precision=bf16-mixed", "+trainer.limit_val_batches=1", "+trainer.deterministic=true"], 10),
         (["+trainer.limit_test_batches=1", "+trainer.check_val_every_n_epoch=2", "+trainer.benchmark=true"], 10),
-        (["trainer.gradient_clip_val=0.25"], 10),
-        (["trainer.gradient_clip_val=1", "+trainer.gradient_clip_algorithm=value"], 10),
-        (["+trainer.accumulate_grad_batches=2"], 1),
+        (["trainer.gradient_clip_val=0.25", "+trainer.accumulate_grad_batches=2", "+trainer.detect_anomaly=true"], 10),
+        (["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1"], 10),
         (["+trainer.limit_train_batches=2"], 1),
+        (["+trainer.overfit_batches=2"], 1),
         (["+trainer.max_steps=3"], 1),
+        (["+trainer.min_steps=3"], 1),
+        (["+trainer.max_time=00:00:01:00"], 1),
         (["+trainer.val_check_interval=2"], 1),
+        (["+trainer.fast_dev_run=2"], 1),
         (["+callbacks.lr={_target_: pytorch_lightning.callbacks.LearningRateMonitor}"], 1),
     ],
 )
 def test_what_makes_lightning_see_each_minibatch(overrides, minibatches, tmp_path):
-    data, module, _, _ = assemble(tiny(tmp_path, *overrides))
+    data, module, *_ = assemble(tiny(tmp_path, *overrides))
     assert data.minibatches == minibatches
-    assert module.automatic_optimization is (minibatches == 1)
+    assert not module.automatic_optimization
+    assert module.watched is any("callbacks" in word or "max_time" in word for word in overrides)
     data.setup()
     assert len(data.train_dataloader()) == (1 if minibatches == 10 else 3)
-
-
-def test_several_devices_and_scaled_gradients_are_lightnings(monkeypatch):
-    single = SimpleNamespace(spec=engine.SingleDeviceStrategy)
-    monkeypatch.setattr(engine, "SingleDeviceStrategy", SimpleNamespace)
-    for strategy, precision, minibatches in ((single, "32-true", 10), (single, "16-mixed", 1), (None, "32-true", 1)):
-        trainer = SimpleNamespace(strategy=strategy, precision=precision, callbacks=[])
-        assert engine.minibatches_of_a_step(trainer, ["precision"]) == minibatches
 
 
 def weights(folder, *overrides):

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -157,6 +158,7 @@ def test_what_cannot_be_recorded_is_taken_as_it_comes_with_one_line(recorder, ca
     assert "without CUDA graphs" in line and line.endswith("operation not permitted when stream is capturing")
 
 
+CALLBACKS = "pytorch_lightning.callbacks"
 OVERRIDES = {
     "plain": [],
     "drawn images": ["data.binarization=stochastic"],
@@ -186,15 +188,33 @@ def test_a_training_of_replayed_steps_is_the_same(name, recorder, tmp_path, monk
         assert replayed["figures"][name] == pytest.approx(figure, rel=1e-5) or name == "train/seconds_per_epoch"
 
 
-def test_graphs_are_for_gpus_and_can_be_turned_off(tmp_path):
-    def on(device, wanted):
-        strategy = type("", (), {"root_device": torch.device(device)})
-        return graphs_of(type("", (), {"strategy": strategy}), wanted)
+def test_graphs_are_for_one_gpu_and_can_be_turned_off(tmp_path):
+    def on(device, wanted, processes=1, precision="32-true"):
+        strategy = SimpleNamespace(root_device=torch.device(device))
+        return graphs_of(SimpleNamespace(strategy=strategy, world_size=processes, precision=precision), wanted)
 
     assert [on("cuda", True), on("cuda", False), on("cpu", True), on("mps", True)] == [True, False, False, False]
+    assert [on("cuda", True, 2), on("cuda", True, 1, "16-mixed"), on("cuda", True, 1, "bf16-mixed")] == [False] * 2 + [
+        True
+    ]
     assert assemble(tiny(tmp_path))[1].graphs is False
     with pytest.raises(ConfigError, match=r"trainer\.cuda_graphs=yes: must be one of False, True"):
         assemble(tiny(tmp_path, "trainer.cuda_graphs=yes"))
+
+
+@pytest.mark.parametrize(
+    ("words", "alike"),
+    [
+        ([], True),
+        (["+trainer.max_steps=3"], True),
+        (["+trainer.accumulate_grad_batches=2"], False),
+        ([f"+callbacks.own={{_target_: {CALLBACKS}.GradientAccumulationScheduler, scheduling: {{1: 2}}}}"], False),
+        ([f"+callbacks.own={{_target_: {CALLBACKS}.EMAWeightAveraging}}"], False),
+    ],
+)
+def test_steps_that_differ_or_are_watched_are_no_graphs(words, alike, tmp_path, monkeypatch):
+    monkeypatch.setattr("cvae.training.train.graphs_of", lambda trainer, wanted: wanted)
+    assert assemble(tiny(tmp_path, *words)).module.graphs is alike
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -2,8 +2,6 @@
 
 import copy
 import re
-from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -11,7 +9,7 @@ from tiny import tiny
 
 from cvae.build import build_data
 from cvae.errors import ConfigError, UserError
-from cvae.training.options import RULES, check, require_batches, require_unscaled
+from cvae.training.options import RULES, check, require_batches
 
 NAN, INF = float("nan"), float("inf")
 FLAG = ([True, False], [1, 0, None, "no-way"], "one of False, True")
@@ -39,6 +37,11 @@ CASES = {  # key: values that are taken, values that are not, what is said of th
         ["32-true", "bf16-mixed", "16-mixed", 32, "32", "bf16", 16, None],
         ["64-true", "bf16-true", "16-true", 64, "transformer-engine", True, 32.0, "few"],
         "one of 32-true, bf16-mixed, 16-mixed: weights stay in float32",
+    ),
+    "trainer.strategy": (
+        ["auto", "ddp", "ddp_find_unused_parameters_true"],
+        ["fsdp", "deepspeed", "ddp_spawn", None, True],
+        "auto or ddp (trainer.devices with a copy of the model each)",
     ),
     "trainer.max_epochs": WHOLE,
     "trainer.min_epochs": WHOLE_OR_NULL,
@@ -158,19 +161,3 @@ def test_a_share_of_the_batches_that_leaves_none_is_refused(name, count, tmp_pat
     require_batches(cfg, data)
     cfg.trainer[key.partition(".")[2]] = 1
     require_batches(cfg, data)
-
-
-@pytest.mark.parametrize(
-    ("precision", "words", "refused"),
-    [
-        ("16-mixed", ["trainer.gradient_clip_val=1"], True),
-        ("16-mixed", [], False),
-        ("16-mixed", ["trainer.gradient_clip_val=1", "optimizer.fused=false"], False),
-        ("16-mixed", ["trainer.gradient_clip_val=1", "optimizer=adamax"], False),
-        ("bf16-mixed", ["trainer.gradient_clip_val=1"], False),
-    ],
-)
-def test_what_a_fused_optimizer_unscales_in_its_step_cannot_be_clipped_before(precision, words, refused):
-    said = "^optimizer.fused=True: must be false with trainer.precision=16-mixed and trainer.gradient_clip_val$"
-    with pytest.raises(ConfigError, match=said) if refused else nullcontext():
-        require_unscaled(tiny("nowhere", *words), SimpleNamespace(precision=precision))

@@ -30,13 +30,14 @@ def screen(monkeypatch):
 
 def trainer(**values):
     given = {
-        "is_global_zero": True, "estimated_stepping_batches": 40, "global_step": 0, "current_epoch": 0, "max_epochs": 4,
-        "datamodule": SimpleNamespace(minibatches=1),
+        "is_global_zero": True, "num_training_batches": 10, "global_step": 0, "current_epoch": 0, "max_epochs": 4,
+        "max_steps": -1, "datamodule": SimpleNamespace(minibatches=1, minibatches_of_an_epoch=lambda: 12),
     }  # fmt: skip
     return SimpleNamespace(**given | values)
 
 
-MODULE = SimpleNamespace(recent={"elbo": -3.14159, "rate": 2.0, "distortion": 1.14159, "loss": 9.0})
+FIGURES = {"elbo": -3.14159, "rate": 2.0, "distortion": 1.14159, "loss": 9.0}
+MODULE = SimpleNamespace(recent=FIGURES, accumulation=lambda epoch: 1)
 
 
 def fields(bar):
@@ -82,9 +83,9 @@ def test_what_is_no_bound_is_not_called_one(clock, screen):
 
 def test_before_the_first_figures_the_bar_has_none(clock, screen):
     bar = ProgressBar()
-    bar.on_train_start(trainer(estimated_stepping_batches=float("inf")), MODULE)
+    bar.on_train_start(trainer(), MODULE)
     bar.on_train_end(trainer(global_step=1), SimpleNamespace(recent={}))
-    assert fields(bar) == (1, None, "1/4", "")
+    assert fields(bar) == (1, 40, "1/4", "")
 
 
 def test_the_bar_is_gone_after_an_error(clock, screen):
@@ -160,8 +161,17 @@ def test_seconds_go_on_after_a_stop(clock):
     assert after.seconds == pytest.approx([3, 9])
 
 
-def test_the_bar_counts_minibatches_where_a_batch_has_several(screen):
-    data = SimpleNamespace(minibatches=10, steps_of_an_epoch=lambda: 7)
-    bar = ProgressBar()
-    bar.on_train_start(trainer(datamodule=data, estimated_stepping_batches=4), MODULE)
-    assert bar.bar.tasks[0].total == 4 * 7
+@pytest.mark.parametrize(
+    ("values", "shares", "total"),
+    [
+        ({"num_training_batches": 1}, [1, 1, 1, 1], 4 * 7),  # of ten minibatches, of which an epoch has 7
+        ({"num_training_batches": 1}, [1, 1, 2, 4], 7 + 7 + 4 + 2),
+        ({"num_training_batches": 1, "max_steps": 9}, [1, 1, 1, 1], 9),
+        ({"num_training_batches": 1, "max_steps": 90}, [7, 7, 7, 7], 4),
+    ],
+)
+def test_the_bar_counts_optimizer_steps(values, shares, total, screen):
+    data, bar = SimpleNamespace(minibatches=10, minibatches_of_an_epoch=lambda: 7), ProgressBar()
+    module = SimpleNamespace(recent=FIGURES, accumulation=shares.__getitem__)
+    bar.on_train_start(trainer(datamodule=data, **values), module)
+    assert bar.bar.tasks[0].total == total

@@ -1,0 +1,68 @@
+"""The gradients of a step: averaged over the processes of a run, clipped."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning.plugins import Precision
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+
+Clip = Callable[[Optimizer], Any]  # changes the gradients of the optimizer's parameters
+
+
+def clipping(precision: Precision, value: float | None, algorithm: str | None) -> Clip | None:
+    """How gradients are clipped before an optimizer step; None where value is None. It waits for no device.
+
+    The functions are Lightning's. Its trainer does not clip where the module takes the steps.
+
+    Args:
+        value: the largest norm of all gradients together, or with algorithm="value" the largest size of each number in
+            them
+    """
+    if value is None:
+        return None
+    clip = precision.clip_grad_by_value if algorithm == "value" else precision.clip_grad_by_norm
+    return lambda optimizer: clip(optimizer, value)
+
+
+def average(optimizer: Optimizer) -> None:
+    """Average the gradients over the processes, of which each must call it; one that has none counts as zero.
+
+    One sum of one tensor: all processes get the same numbers to the last bit. Does nothing where there is one process.
+    """
+    if not several_processes():
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    gradients = [p.grad for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [part.view_as(own) for part, own in zip(parts, gradients, strict=True)])
+
+
+def as_in_first_process(tensors: Iterable[Tensor]) -> None:
+    """Copy the first process's values to the others, in place; every process must call it."""
+    if several_processes():
+        for tensor in tensors:
+            values = tensor.detach().contiguous()
+            dist.broadcast(values, 0)
+            tensor.detach().copy_(values)
+
+
+def several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def without_wrapper(strategy: DDPStrategy) -> None:
+    """Have Lightning start with the same weights in all processes and leave the rest: the loop averages gradients.
+
+    torch's wrapper would average those of each `backward`, whether its minibatch ends a step or not.
+    """
+    strategy.configure_ddp = lambda: as_in_first_process([*strategy.model.parameters(), *strategy.model.buffers()])
