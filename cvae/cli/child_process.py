@@ -23,7 +23,8 @@ def main(folder: str, first: str, *resume: str) -> None:
     """Train with the saved config of a run, or go on with it. Errors are said on the terminal and in its train.log."""
     end_with(int(first))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # not before `train` handles it, with the others
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of a closed terminal the first process tells the others
+    if hasattr(signal, "SIGHUP"):  # of a closed terminal the first process tells the others; Windows has no such signal
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     run = Run(folder, trust=True)  # the first process has written its config
     file = logging.FileHandler(run.log_file, encoding="utf-8", delay=True, errors="backslashreplace")
     number = os.environ["LOCAL_RANK"]
@@ -63,7 +64,7 @@ def end_with(first: int) -> None:
 def watch(first: int) -> None:
     while os.getppid() == first:
         time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ DEPTH = 40  # lists and dictionaries in each other
 BITS = 64  # of an integer
 NUMBER = re.compile(r"[-+.:_0-9a-fobxA-F]{100,}")  # a number that could take seconds to read
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
+# Waits for no writer of a pipe and makes no terminal this process's own, which Windows does not know; it knows text.
+READ = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"))
 
 
 def read_bytes(file: Path, most: int) -> bytes:
@@ -27,7 +29,7 @@ def read_bytes(file: Path, most: int) -> bytes:
         UserError: it is one of these; the message says what it has instead of a name, which the caller knows.
         OSError: it cannot be read.
     """
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)  # waits for no writer of a pipe
+    descriptor = os.open(file, READ)
     with open(descriptor, "rb") as stream:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):

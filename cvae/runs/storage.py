@@ -1,6 +1,6 @@
 """Files that are whole or absent, folders that are new, and locks."""
 
-import fcntl
+import importlib
 import itertools
 import os
 from collections.abc import Callable
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 HELD: dict[Path, int] = {}  # the locks of this process: file -> descriptor
+READ = os.O_RDONLY | getattr(
+    os, "O_NONBLOCK", 0
+)  # somebody else's file may be a pipe, which would wait; not on Windows
 
 
 def save(path: Path, content: bytes, previous: Path | None = None, check: Callable[[Path], Any] | None = None) -> None:
@@ -62,7 +65,7 @@ def lock(path: Path) -> bool:
     if real(path) in HELD:
         return True
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    if not take(descriptor, fcntl.LOCK_EX):
+    if not take(descriptor):
         os.close(descriptor)
         return False
     HELD[real(path)] = descriptor
@@ -80,11 +83,11 @@ def locked(path: Path) -> bool:
     if real(path) in HELD:
         return True
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # somebody else's may be a pipe, which would wait
+        descriptor = os.open(path, READ)
     except OSError:  # there is none, or none that a run could lock
         return False
     try:
-        return not take(descriptor, fcntl.LOCK_SH)  # shared: two that ask do not see each other
+        return not take(descriptor, shared=True)  # two that ask do not see each other
     finally:
         os.close(descriptor)
 
@@ -94,13 +97,33 @@ def real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def take(descriptor: int, kind: int) -> bool:
+def take(descriptor: int, shared: bool = False) -> bool:
     """Take a lock that `descriptor` holds until it is closed; False if another process has one that excludes it."""
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        import fcntl
+    except ImportError:
+        return take_on_windows(descriptor)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks: nobody can have one
+        pass
+    return True
+
+
+def take_on_windows(descriptor: int) -> bool:
+    """The same on Windows, which locks bytes: here one far behind all that a file holds, so that it can be read.
+
+    It has no shared locks: where two processes ask at the same moment, one may be told that the file is locked.
+    """
+    msvcrt = importlib.import_module("msvcrt")
+    os.lseek(descriptor, 2**30, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    except PermissionError:
+        return False
+    except OSError:  # a file system without locks
         pass
     return True
 
@@ -111,4 +134,5 @@ def leave_to_parent() -> None:
         os.close(HELD.popitem()[1])
 
 
-os.register_at_fork(after_in_child=leave_to_parent)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=leave_to_parent)

@@ -1,6 +1,5 @@
 """Where the processes of a run find each other, and hear what has become of the others: torch's key-value store."""
 
-import fcntl
 import math
 import os
 import socket
@@ -51,6 +50,8 @@ def interface_to(address: str) -> str | None:
     """The name of the network interface by which this machine reaches an address; None where that cannot be told."""
     if sys.platform != "linux":
         return None
+    import fcntl
+
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         with suppress(OSError):
             probe.connect((address, 9))  # sends nothing

@@ -216,7 +216,7 @@ class Processes(_Launcher):
             else:
                 self.over.wait(LOOK)
             if (self.lost() or self.stopped) and not self.over.wait(GRACE):
-                self.kill(signal.SIGKILL)
+                self.kill()
                 if not self.over.wait(2 * PATIENCE):
                     self.give_up()
 
@@ -228,9 +228,9 @@ class Processes(_Launcher):
             self.run.save_status(**self.run.status() | {"state": state, "reason": reason})
         os._exit(128 + self.stopped if self.stopped else 1)
 
-    def kill(self, signum: int) -> None:
+    def kill(self) -> None:
         for other in self.others:
-            other.send_signal(signum)  # none, where the process has ended
+            other.kill()  # does nothing, where the process has ended
 
     def part(self) -> None:
         """Leave the group, once all have come to this. The processes that were started end by themselves."""
@@ -252,7 +252,7 @@ class Processes(_Launcher):
         if error:
             if self.lifeline:
                 self.lifeline.end(self.reason_for_others(error))
-            self.kill(signal.SIGKILL)
+            self.kill()
         for other in self.others:
             try:
                 other.wait(END)

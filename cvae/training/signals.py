@@ -18,6 +18,10 @@ from cvae.errors import Stopped
 
 log = logging.getLogger(__name__)
 
+# Neither is there on Windows.
+CLOSED = getattr(signal, "SIGHUP", None)  # the terminal of this process is closed
+REQUEUE = getattr(signal, "SIGUSR1", None)  # SLURM is about to end the job
+
 
 class Signals:
     """What the signals of this process do: SIGINT (Ctrl-C), SIGTERM, SIGHUP (a closed terminal), under SLURM SIGUSR1.
@@ -46,9 +50,12 @@ class Signals:
                 signal.signal(signum, handler)
 
     def kinds(self) -> list[signal.Signals]:
-        closed = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
-        under_slurm = [signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else []
-        return [signal.SIGINT, signal.SIGTERM, *closed, *under_slurm]
+        kinds = [signal.SIGINT, signal.SIGTERM]
+        if CLOSED and signal.getsignal(CLOSED) != signal.SIG_IGN:
+            kinds.append(CLOSED)
+        if REQUEUE and "SLURM_JOB_ID" in os.environ:
+            kinds.append(REQUEUE)
+        return kinds
 
     def install(self) -> None:
         for signum in self.kinds():
@@ -61,7 +68,7 @@ class Signals:
             self.install()  # Lightning's own handler of SIGTERM, from the beginning of fit, ends it with nothing saved
 
     def handle(self, signum: int, frame: object) -> None:
-        if signum == self.received == signal.SIGHUP:
+        if signum == self.received == CLOSED:
             return
         first, self.received = not self.received, signum
         if not (self.waits and first):
@@ -103,7 +110,7 @@ class Bell:
         waits = signals.waits
         if select.select([self.ear], [], [], seconds)[0]:
             for number in self.ear.recv(64):  # of a closed terminal the system may tell twice
-                if number in signals.kinds() and (number != signal.SIGHUP or number not in self.heard):
+                if number in signals.kinds() and (number != CLOSED or number not in self.heard):
                     self.heard.append(number)
         return self.heard[-1] if len(self.heard) > waits else 0
 

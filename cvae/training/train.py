@@ -2,7 +2,6 @@
 
 import logging
 import shlex
-import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -39,7 +38,7 @@ from cvae.training.pictures import Pictures
 from cvae.training.processes import together
 from cvae.training.progress import EpochLines
 from cvae.training.restored import going_on
-from cvae.training.signals import requeue, signals
+from cvae.training.signals import REQUEUE, requeue, signals
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +169,7 @@ def publish(trainer: L.Trainer, module: VAEModule) -> None:
 def how_to_go_on(stop: Stopped, trainer: L.Trainer, run: Run) -> str:
     """What is saved, and what to type; under SLURM the job is put into its queue again."""
     saved = f" after step {trainer.global_step:,}. {last_saved(trainer, run)}"
-    if stop.signum == signal.SIGUSR1 and trainer.is_global_zero and requeue():
+    if stop.signum == REQUEUE and trainer.is_global_zero and requeue():
         return f"{saved}. SLURM starts it again"
     return f"{saved}. Go on with: {how_to_resume(run)}"
 

@@ -124,7 +124,7 @@ def test_the_lock_of_another_process_ends_with_it(tmp_path, other):
 def test_who_asks_does_not_disturb_who_asks(tmp_path, other):
     file = tmp_path / "lock"
     file.touch()
-    other(f"take(os.open({str(file)!r}, os.O_RDONLY), fcntl.LOCK_SH)")
+    other(f"take(os.open({str(file)!r}, os.O_RDONLY), shared=True)")
     assert not locked(file)
 
 
@@ -132,7 +132,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     def none(descriptor, kind):
         raise OSError("no locks")
 
-    monkeypatch.setattr(storage.fcntl, "flock", none)
+    monkeypatch.setattr("fcntl.flock", none)
     assert lock(tmp_path / "lock")
     unlock(tmp_path / "lock")
     assert not locked(tmp_path / "lock")

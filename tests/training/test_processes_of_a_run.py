@@ -100,7 +100,7 @@ def test_the_others_read_the_saved_config_of_the_run(tmp_path, alone, monkeypatc
         def wait(self, timeout=None):
             return 0
 
-        def send_signal(self, signum):
+        def kill(self):
             pass
 
     monkeypatch.setattr(processes.subprocess, "Popen", Program)
