@@ -1,5 +1,6 @@
 """Build objects from a config or a run directory, and check that the choices of a config fit each other."""
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from cvae.checks import image_shape, one_of, positive_int
 from cvae.data import ImageData
+from cvae.data.contents import difference
 from cvae.errors import ConfigError, DataError, UserError
 from cvae.models.ladder import kind_of
 from cvae.models.vae import VAE
@@ -21,6 +23,8 @@ from cvae.runs.checkpoint import Budget, read_checkpoint
 from cvae.runs.directory import LAST, Run
 from cvae.runs.trust import DATA_ROOT, PARTS, require_inside, require_parts
 from cvae.runtime.devices import DEVICES, available
+
+log = logging.getLogger(__name__)
 
 MOVED = {  # what saved configs may call a part, and what it is called today
     "cvae.mnist.MNIST": "cvae.data.mnist.MNIST",
@@ -240,6 +244,8 @@ def load_data(run: Run, root: str | None = None) -> ImageData:
     with described(run, "data"):
         data = make(cfg, "data")
         read_images(cfg, data)
+        if said := difference(run, cfg.data.get("fingerprint"), getattr(data.source, "contents", None)):
+            log.warning("%s: %s. Its figures are of others", data.root, said)
     return data
 
 

@@ -58,10 +58,8 @@ def seed_number(key: str, value: Any) -> int:
 
 
 def image_shape(key: str, value: Any) -> tuple[int, int, int]:
-    """Return `value` as (C, H, W), or raise ConfigError unless it is three positive integers, the first 1 or 3."""
+    """Return `value` as (C, H, W), or raise ConfigError unless it is three positive integers."""
     shape = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
     if not isinstance(shape, list) or len(shape) != 3 or not all(is_int(size) and size > 0 for size in shape):
         raise ConfigError(key, shape, "three positive integers [channels, height, width]")
-    if shape[0] not in (1, 3):
-        raise ConfigError(key, shape, "[channels, height, width] with 1 channel (grey) or 3 (RGB)")
     return tuple(shape)

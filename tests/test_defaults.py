@@ -32,6 +32,12 @@ data/fashion_mnist:
   image_shape: [1, 28, 28]
 data/image_folder:
   _target_: cvae.data.folder.image_folder
+  split: hash
+  fit: crop
+  transparent: white
+  white: null
+  pixel_limit: null
+  skip_unreadable: false
   root: null
   image_size: 32
   channels: 3
@@ -42,7 +48,7 @@ data/kmnist:
   source: {_target_: cvae.data.idx_files.IdxFiles, _partial_: true, dataset: KMNIST}
   image_shape: [1, 28, 28]
 data/mnist: {source: {_target_: cvae.data.mnist.MNIST, _partial_: true}, image_shape: [1, 28, 28]}
-data/npz: {_target_: cvae.data.npz.npz, root: null, test_size: 0.1, num_classes: null, image_shape: null}
+data/npz: {_target_: cvae.data.npz.npz, root: null, test_size: 0.1, split: hash, num_classes: null, image_shape: null}
 data/synthetic:
   source:
     _target_: cvae.data.synthetic.Synthetic
@@ -337,7 +343,7 @@ def test_the_choices_and_values_of_the_root():
     assert found["data"] == {
         "_target_": "cvae.data.ImageData", "root": "${oc.env:CVAE_DATA,data}", "num_classes": 10,
         "binarization": "static", "invert": False, "train_on": "train", "batch_size": 32,
-        "eval_batch_size": 500, "validation_size": 0, "augment": None, "seed": "${seed}",
+        "eval_batch_size": 500, "validation_size": 0, "augment": None, "fingerprint": None, "seed": "${seed}",
     }  # fmt: skip
     assert (found["seed"], found["conditional"], found["name"], found["tags"]) == (0, False, None, [])
 

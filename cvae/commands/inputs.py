@@ -13,6 +13,7 @@ from rich.progress import track
 from cvae.checks import seed_number
 from cvae.errors import ConfigError, UserError, printable
 from cvae.runs.directory import Run
+from cvae.runs.small_files import one_line
 from cvae.runs.storage import save
 from cvae.runtime.console import console
 
@@ -67,10 +68,15 @@ def own_images(files: Sequence[str], args: argparse.Namespace) -> "Tensor":
     if missing := [file for file in files if not Path(file).is_file()]:
         raise UserError(f"there is no such file: {', '.join(missing)}")
     from cvae.build import make, saved_config
-    from cvae.data.folder import read_images
+    from cvae.data.decode import decode, reading_of
 
     data = make(saved_config(Run(args.run, args.trust)), "data")  # nothing is read: only what is done to images
-    return data.as_tested(read_images([Path(file) for file in files], data.image_shape))
+    decoded = decode([Path(file) for file in files], reading_of(data))
+    if decoded.faults:
+        lines = [f"  {one_line(str(files[number]))}: {why}" for number, why in decoded.faults.items()]
+        said = f"{len(lines)} of {len(files)} images cannot be read. Repair or delete them:"
+        raise UserError("\n".join([said, *lines]))
+    return data.as_tested(decoded.x)
 
 
 def images_of(

@@ -88,6 +88,7 @@ class ImageData(LightningDataModule):
         augment: what `augment` does to the levels of training images; see `Augmentation`
         split: how the validation images are drawn: hash, by each image's name, or its number where it has none, so that
             a new image moves no other; or position, by the places in the list
+        fingerprint: of the images that are expected (`cvae.data.contents`)
 
     Raises:
         ConfigError: a value is not allowed.
@@ -108,6 +109,7 @@ class ImageData(LightningDataModule):
         seed: int,
         augment: Any = None,
         split: str = "position",
+        fingerprint: str | None = None,
     ) -> None:
         super().__init__()
         self.image_shape = checks.image_shape("image_shape", image_shape)
@@ -123,7 +125,7 @@ class ImageData(LightningDataModule):
             raise ConfigError("validation_size", validation_size, "an integer of at least 0 or a share between 0 and 1")
         self.validation_size, self.seed = validation_size, seed_number("seed", seed)
         self.augment = Augmentation(augment, self.image_shape, binary=binarization in ("static", "fixed"))
-        self.split = one_of("split", split, DRAWN_BY)
+        self.split, self.fingerprint = one_of("split", split, DRAWN_BY), fingerprint
         self.root, self.source = root, source(root)
         self.train = self.validation = self.test = None
         self.minibatches = 1  # of batch_size images, in each batch that train_dataloader gives

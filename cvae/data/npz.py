@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cvae.checks import one_of, seed_number
 from cvae.data.arrays import Header, array, headers, on_disk
+from cvae.data.contents import of_array
 from cvae.data.images import Images, size_of_test_set
 from cvae.data.listing import DRAWN_BY, drawn
 from cvae.data.mapped import Mapped, Part, Unchanged
@@ -67,6 +68,8 @@ class Npz:
             up to cvae 0.2
     """
 
+    contents: dict[str, str] | None = None  # after load(): {part of an array: digest}
+
     def __init__(self, root: str | None, test_size: float, seed: int, split: str = "position"):
         if root is None:
             allowed = "your file of arrays, or a folder with train.npz and test.npz, or train.npy and test.npy"
@@ -94,10 +97,13 @@ class Npz:
         self.download()
         log.info("Reading %s", self.root)
         files = self._files()
-        levels_of = [images_of(file) for file in files]
+        read = [images_of(file) for file in files]
+        levels_of, self.contents = [x for x, _ in read], {key: value for _, own in read for key, value in own.items()}
         labels, classes = numbered(
             [read_labels(file, len(x)) for file, x in zip(files, levels_of, strict=True)], self.split
         )
+        for file, y in zip(files, labels, strict=True):
+            self.contents |= of_array(f"{file.name} y", y.numpy())
         sets = [Images(x, y, None, np.arange(len(x)), classes) for x, y in zip(levels_of, labels, strict=True)]
         if len(sets) == 2:
             return sets[0], sets[1]
@@ -146,17 +152,19 @@ def stays(x: Header) -> bool:
     return x.offset is not None and math.prod(x.shape) > IN_MEMORY
 
 
-def images_of(file: Path) -> Tensor | Mapped:
-    """The images of a file whose arrays have been checked, uint8 (N, C, H, W): in memory, or on disk.
+def images_of(file: Path) -> tuple[Tensor | Mapped, dict[str, str]]:
+    """The images of a file whose arrays have been checked, uint8 (N, C, H, W), in memory or on disk; their contents.
 
     Raises DataError if a value is not allowed; values of floats on disk are looked at, which reads all of them once.
     """
     x = headers(file)["x"]
     if not stays(x):
-        return levels(array(file, "x"), file)
+        values = array(file, "x")
+        return levels(values, file), of_array(f"{file.name} x", values)
     require_levels(on_disk(x), file)  # a map of its own, whose pages are given back
     channels = x.shape[3] if len(x.shape) == 4 else 1
-    return Mapped([Part(on_disk(x), (channels_first,), Unchanged(file))], (channels, *x.shape[1:3]))
+    contents = of_array(f"{file.name} x", on_disk(x))
+    return Mapped([Part(on_disk(x), (channels_first,), Unchanged(file))], (channels, *x.shape[1:3])), contents
 
 
 def read_labels(file: Path, count: int) -> np.ndarray:

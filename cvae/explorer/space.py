@@ -1,17 +1,16 @@
 """What is shown: a model, the test images in its latent space, and what a pointer's position means."""
 
-import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from rich.progress import track
 from torch import Tensor
 
 from cvae.data import ImageData
-from cvae.data.folder import read_image
+from cvae.data.decode import limited, read_file, reading_of
 from cvae.distributions import is_discrete
 from cvae.errors import UserError
 from cvae.models import latent_paths
@@ -131,12 +130,10 @@ class Space:
         if len(content) > LARGEST_FILE:
             raise UserError(f"the file has {len(content):,} bytes, at most {LARGEST_FILE:,} are taken")
         try:
-            with TemporaryDirectory() as folder, warnings.catch_warnings():
-                # Pillow warns of very many pixels, and raises at twice as many.
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with TemporaryDirectory() as folder, limited(None):
                 file = Path(folder, "image")
                 file.write_bytes(content)
-                levels = read_image(file, self.data.image_shape)
+                levels, *_ = read_file(file, reading_of(self.data))
         except UnidentifiedImageError:
             raise UserError("not an image of a known format") from None
         except Exception as error:  # a damaged file can make a decoder raise almost anything

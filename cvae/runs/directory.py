@@ -68,6 +68,7 @@ class Run:
         self.interpolation = self.path / "interpolation.png"
         self.traversal = self.path / "traversal.png"
         self.export = self.path / "export"
+        self.data = self.path / "data.csv"  # which image is in which split, of a user's own
         self.arrays = self.path / "data.npz"  # the images, where they were handed over in Python
 
     def __str__(self) -> str:

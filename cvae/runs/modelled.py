@@ -14,6 +14,7 @@ PROBABILITIES = {"Bernoulli", "DiscretizedLogistic", "MixtureOfLogistics"}  # li
 DENSITIES = {"Gaussian", "ContinuousBernoulli"}
 ONE_CODE = {"VQ", "FSQ"}  # posteriors that are a single code
 NAMED = {"ImageData", ""}  # data whose images the source alone tells, wherever they are
+READ = {"fit": "crop", "transparent": "white", "white": None}  # how a user's own files are read, and what is usual
 BESIDE = ("dataset", "image_shape", "train_size")  # keys of a source that are said otherwise, or not about test images
 
 
@@ -30,7 +31,9 @@ def modelled(config: dict) -> str:
     name = str(source.get("dataset") or last_name(source) or kind)
     options = {key: value for key, value in source.items() if not key.startswith("_") and key not in BESIDE}
     if kind not in NAMED or not str(source.get("_target_", "cvae.")).startswith("cvae."):
-        options["root"] = data.get("root")
+        known = data.get("fingerprint")  # the same images are the same wherever they are
+        options |= {"root": data.get("root")} if known is None else {"images": known}
+        options |= {key: data[key] for key, usual in READ.items() if data.get(key, usual) != usual}
     options |= {key: data[key] for key in ("test_size", "binarization") if key in data}
     options |= {"invert": "true"} if data.get("invert") else {}
     if (batches := found(config, "trainer.limit_test_batches")) not in (None, 1.0):

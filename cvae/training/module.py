@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.trainer.call import _call_callback_hooks
 from torch import Tensor
 
-from cvae.errors import NotFinite
+from cvae.errors import NotFinite, UserError
 from cvae.models.vae import VAE
 from cvae.objectives import Objective, Terms
 from cvae.runs.checkpoint import FORMAT
@@ -209,6 +209,7 @@ class VAEModule(L.LightningModule):
             "points": self.points,
             "minibatches": self.trainer.datamodule.minibatches,
             "max_epochs": self.trainer.max_epochs,
+            "data": self.trainer.datamodule.fingerprint,
             "logs": positions(self.loggers) if self.trainer.is_global_zero else [],
         }
 
@@ -217,6 +218,8 @@ class VAEModule(L.LightningModule):
         require_state(self.trainer, checkpoint)
         saved, data = checkpoint["cvae"], self.trainer.datamodule
         data.minibatches = as_counted_here(checkpoint, data.minibatches)
+        if saved.get("data") not in (None, data.fingerprint):
+            raise UserError("the checkpoint is of a training with other images")
         self.figures, self.points = dict(saved["figures"]), dict(saved["points"])
         self.sums, self.planned = saved["processes"][self.global_rank], saved["max_epochs"]
 

@@ -38,6 +38,7 @@ from cvae.training.pictures import Pictures
 from cvae.training.processes import together
 from cvae.training.progress import EpochLines
 from cvae.training.restored import going_on
+from cvae.training.same_data import list_data, require_same_data
 from cvae.training.signals import REQUEUE, requeue, signals
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ def train_assembled(cfg: DictConfig, parts: Parts, resume: bool, part: Callable[
     announce(parts, run)
     checkpoint = go_back(trainer, run) if resume else None
     if trainer.is_global_zero:
+        list_data(run, data)
         run.save_config(cfg)  # with what was left to the data, or what was changed for a run that goes on
     status, said = "failed", remarks(read_config(run.config_file))
     try:
@@ -248,6 +250,7 @@ def evaluation_settings(cfg: DictConfig) -> Settings | None:
 def try_a_step(cfg: DictConfig, module: VAEModule, data: ImageData) -> None:
     """Read the images and take the objective's terms of two of them: choices that do not fit fail before training."""
     read_images(cfg, data)
+    require_same_data(cfg, data)
     module.objective.prepare(len(data.train))
     with fixed_noise(cfg.seed, torch.device("cpu")), torch.no_grad():
         module.names, _ = summed(module.terms(data.batch("train", range(min(2, len(data.train))))))
@@ -277,6 +280,7 @@ def results(parts: Parts) -> dict:
     metrics.setdefault(SELECTION, metrics["test/bound"])  # where no epoch was evaluated
     seconds = [second for part in trainer.callbacks if isinstance(part, EpochLines) for second in part.seconds]
     metrics |= {"train/seconds_per_epoch": seconds, "epochs": epochs, "steps": steps}
+    metrics |= {"data": data.fingerprint} if data.fingerprint else {}
     return metrics | {"parameters": parameters(module)}
 
 

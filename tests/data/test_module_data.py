@@ -474,7 +474,7 @@ def test_a_share_of_the_training_images_for_validation(share, size):
         ("validation_size", -1), ("validation_size", True), ("validation_size", 1.0), ("validation_size", None),
         ("seed", -1), ("seed", "a"), ("seed", 2**32), ("seed", True), ("seed", None),
         ("num_classes", 0), ("num_classes", True), ("num_classes", "ten"),
-        ("image_shape", [28, 28]), ("image_shape", [1, 0, 5]), ("image_shape", [2, 4, 5]), ("image_shape", "145"),
+        ("image_shape", [28, 28]), ("image_shape", [1, 0, 5]), ("image_shape", "145"),
     ],
 )  # fmt: skip
 def test_wrong_values_are_named(key, value):
@@ -523,7 +523,6 @@ def test_image_shapes(value):
             None, 28, "128", True, [], [1, 28], [1, 28, 28, 1], [1, 28, 0], [1, -28, 28], [1, 28.0, 28], [True, 28, 28],
             [1, "28", 28], {"c": 1, "h": 2, "w": 3},
         )),
-        *((value, "[channels, height, width] with 1 channel (grey) or 3 (RGB)") for value in ([2, 28, 28], (4, 5, 6))),
     ],
 )  # fmt: skip
 def test_wrong_image_shapes(value, allowed):
@@ -559,9 +558,9 @@ def test_each_config_makes_its_data(name, tmp_path):
 
 def test_image_folder_shape_from_size_and_channels(tmp_path):
     cfg = config("data=image_folder", f"data.root={tmp_path}", "data.image_size=64", "data.channels=1")
-    assert make(cfg, "data").image_shape == make(cfg, "data").source.shape == (1, 64, 64)
+    assert make(cfg, "data").image_shape == make(cfg, "data").source.reading.shape == (1, 64, 64)
     cfg = config("data=image_folder", f"data.root={tmp_path}", "data.image_shape=[3,48,64]")
-    assert make(cfg, "data").image_shape == make(cfg, "data").source.shape == (3, 48, 64)
+    assert make(cfg, "data").image_shape == make(cfg, "data").source.reading.shape == (3, 48, 64)
 
 
 @pytest.mark.parametrize(
@@ -570,7 +569,7 @@ def test_image_folder_shape_from_size_and_channels(tmp_path):
         (["data=image_folder"], "data.root"),  # never another set's folder by accident
         (["data=image_folder", "data.root=x", "data.test_size=0"], "data.test_size"),
         (["data=image_folder", "data.root=x", "data.test_size=1.5"], "data.test_size"),
-        (["data=image_folder", "data.root=x", "data.channels=2"], "data.image_shape"),
+        (["data=image_folder", "data.root=x", "data.channels=2"], "data.channels"),
         (["data=synthetic", "data.source.train_size=0"], "data.source.train_size"),
         (["data=synthetic", "data.num_classes=null"], "data.num_classes"),
         (["data=kmnist", "data.source.dataset=EMNIST"], "data.source.dataset"),

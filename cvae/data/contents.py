@@ -1,0 +1,102 @@
+"""What a user's own data are known by: a digest of each file, or of each thousand images of an array.
+
+Runs keep it, so that images that were added, removed or replaced are noticed. It is of the content: sizes do not tell
+two BMP files apart, and times change when a folder is copied or unpacked. Content costs little, as each file is read
+anyway (a tenth of the time that a small PNG takes to decode); a cache keeps it.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+
+import numpy as np
+
+from cvae.data.images import Images
+from cvae.errors import UserError
+from cvae.runs.directory import Run
+from cvae.runs.small_files import read_bytes
+from cvae.runs.storage import save
+
+BLOCK = 1000  # images of an array that share a digest
+READ = 2**31  # bytes of an array that are read for its digests, at most: of a larger one every second block, third, …
+SHOWN = 3  # names in a message
+LARGEST = 2**30  # bytes of data.csv
+
+Contents = Mapping[str, str]  # what a file, or a part of an array, is called -> its digest, 16 hexadecimal digits
+
+
+def fingerprint(contents: Contents) -> str:
+    """16 hexadecimal digits for all of it, whatever the order."""
+    whole = blake2b(digest_size=8)
+    for name in sorted(contents):
+        whole.update(f"{name}\0{contents[name]}\n".encode("utf-8", "surrogateescape"))
+    return whole.hexdigest()
+
+
+def of_files(names: Iterable[str], digests: np.ndarray) -> dict[str, str]:
+    """Contents of files, by the digests (N,) that `decode` gives."""
+    return {name: f"{digest:016x}" for name, digest in zip(names, digests.tolist(), strict=True)}
+
+
+def of_array(name: str, x: np.ndarray) -> dict[str, str]:
+    """Contents of an array (N, …), with its shape and type."""
+    found = {f"{name} {x.dtype} {x.shape[1:]}": "0" * 16}
+    every = max(1, -(-x.nbytes // READ))
+    for start in range(0, max(len(x), 1), BLOCK * every):
+        block = np.ascontiguousarray(x[start : start + BLOCK])
+        content = block.reshape(-1).view("u1")
+        found[f"{name}[{start}:{start + len(block)}]"] = blake2b(content, digest_size=8).hexdigest()
+    return found
+
+
+def changed(before: Contents, now: Contents) -> str:
+    """In words: "2 are new (a/1.png, a/2.png), 1 is another (b/3.png)"."""
+    new, gone = (sorted(one.keys() - other.keys()) for one, other in ((now, before), (before, now)))
+    other = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
+    said = [("new", new), ("missing", gone), ("changed", other)]
+    return ", ".join(f"{len(names):,} {word} ({listed(names)})" for word, names in said if names)
+
+
+def listed(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+
+
+def save_contents(
+    run: Run, splits: Mapping[str, Images | None], contents: Contents, left_out: Mapping[str, str]
+) -> None:
+    """Write data.csv: a line for each image with its split, its class and its digest, and for each file left out."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["name", "split", "class", "digest", "left out"])
+    told = set()
+    for split, images in splits.items():
+        if images is not None and images.names is not None:
+            for name, label in zip(images.names.tolist(), images.y.tolist(), strict=True):
+                kind = images.classes[label] if images.classes else label
+                writer.writerow([name, split, kind, contents.get(str(name), ""), ""])
+                told.add(str(name))
+    writer.writerows([name, "", "", digest, ""] for name, digest in contents.items() if name not in told)
+    writer.writerows([name, "", "", "", why] for name, why in left_out.items())
+    save(run.data, out.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def saved_contents(run: Run) -> dict[str, str]:
+    """What `save_contents` wrote; nothing where it cannot be read."""
+    try:
+        text = read_bytes(run.data, LARGEST).decode("utf-8", "surrogateescape")
+        return {row["name"]: row["digest"] for row in csv.DictReader(io.StringIO(text, newline="")) if row["digest"]}
+    except (OSError, KeyError, ValueError, csv.Error, UserError):
+        return {}
+
+
+def difference(run: Run, expected: str | None, contents: Contents | None) -> str | None:
+    """In words, how the data differ from those that the run was begun with; None where they do not, or none can tell.
+
+    expected: the fingerprint in the run's config
+    """
+    if expected is None or contents is None or fingerprint(contents) == expected:
+        return None
+    before = saved_contents(run)
+    found = changed(before, contents) if before and fingerprint(before) == expected else ""
+    return "the images are not those that this run was begun with" + (f": {found}" if found else "")

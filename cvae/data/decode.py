@@ -1,0 +1,188 @@
+"""From an image file to levels: what is done to each, and what of it is remembered."""
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from cvae.checks import one_of, positive_int, positive_number
+from cvae.errors import ConfigError
+
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "AVIF")  # Pillow has more, and PostScript is a program
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's name
+FITS = ("crop", "pad", "stretch")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is done to each file; two that are equal give the same levels.
+
+    A file is turned as its EXIF orientation says, made grey or RGB, and brought to the shape (bilinear, antialiased).
+    Of an animation or a file of several pages, the first picture is read. 16 bits become 8.
+
+    Args:
+        shape: (C, H, W), C 1 (grey), 3 (RGB), or with transparent=alpha 2 (grey and alpha) or 4 (RGB and alpha)
+        fit: what is done to an image of another aspect ratio: crop around its centre; pad with the colour that
+            transparent pixels get; or stretch
+        transparent: what transparent pixels become: a colour, as white, black or #ff8800; or alpha: a channel says it
+        white: the value in the files that is white; None: the largest of 8 or 16 bits. Needed for 32-bit numbers
+        pixel_limit: a larger file is refused, as it could be made to fill the memory; None: Pillow's, 89,478,485
+
+    Raises:
+        ConfigError: a value is not as above.
+    """
+
+    shape: tuple[int, int, int]
+    fit: str = "crop"
+    transparent: str = "white"
+    white: float | None = None
+    pixel_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("fit", self.fit, FITS)
+        if self.white is not None:
+            positive_number("white", self.white)
+        if self.pixel_limit is not None:
+            positive_int("pixel_limit", self.pixel_limit)
+        allowed = "alpha, white, black or a colour as #ff8800 (in quotes)"
+        try:
+            if self.transparent != "alpha":
+                ImageColor.getrgb(self.transparent)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ConfigError("transparent", self.transparent, allowed) from error
+        channels = (2, 4) if self.transparent == "alpha" else (1, 3)
+        if self.shape[0] not in channels:
+            kinds = "2 (grey, alpha) or 4 (RGB, alpha) with transparent=alpha" if channels[0] == 2 else "1 or 3"
+            raise ConfigError("channels", self.shape[0], f"{kinds}; 2 and 4 need transparent=alpha")
+
+
+class Decoded(NamedTuple):
+    """What was read of N files. A file that cannot be read has a fault, and zeros elsewhere."""
+
+    x: Tensor  # uint8 (N, C, H, W)
+    digests: np.ndarray  # uint64 (N,), of each file's bytes
+    peaks: np.ndarray  # float32 (N,), the largest value in the file, as a share of the largest that it could have
+    bits: np.ndarray  # uint8 (N,), of each value in the file
+    faults: dict[int, str]  # number -> why it cannot be read
+
+
+def decode(files: Sequence[Path], reading: Reading, x: Tensor | None = None) -> Decoded:
+    """Read the files, in several threads, into x uint8 (N, C, H, W) if it is given. Raises nothing: see `Decoded`."""
+    count = len(files)
+    x = torch.empty((count, *reading.shape), dtype=torch.uint8) if x is None else x
+    digests, peaks, bits = np.zeros(count, np.uint64), np.zeros(count, np.float32), np.zeros(count, np.uint8)
+
+    def read(number: int) -> str | None:
+        try:
+            levels, digests[number], peaks[number], bits[number] = read_file(files[number], reading)
+            x[number] = torch.from_numpy(levels)
+        except UnidentifiedImageError:
+            return "not an image of a known format"
+        except Exception as error:  # a damaged file can make a decoder raise almost anything
+            return " ".join((str(error) or type(error).__name__).split())
+        return None
+
+    with limited(reading.pixel_limit), ThreadPoolExecutor() as pool:  # Pillow works without holding Python's lock
+        reasons = pool.map(read, range(count))
+        faults = {number: why for number, why in enumerate(reasons) if why}
+    if faults:
+        x[list(faults)] = 0
+        digests[list(faults)] = 0
+    return Decoded(x, digests, peaks, bits, faults)
+
+
+def reading_of(data: Any) -> Reading:
+    """How a user's own files are read for a model that was trained on `data` (ImageData)."""
+    alpha = data.image_shape[0] in (2, 4)
+    return getattr(data.source, "reading", None) or Reading(data.image_shape, transparent="alpha" if alpha else "white")
+
+
+@contextmanager
+def limited(pixels: int | None) -> Iterator[None]:
+    """Within it Pillow refuses files that unpack to more pixels; it would warn, and raise at twice as many.
+
+    The limit and the filter hold for all threads, so they are set once, outside them.
+    """
+    before = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        Image.MAX_IMAGE_PIXELS = pixels or before
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def read_file(path: Path, reading: Reading) -> tuple[np.ndarray, int, float, int]:
+    """A file as levels uint8 (C, H, W), with its digest, peak and bits (see `Decoded`). Raises whatever Pillow does."""
+    if not path.is_file():  # a named pipe would make us wait for ever
+        raise ValueError("not a file, or a link to none")
+    content = path.read_bytes()
+    digest = int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
+    channels, height, width = reading.shape
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        # A JPEG decodes faster at a fraction of its size; at least twice ours keeps the detail.
+        image.draft(None, (2 * max(height, width),) * 2)
+        upright = ImageOps.exif_transpose(image)
+        deep = upright.mode.startswith("I;16") or (upright.mode == "I" and image.format in ("PNG", "PPM"))
+    shown, peak = in_levels(upright, deep, reading.white)
+    if shown.has_transparency_data and reading.transparent != "alpha":
+        behind = Image.new("RGBA", shown.size, reading.transparent)
+        behind.alpha_composite(shown.convert("RGBA"))
+        shown = behind
+    fitted = fit(shown.convert(MODES[channels]), (width, height), reading)
+    levels = np.array(fitted).reshape(height, width, channels).transpose(2, 0, 1)
+    return levels, digest, levels.max() / 255 if peak is None else peak, 16 if deep else 8
+
+
+def in_levels(image: Image.Image, deep: bool, white: float | None) -> tuple[Image.Image, float | None]:
+    """An image whose values go from 0 to 255, and its largest value as a share of the range; None: not looked at.
+
+    deep: whether it has 16 bits, which Pillow's own conversion cuts off at 255 instead of scaling
+    """
+    if not deep and image.mode not in ("I", "F") and (white is None or image.mode not in ("L", "RGB")):
+        return image, None
+    values = np.asarray(image)
+    if white is None and not deep:
+        raise ValueError("its pixels are 32-bit numbers of an unknown range: data.white=VALUE says which one is white")
+    low, high, most = values.min(), values.max(), white or 65535
+    if not (low >= 0 and high <= most):  # NaN too
+        raise ValueError(f"its values go from {low:g} to {high:g}, they must be from 0 to {most:g} (data.white)")
+    scaled = values / 257 if white is None else values * (255 / white)
+    return Image.fromarray(scaled.round().astype(np.uint8)), float(high / most)
+
+
+def fit(image: Image.Image, size: tuple[int, int], reading: Reading) -> Image.Image:
+    """The image in this size (width, height). Antialiased, like all of Pillow's filters."""
+    if reading.fit == "stretch":
+        return image.resize(size, Image.Resampling.BILINEAR)
+    if reading.fit == "crop":
+        return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+    colour = ImageColor.getrgb("white" if reading.transparent == "alpha" else reading.transparent)[:3]
+    around = Image.new("RGBA", (1, 1), (*colour, 0 if reading.transparent == "alpha" else 255)).convert(image.mode)
+    return ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=around.getpixel((0, 0)))
+
+
+def advised(decoded: Decoded) -> str | None:
+    """What to say of files whose values all stay far below the largest that they could have; None where they do not."""
+    fine = np.ones(len(decoded.peaks), bool)
+    fine[list(decoded.faults)] = False
+    if not fine.any() or (peak := float(decoded.peaks[fine].max())) >= 0.25:
+        return None
+    deep = int(decoded.bits[fine].max())
+    largest = round(peak * (2**deep - 1))
+    bits = max(largest, 1).bit_length()
+    return (
+        f"all {fine.sum():,} images are almost black: the largest value in them is {largest:,}, that of {deep} bits is "
+        f"{2**deep - 1:,}. If another value is white, say it: data.white={largest if bits < 8 else 2**bits - 1}"
+    )

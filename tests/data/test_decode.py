@@ -1,0 +1,123 @@
+"""From a file to levels: each option by value, and what is remembered of a file."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cvae.data.decode import Reading, advised, decode, read_file
+from cvae.errors import ConfigError
+
+
+def saved(path, values, **how):
+    Image.fromarray(values).save(path, **how)
+    return path
+
+
+def read(path, shape=(3, 4, 4), **how):
+    return read_file(path, Reading(shape, **how))[0]
+
+
+@pytest.mark.parametrize(
+    ("how", "channels", "expected"),
+    [
+        ("white", 3, [255, 255, 255]), ("black", 3, [0, 0, 0]), ("#ff8800", 3, [255, 136, 0]), ("black", 1, [0]),
+        ("alpha", 4, [9, 8, 7, 0]),
+    ],
+)  # fmt: skip
+def test_what_transparent_pixels_become(tmp_path, how, channels, expected):
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[..., :3], pixels[:, 2:, 3] = (9, 8, 7), 255
+    x = read(saved(tmp_path / "a.png", pixels), (channels, 4, 4), transparent=how)
+    assert x[:, 0, 0].tolist() == expected
+    assert x[:, 0, 3].tolist() == {3: [9, 8, 7], 1: [8], 4: [9, 8, 7, 255]}[channels]
+
+
+def test_grey_with_alpha(tmp_path):
+    pixels = np.zeros((4, 4, 2), np.uint8)
+    pixels[..., 0], pixels[:, 2:, 1] = 77, 200
+    Image.fromarray(pixels, "LA").save(tmp_path / "a.png")
+    x = read(tmp_path / "a.png", (2, 4, 4), transparent="alpha")
+    assert x[:, 0, 0].tolist() == [77, 0] and x[:, 0, 3].tolist() == [77, 200]
+    assert read(saved(tmp_path / "b.png", pixels[..., 0]), (2, 4, 4), transparent="alpha")[1].min() == 255  # opaque
+
+
+def test_images_of_another_aspect_ratio(tmp_path):
+    """Twice as wide as high: black, with a white right half."""
+    pixels = np.zeros((8, 16), np.uint8)
+    pixels[:, 8:] = 255
+    path = saved(tmp_path / "a.png", pixels)
+    crop, stretch, pad = (read(path, (1, 8, 8), fit=how)[0] for how in ("crop", "stretch", "pad"))
+    assert (crop[:, 0] == 0).all() and (crop[:, 7] == 255).all() and (crop == crop[:1]).all()
+    assert (
+        (stretch[:, 0] == 0).all()
+        and (stretch[:, 7] == 255).all()
+        and np.array_equal(stretch, stretch[:1].repeat(8, 0))
+    )
+    assert (pad[[0, 1, 6, 7]] == 255).all() and (pad[2:6, 0] == 0).all()  # white bands above and below
+    assert (read(path, (1, 8, 8), fit="pad", transparent="black")[0][[0, 7]] == 0).all()
+    alpha = read(path, (2, 8, 8), fit="pad", transparent="alpha")
+    assert (alpha[1, [0, 1, 6, 7]] == 0).all() and (alpha[1, 2:6] == 255).all()
+
+
+@pytest.mark.parametrize("dtype, white", [(np.uint16, 4095), (np.uint8, 2), (np.int32, 1000), (np.float32, 0.5)])
+def test_the_value_that_is_white(tmp_path, dtype, white):
+    values = (np.linspace(0, 1, 16).reshape(4, 4) * white).astype(dtype)
+    path = saved(tmp_path / "a.tif", values)
+    x = read(path, (1, 4, 4), white=white)
+    np.testing.assert_array_equal(x[0], (values * (255 / white)).round())
+    assert x.max() == 255
+    with pytest.raises(ValueError, match=r"its values go from 0 to \S+, they must be from 0 to \S+ \(data.white\)"):
+        read(path, (1, 4, 4), white=white / 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.full((4, 4), 4000, np.uint16), "the largest value in them is 4,000, that of 16 bits is 65,535. If another "
+         "value is white, say it: data.white=4095"),
+        (np.arange(16, dtype=np.uint8).reshape(4, 4) % 3, "value in them is 2, that of 8 bits is 255. If another "
+         "value is white, say it: data.white=2"),
+        (np.full((4, 4), 64, np.uint8), None),
+        (np.full((4, 4), 40_000, np.uint16), None),
+    ],
+)  # fmt: skip
+def test_images_that_stay_far_below_the_range(tmp_path, values, said):
+    files = [saved(tmp_path / "a.png", values), saved(tmp_path / "b.png", 0 * values), tmp_path / "missing.png"]
+    advice = advised(decode(files, Reading((1, 4, 4))))
+    assert advice is None if said is None else advice.startswith("all 2 images are almost black") and said in advice
+
+
+def test_one_file_is_remembered_by_its_bytes(tmp_path):
+    """BMP files of one size differ by their content alone; a copy is the same."""
+    one = saved(tmp_path / "1.bmp", np.zeros((4, 4), np.uint8))
+    two = saved(tmp_path / "2.bmp", np.ones((4, 4), np.uint8))
+    (tmp_path / "3.bmp").write_bytes(one.read_bytes())
+    assert one.stat().st_size == two.stat().st_size
+    decoded = decode([one, two, tmp_path / "3.bmp", tmp_path / "no.bmp"], Reading((1, 4, 4)))
+    first, second, third, none = decoded.digests.tolist()
+    assert first == third != second and none == 0
+    assert decoded.faults == {3: "not a file, or a link to none"} and decoded.x[3].max() == 0
+
+
+def test_the_limit_of_pixels_is_a_key(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.png", np.zeros((8, 8), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    assert "exceeds limit of 40 pixels" in decode([path], Reading((1, 4, 4))).faults[0]
+    assert not decode([path], Reading((1, 4, 4), pixel_limit=64)).faults
+    assert "exceeds limit" in decode([path], Reading((1, 4, 4), pixel_limit=63)).faults[0]
+    assert Image.MAX_IMAGE_PIXELS == 40
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "key"),
+    [
+        ((1, 4, 4), {"fit": "fill"}, "fit"), ((1, 4, 4), {"transparent": "whitish"}, "transparent"),
+        ((1, 4, 4), {"transparent": None}, "transparent"), ((1, 4, 4), {"white": 0}, "white"),
+        ((1, 4, 4), {"white": "4095"}, "white"), ((1, 4, 4), {"pixel_limit": 0}, "pixel_limit"),
+        ((4, 4, 4), {}, "channels"), ((3, 4, 4), {"transparent": "alpha"}, "channels"), ((5, 4, 4), {}, "channels"),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_named(shape, options, key):
+    with pytest.raises(ConfigError) as error:
+        Reading(shape, **options)
+    assert error.value.key == key

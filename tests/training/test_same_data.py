@@ -1,0 +1,105 @@
+"""A run on a user's own images goes on with these images alone."""
+
+import numpy as np
+import pytest
+from conftest import config
+from omegaconf import OmegaConf
+from PIL import Image
+from tiny import QUIET, TINY
+
+from cvae.build import load_data
+from cvae.errors import DataError, UserError
+from cvae.runs.checkpoint import read_checkpoint
+from cvae.runs.comparison import read
+from cvae.runs.directory import Run
+from cvae.runs.small_files import read_json
+from cvae.training.train import train
+
+
+def own(folder, root, *words):
+    values = [word for word in TINY if not word.startswith(("data.source", "data=synthetic"))]
+    return config(
+        "data=image_folder", f"data.root={root}", "data.channels=1", *values, f"run_dir={folder}", *QUIET, *words
+    )
+
+
+@pytest.fixture
+def images(tmp_path):
+    for number in range(12):
+        save(tmp_path / "images" / "ab"[number % 2] / f"{number}.bmp", number)
+    return tmp_path / "images"
+
+
+def save(path, level):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 8), level, np.uint8)).save(path)
+
+
+def changed(images, how):
+    if how == "added":
+        save(images / "a" / "new.bmp", 200)
+    elif how == "removed":
+        (images / "b" / "1.bmp").unlink()
+    else:  # the same size
+        save(images / "b" / "1.bmp", 77)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("added", "1 new (a/new.bmp)"), ("removed", "1 missing (b/1.bmp)"), ("replaced", "1 changed (b/1.bmp)")],
+)
+def test_other_images_are_not_gone_on_with(tmp_path, images, how, said, caplog):
+    cfg, folder = own(tmp_path / "run", images), tmp_path / "run"
+    train(cfg)
+    mark = cfg.data.fingerprint
+    assert read_json(Run(folder).metrics)["data"] == mark == OmegaConf.load(Run(folder).config_file).data.fingerprint
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["cvae"]["data"] == mark
+    cfg.trainer.max_epochs = 3
+    train(cfg, resume=True)  # the same images: it goes on
+    changed(images, how)
+    cfg.trainer.max_epochs = 4
+    with pytest.raises(DataError) as error:
+        train(cfg, resume=True)
+    assert f"not those that this run was begun with: {said}. Put them back to go on" in str(error.value)
+    caplog.clear()
+    load_data(Run(folder))
+    assert f"not those that this run was begun with: {said}. Its figures are of others" in caplog.text
+
+
+def test_a_checkpoint_of_other_images(tmp_path, images):
+    train(own(tmp_path / "one", images))
+    changed(images, "replaced")
+    cfg = own(tmp_path / "two", images)
+    train(cfg)
+    for name in ("last.ckpt", "previous.ckpt"):
+        (tmp_path / "one" / "checkpoints" / name).replace(tmp_path / "two" / "checkpoints" / name)
+    cfg.trainer.max_epochs = 3
+    with pytest.raises(UserError, match="the checkpoint is of a training with other images"):
+        train(cfg, resume=True)
+
+
+def test_runs_on_other_images_are_not_ranked_with_each_other(tmp_path, images):
+    """The same images elsewhere are the same."""
+    train(own(tmp_path / "one", images, "trainer.max_epochs=1"))
+    images = images.rename(tmp_path / "moved")
+    train(own(tmp_path / "two", images, "trainer.max_epochs=1"))
+    changed(images, "replaced")
+    train(own(tmp_path / "three", images, "trainer.max_epochs=1"))
+    one, two, three = (entry.modelled for entry in read(map(Run, (tmp_path / n for n in ("one", "two", "three")))))
+    assert one == two != three
+
+
+def test_files_left_out_are_listed_in_the_run(tmp_path, images, caplog):
+    (images / "a" / "bad.png").write_bytes(b"no image")
+    (images / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"2 of 14 images cannot be read\. Repair or delete them, or leave them out"):
+        train(own(tmp_path / "no", images))
+    cfg = own(tmp_path / "run", images, "data.skip_unreadable=true")
+    train(cfg)
+    assert "2 of 14 images cannot be read and are left out; data.csv of the run lists them" in caplog.text
+    lines = Run(tmp_path / "run").data.read_text().splitlines()
+    assert lines[-2:] == [
+        "a/bad.png,,,,not an image of a known format",
+        'a/gone.png,,,,"not a file, or a link to none"',
+    ]
+    assert len(lines) == 1 + 12 + 2 and sum(",test," in line for line in lines) >= 1
