@@ -7,7 +7,18 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from cvae.commands.inputs import BATCH, data_of, labels_of, model_of, own_images, said, save_arrays, target, watched
+from cvae.commands.inputs import (
+    BATCH,
+    data_of,
+    labels_of,
+    model_of,
+    own_files,
+    own_images,
+    said,
+    save_arrays,
+    target,
+    watched,
+)
 from cvae.errors import ConfigError
 from cvae.runs.directory import Run
 from cvae.runs.storage import save
@@ -32,15 +43,17 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         epilog="example: python -m cvae encode outputs/tf_tutorial/2026-01-31_12-00-00 --split test --out latents.csv",
     )
     encode.set_defaults(call=write_latents)
-    encode.add_argument("files", nargs="*", metavar="FILE", help="an image, of any format that Pillow reads")
+    encode.add_argument(
+        "files", nargs="*", metavar="FILE", help="an image, of any format that Pillow reads, or a folder of them"
+    )
     encode.add_argument("--split", choices=SPLITS, help="all images of a split of the run's data, instead of files")
     encode.add_argument("--class", dest="label", type=int, metavar="K", help="the class of the files, if conditional")
     encode.add_argument("--data-root", metavar="DIR", help="the folder of the data, if it has moved")
     encode.add_argument(
         "--out",
         metavar="FILE",
-        help="where to: a .npz with latents (N, D), labels (N,) and names (N,), and of a model of codes codes (N, M), "
-        "whose vectors the latents are; or a .csv with a row for each image (default: RUN/latents.npz)",
+        help="where to: a .npz with latents (N, D), labels, classes and names (N,), and of a model of codes codes "
+        "(N, M), whose vectors the latents are; or a .csv with a row for each image (default: RUN/latents.npz)",
     )
 
 
@@ -59,7 +72,7 @@ def write_latents(args: argparse.Namespace) -> None:
     from cvae.runtime.noise import fixed_noise
 
     vae, _ = model_of(args)
-    names, labels, batches = batches_of(args, vae)
+    names, labels, classes, batches = batches_of(args, vae)
     of_codes, means, read = vae.posterior.num_codes is not None, [], []
     with torch.no_grad(), fixed_noise(args.seed, torch.device("cpu")):  # training images may be drawn anew
         for x, y in watched(batches, "encoding", math.ceil(len(names) / BATCH)):
@@ -67,35 +80,51 @@ def write_latents(args: argparse.Namespace) -> None:
             read += [vae.posterior.read(means[-1]).flatten(1)] if of_codes else []
     latents, codes = torch.cat(means).numpy(), torch.cat(read).numpy() if of_codes else None
     if out.suffix.lower() == ".npz":
-        save_arrays(out, latents=latents, labels=labels, names=names, codes=codes)
+        texts = [str(name).encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in names]
+        save_arrays(out, latents=latents, labels=labels, names=texts, classes=classes, codes=codes)
     else:
-        save(out, table(latents, labels, names, codes).encode())
+        save(out, table(latents, labels, names, codes, classes).encode("utf-8", "surrogateescape"))
     made = f"{latents.shape[1]} latents" if codes is None else f"{codes.shape[1]} codes each"
     said(f"{len(latents)} images, {made}: {out}")
 
 
 def batches_of(
     args: argparse.Namespace, vae: "VAE"
-) -> "tuple[list[str], ndarray | None, Iterator[tuple[Tensor, Tensor | None]]]":
-    """Names, labels where they are known, and batches (x, y) of the images."""
+) -> "tuple[Sequence[str], ndarray | None, list[str] | None, Iterator[tuple[Tensor, Tensor | None]]]":
+    """Names; labels and the class of each image where they are known; batches (x, y) of the images."""
     import torch
 
     if args.files:
-        x, y = own_images(args.files, args), labels_of(args, vae, len(args.files))
+        files = own_files(args.files)
+        x, y = own_images(files.paths, args), labels_of(args, vae, len(files.paths))
         batches = ((x[rows], None if y is None else y[rows]) for rows in torch.arange(len(x)).split(BATCH))
-        return args.files, None if y is None else y.numpy(), batches
+        return files.names, None if y is None else y.numpy(), files.classes, batches
     data = data_of(args)
-    images = getattr(data, args.split)
-    if images is None:
+    split = getattr(data, args.split)
+    if split is None:
         raise ConfigError("--split", args.split, "train or test: this run has kept no images for validation")
-    batches = (data.batch(args.split, rows.tolist()) for rows in torch.arange(len(images)).split(BATCH))
-    names = [f"{args.split}_{number}" for number in range(len(images))]
-    return names, images.images.y.cpu().numpy(), ((x, vae.labels(y)) for x, y in batches)
+    images = split.images
+    batches = (data.batch(args.split, rows.tolist()) for rows in torch.arange(len(split)).split(BATCH))
+    numbers = (f"{args.split}_{number}" for number in range(len(split)))
+    names = list(numbers if images.names is None else map(str, images.names))
+    labels = images.y.cpu().numpy()
+    classes = [images.kind(label) for label in labels.tolist()] if images.classes else None
+    return names, labels, classes, ((x, vae.labels(y)) for x, y in batches)
 
 
-def table(latents: "ndarray", labels: "ndarray | None", names: Sequence[str], codes: "ndarray | None" = None) -> str:
-    """As comma-separated values: name, label (where known), codes (where there are), z; all digits of a float32."""
-    known = [] if labels is None else [("label", labels)]
+def table(
+    latents: "ndarray",
+    labels: "ndarray | None",
+    names: Sequence[str],
+    codes: "ndarray | None" = None,
+    classes: Sequence[str] | None = None,
+) -> str:
+    """As comma-separated values: name, label and class (where known), codes (where there are), z.
+
+    z has all digits of a float32.
+    """
+    known: list[tuple[str, Sequence | ndarray]] = [] if labels is None else [("label", labels)]
+    known += [] if classes is None else [("class", classes)]
     known += [] if codes is None else [(f"code{number}", column) for number, column in enumerate(codes.T)]
     rows = [["name", *(name for name, _ in known), *(f"z{d}" for d in range(latents.shape[1]))]]
     for number, (name, z) in enumerate(zip(names, latents, strict=True)):

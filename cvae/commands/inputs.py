@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from rich.progress import track
 
@@ -57,7 +57,34 @@ def device_of(args: argparse.Namespace) -> str:
     return available("--device", args.device or ("cuda" if torch.cuda.is_available() else "cpu"), DEVICES)
 
 
-def own_images(files: Sequence[str], args: argparse.Namespace) -> "Tensor":
+class OwnFiles(NamedTuple):
+    """The user's image files: where they are, what they are called, and of folders the class of each."""
+
+    paths: list[Path]
+    names: list[str]
+    classes: list[str] | None
+
+
+def own_files(words: Sequence[str]) -> OwnFiles:
+    """The files that are named, and those below folders that are. Raises UserError if there is no such file or image.
+
+    A file in a folder has its path from there as its name, and the folder right below as its class.
+    """
+    if missing := [word for word in words if not Path(word).exists()]:
+        raise UserError(f"there is no such file: {', '.join(missing)}")
+    from cvae.data.listing import images_below
+
+    several, found = len(words) > 1, []
+    for word in words:
+        below = images_below(Path(word)) if Path(word).is_dir() else None
+        for name, kind in below or []:
+            found.append((Path(word, name), f"{word}/{name}" if several else name, kind))
+        found += [] if below else [(Path(word), word, None)]
+    paths, names, kinds = (list(part) for part in zip(*found, strict=True))
+    return OwnFiles(paths, names, kinds if all(kinds) else None)
+
+
+def own_images(files: Sequence[str | Path], args: argparse.Namespace) -> "Tensor":
     """The user's image files as the model of the run sees images: x float32 (N, C, H, W) in [0, 1].
 
     Raises:
@@ -66,7 +93,7 @@ def own_images(files: Sequence[str], args: argparse.Namespace) -> "Tensor":
     if folders := [file for file in files if Path(file).is_dir()]:
         raise UserError(f"{folders[0]} is a folder: name the files in it, as {folders[0]}/*.png does")
     if missing := [file for file in files if not Path(file).is_file()]:
-        raise UserError(f"there is no such file: {', '.join(missing)}")
+        raise UserError(f"there is no such file: {', '.join(map(str, missing))}")
     from cvae.build import make, saved_config
     from cvae.data.decode import decode, reading_of
 

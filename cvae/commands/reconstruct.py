@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cvae.commands.inputs import BATCH, labels_of, model_of, own_images, said, save_images, target, watched
+from cvae.commands.inputs import BATCH, labels_of, model_of, own_files, own_images, said, save_images, target, watched
 from cvae.runs.directory import Run
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         epilog="example: python -m cvae reconstruct outputs/tf_tutorial/2026-01-31_12-00-00 *.png --out reconstructed",
     )
     reconstruct.set_defaults(call=redraw)
-    reconstruct.add_argument("files", nargs="+", metavar="FILE", help="an image, of any format that Pillow reads")
+    reconstruct.add_argument(
+        "files", nargs="+", metavar="FILE", help="an image, of any format that Pillow reads, or a folder of them"
+    )
     reconstruct.add_argument("--class", dest="label", type=int, metavar="K", help="their class, if conditional")
     reconstruct.add_argument(
         "--out",
@@ -47,7 +49,8 @@ def redraw(args: argparse.Namespace) -> None:
     from cvae.runtime.noise import fixed_noise
 
     vae, _ = model_of(args)
-    x, y = own_images(args.files, args), labels_of(args, vae, len(args.files))
+    files = own_files(args.files)
+    x, y = own_images(files.paths, args), labels_of(args, vae, len(files.paths))
     rows = torch.arange(len(x)).split(BATCH)
     with fixed_noise(args.seed, torch.device("cpu")):
         parts = [vae.reconstruct(x[i], None if y is None else y[i]) for i in watched(rows, "reconstructing", len(rows))]
@@ -57,7 +60,7 @@ def redraw(args: argparse.Namespace) -> None:
         return pictures.side_by_side(pictures.grid(x, columns), pictures.grid(images, columns))
 
     originals = x.permute(0, 2, 3, 1).numpy()
-    save_images(out, images, numbered(args.files), both, originals=originals, names=args.files)
+    save_images(out, images, numbered(files.names), both, originals=originals, names=files.names)
     said(f"{len(x)} reconstructions: {out}")
 
 

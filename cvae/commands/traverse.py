@@ -68,6 +68,10 @@ def move(args: argparse.Namespace) -> None:
         batches = test_batches(vae, data, len(data.test), torch.device("cpu"))
         found = latents(vae, watched(batches, "encoding", math.ceil(len(data.test) / IMAGES)))
     shown = traverse(vae, found, x, y, args.dims, args.steps)
-    title = f"test image {args.image}" if is_number_of_an_image(args.image) else args.image
+    names = data.test.images.names
+    title = args.image
+    if is_number_of_an_image(args.image):
+        title = f"test image {args.image}" + ("" if names is None else f", {names[int(args.image)]}")
+    title = pictures.as_it_is(title, 200)
     save(out, pictures.png(pictures.traversal(*shown, title)))
     said(f"{len(shown.dims)} dimensions: {out}")

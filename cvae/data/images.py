@@ -33,6 +33,10 @@ class Images(NamedTuple):
         """What the images and all that is kept of them as tensors take in memory."""
         return sum(part.nbytes for part in (self.x, self.y, self.factors) if part is not None)
 
+    def kind(self, label: int) -> str:
+        """What a class is called."""
+        return self.classes[label] if self.classes and label < len(self.classes) else str(label)
+
     def take(self, indices: Sequence[int] | Tensor | slice) -> "Images":
         """The images at `indices` (a list of integers, an integer tensor or a slice), in that order."""
         names = self.names if self.names is None else self.names[plain(indices)]

@@ -99,7 +99,7 @@ class Page:
                 self.right = ui.select(names, value=self.plane.right, label="to the right", on_change=self.choose_plane)
                 self.up = ui.select(names, value=self.plane.up, label="upwards", on_change=self.choose_plane)
             if self.space.vae.num_classes:
-                classes = list(range(self.space.vae.num_classes))
+                classes = {label: self.space.kind(label) for label in range(self.space.vae.num_classes)}
                 self.classes = ui.select(classes, value=0, label="decode as class", on_change=self.choose_class)
                 self.classes.classes("w-32")
             with ui.row().classes("items-center gap-2"):
@@ -109,7 +109,7 @@ class Page:
             for label, colour in render.classes(self.space):
                 with ui.row().classes("items-center gap-1"):
                     ui.element("span").classes("dot").style(f"background: {colour}")
-                    ui.label(str(label)).classes("numbers")
+                    ui.label(label).classes("numbers")
 
     def side(self) -> None:
         """The decoded image, an original with its reconstruction, the way from A to B, and the other dimensions."""
@@ -146,7 +146,7 @@ class Page:
             self.index = nearest(self.space.places(self.plane), across, down)
             label = int(self.space.y[self.index])
             z = self.space.means[self.index]
-            self.look_at(f"Test image {self.index}, class {label}", self.space.original(self.index), z, label)
+            self.look_at(self.space.called(self.index), self.space.original(self.index), z, label)
         elif event.type == "click":
             self.set_end("A" if self.click.value == A else "B")
         await self.show()

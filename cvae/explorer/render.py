@@ -36,10 +36,10 @@ def colours(classes: int) -> list[str]:
     return [to_hex(colour) for colour in colormaps["turbo"](np.linspace(0.03, 0.97, classes))]
 
 
-def classes(space: Space) -> list[tuple[int, str]]:
+def classes(space: Space) -> list[tuple[str, str]]:
     """The legend: (class, colour), of at most NAMED classes; empty if there is one class alone."""
-    labels = space.classes.tolist()
-    return list(zip(labels, colours(len(labels)), strict=True))[:NAMED] if len(labels) > 1 else []
+    names = [space.kind(label) for label in space.classes.tolist()]
+    return list(zip(names, colours(len(names)), strict=True))[:NAMED] if len(names) > 1 else []
 
 
 def points(axes: Axes, space: Space, plane: Plane) -> None:
@@ -128,7 +128,7 @@ def snapshot(space: Space, plane: Plane, marks: list[Mark], images: dict[str, Te
     axes = figure.add_subplot(top[:, 0])
     points(axes, space, plane)
     axes.set(xlabel=f"z[{plane.right}]", ylabel="class" if plane.up is None else f"z[{plane.up}]")
-    dots = [axes.scatter([], [], color=colour, label=str(label)) for label, colour in classes(space)]
+    dots = [axes.scatter([], [], color=colour, label=pictures.as_it_is(label)) for label, colour in classes(space)]
     axes.legend(handles=dots, ncols=10, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, title="class")
     for mark in marks:
         ((across, down),) = plane.places(mark.z[None]).tolist()

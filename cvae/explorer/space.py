@@ -15,6 +15,7 @@ from cvae.distributions import is_discrete
 from cvae.errors import UserError
 from cvae.models import latent_paths
 from cvae.models.vae import VAE
+from cvae.runs.small_files import one_line
 from cvae.runtime.console import console
 from cvae.runtime.noise import fixed_noise
 
@@ -113,6 +114,16 @@ class Space:
     def encode(self, x: Tensor, label: int) -> Tensor:
         """The mean of q(z|x) for one image (C, H, W): (D,)."""
         return latent_paths.centre(self.vae.encode(x[None], self.labels(label)))[0]
+
+    def kind(self, label: int) -> str:
+        """What a class is called."""
+        return self.data.test.images.kind(label)
+
+    def called(self, index: int) -> str:
+        """A test image, with its name where it has one, and its class."""
+        names = self.data.test.images.names
+        name = f"Test image {index}" + ("" if names is None else f", {one_line(str(names[index]))}")
+        return f"{name}, class {one_line(self.kind(int(self.y[index])))}"
 
     def original(self, index: int) -> Tensor:
         """A test image as the model sees it: (C, H, W)."""

@@ -38,6 +38,7 @@ def page(space: Space, title: str) -> str:
         "title": title, "low": plane.low, "high": plane.high, "height": height, "width": width, "steps": steps,
         "tables": [render.url(table_png(space, z.split(steps), label)) for label in labels],
         "points": render.url(render.plane_png(space, plane)), "classes": render.classes(space),
+        "names": [space.kind(label) for label in labels],
     }  # fmt: skip
     template = files("cvae.explorer").joinpath("table.html").read_text(encoding="utf-8")
     return template.replace("__DATA__", json.dumps(data).replace("<", "\\u003c"))  # no text can end the script

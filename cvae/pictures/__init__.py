@@ -2,9 +2,10 @@
 
 from cvae.pictures.grids import gif, grid, headed, image_summary, png, reduced, side_by_side, strips
 from cvae.pictures.latent import code_maps, latent_manifold, plane, quantiles, require_plane
-from cvae.pictures.plots import curves, latent_map, manifold, rates, traversal
+from cvae.pictures.plots import as_it_is, curves, latent_map, manifold, rates, traversal
 
 __all__ = [
+    "as_it_is",
     "code_maps",
     "curves",
     "gif",

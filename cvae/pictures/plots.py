@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from cvae.errors import printable
 from cvae.pictures.grids import grid
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 100
+SIGNS = 24  # of a name, at most
 SPLITS = ("train", "validation", "test")  # in this order on learning curves
 
 
@@ -59,23 +61,44 @@ def manifold(images: Tensor, z: Tensor, title: str) -> np.ndarray:
     return drawn(axes.figure)
 
 
-def latent_map(points: np.ndarray, labels: np.ndarray, axes_names: Sequence[str], title: str) -> np.ndarray:
-    """Points (N, 2) by class, a colour for each; beside them the legend, or for many classes a scale."""
+def latent_map(
+    points: np.ndarray,
+    labels: np.ndarray,
+    axes_names: Sequence[str],
+    title: str,
+    classes: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Points (N, 2) by class, a colour for each; beside them the legend, or for many classes a scale.
+
+    classes: class k is called classes[k]; None: by its number
+    """
     figure = new_figure(7.7, 6.6, layout="constrained")
     axes = figure.add_subplot()
-    classes = len(np.unique(labels))
-    colours = "tab10" if labels.max() < 10 else "tab20" if labels.max() < 20 else "nipy_spectral"
+    occur, of = np.unique(labels, return_inverse=True)
+    colours = "tab10" if len(occur) <= 10 else "tab20" if len(occur) <= 20 else "nipy_spectral"
+    last = {"tab10": 9, "tab20": 19}.get(colours, len(occur) - 1)  # a colour each, the same however many there are
     places = axes.scatter(
-        points[:, 0], points[:, 1], c=labels, cmap=colours, s=np.clip(20_000 / len(points), 4, 20), linewidths=0
-    )
-    if 1 < classes <= 20:
-        handles, names = places.legend_elements(num=None)
-        axes.legend(handles, names, title="class", loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    elif classes > 20:
+        points[:, 0], points[:, 1], c=of, cmap=colours, vmin=0, vmax=last, s=np.clip(20_000 / len(points), 4, 20),
+        linewidths=0,
+    )  # fmt: skip
+    if 1 < len(occur) <= 20:
+        from matplotlib.lines import Line2D
+
+        names = [as_it_is(classes[k] if classes and k < len(classes) else str(k)) for k in occur.astype(int)]
+        dots = [Line2D([], [], marker="o", ls="", color=places.to_rgba(number)) for number in range(len(occur))]
+        axes.legend(dots, names, title="class", loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    elif len(occur) > 20:
         figure.colorbar(places, label="class")
     axes.set(xlabel=axes_names[0], ylabel=axes_names[1], title=title)
     axes.set_aspect("equal", adjustable="datalim")
     return drawn(figure)
+
+
+def as_it_is(text: str, signs: int = SIGNS) -> str:
+    """A name that matplotlib draws as it is: no formula, no label that it leaves out, in one line that is not long."""
+    line = " ".join(printable(text).split())
+    line = line if len(line) <= signs else f"{line[: signs // 2 - 1]}…{line[-signs // 2 :]}"
+    return f"{' ' * line.startswith('_')}{line}".replace("$", r"\$")
 
 
 def traversal(

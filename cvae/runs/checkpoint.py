@@ -34,7 +34,7 @@ KINDS = {  # of the values that cvae itself uses; a tuple has alternatives, a li
     "loops": {"fit_loop": {"state_dict": {"combined_loader": [{"used": int}]}}},
     "callbacks": {
         "EpochLines": {"seconds": [(int, float)], "of_this_epoch": (int, float)},
-        "Pictures": {"history": {str: [[(int, float)]]}},
+        "Pictures": {"history": {str: [[(int, float)]]}, "chosen": ([int], None)},
         "Checkpoints": {"best": (float, None), "step": int},
     },
     "cvae": {

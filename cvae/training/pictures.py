@@ -40,7 +40,9 @@ FRAMES, GRID = 100, 500_000  # of the GIF, at most, and about how many pixels a 
 
 
 class Pictures(Callback):
-    """Reconstructions of fixed test images and samples from fixed noise, before training and after epochs.
+    """Reconstructions of test images and samples from fixed noise, before training and after epochs.
+
+    The images are drawn by seed, and the classes that occur take turns.
 
     Which epochs, is a function of their numbers alone, so that a run that was stopped, or goes on for longer, has the
     pictures of one that was not; the last one has them, too. A model that is conditioned on the class label shows one
@@ -85,6 +87,7 @@ class Pictures(Callback):
         self.every_n_epochs = every_n_epochs
         self.columns = round(num**0.5)
         self.lost = False
+        self.chosen: list[int] | None = None  # the test images that are shown; []: the first ones, as up to cvae 0.2
         self.history: dict[str, list[tuple[int, float]]] = {}  # the learning curves: (epoch, nats per image)
 
     def on_fit_start(self, trainer: Trainer, module: VAEModule) -> None:
@@ -92,8 +95,9 @@ class Pictures(Callback):
             return
         vae, data = module.vae, trainer.datamodule
         chosen, labels = self._choose(vae, data)
+        self.chosen = self.chosen or chosen
         with fixed_noise(self.seed, torch.device("cpu")):
-            self.x, y = data.batch("test", chosen)
+            self.x, y = data.batch("test", self.chosen)
         self.y, self.labels = vae.labels(y), labels  # of the test images, of the samples
 
     def on_train_start(self, trainer: Trainer, module: VAEModule) -> None:
@@ -140,22 +144,25 @@ class Pictures(Callback):
         return epoch % (self.every_n_epochs or thinned(epoch)) == 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
+        return {"history": self.history, "chosen": self.chosen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = state_dict["history"]
+        self.history, self.chosen = state_dict["history"], state_dict.get("chosen", [])
 
     def _choose(self, vae: VAE, data: ImageData) -> tuple[list[int], Tensor | None]:
-        """The test images to reconstruct, by their numbers, and the labels of the samples.
+        """The test images to reconstruct, by their numbers, drawn by seed, and the labels of the samples.
 
         A conditional model has one row per class; other models have no labels.
         """
+        y = data.test.images.y.cpu()
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.arange(len(y)) if self.chosen == [] else torch.randperm(len(y), generator=generator)
         if not vae.num_classes:
-            return list(range(min(self.num, len(data.test)))), None
+            return (order[: self.num] if self.chosen == [] else in_turns(y, order)[: self.num]).tolist(), None
         classes = range(min(vae.num_classes, self.max_classes))
         if len(classes) < vae.num_classes:
             log.info("Pictures show the first %d of %d classes", len(classes), vae.num_classes)
-        rows = [(data.test.images.y == label).nonzero().flatten() for label in classes]
+        rows = [order[y[order] == label] for label in classes]
         # A class with too few images starts again from its first.
         full = [row.repeat(self.columns)[: self.columns] for row in rows if len(row)]
         return torch.cat(full).tolist(), torch.arange(len(classes)).repeat_interleave(self.columns)
@@ -197,18 +204,22 @@ class Pictures(Callback):
             yield self.run.groups, pictures.headed(shown, "a row a group of latents: it alone is drawn")
         (latent_dim,), codes = vae.shapes[0], is_discrete(vae.p_z())
         found, labels = latents(vae, test_batches(vae, data, len(data.test), device)), data.test.images.y.cpu()
+        classes = data.test.images.classes
         if latent_dim == 2 and not codes:
             z = pictures.quantiles(vae.p_z(), self.manifold_steps)
             for label in range(min(vae.num_classes, self.max_classes)) if vae.num_classes else [None]:
-                title = "decoded quantiles of p(z)" + ("" if label is None else f", class {label}")
+                title = "decoded quantiles of p(z)" + (
+                    "" if label is None else f", class {data.test.images.kind(label)}"
+                )
                 yield self.run.manifold(label), pictures.manifold(pictures.latent_manifold(vae, z, label), z, title)
             title = "posterior means of the test images"
-            shown = pictures.latent_map(found.means.numpy(), labels.numpy(), ("z[0]", "z[1]"), title)
+            shown = pictures.latent_map(found.means.numpy(), labels.numpy(), ("z[0]", "z[1]"), title, classes)
             yield self.run.scatter, shown
         elif latent_dim > 2:
             points, names = pictures.plane(found.means, self.plane, self.seed)
             title = f"posterior means of the test images, {latent_dim} dimensions"
-            yield self.run.map, pictures.latent_map(points.numpy(), labels[: len(points)].numpy(), names, title)
+            shown = pictures.latent_map(points.numpy(), labels[: len(points)].numpy(), names, title, classes)
+            yield self.run.map, shown
         if codes:
             yield self.run.codes, self._codes(vae, device)
         else:  # of codes, between which nothing lies, there is none to move
@@ -248,6 +259,15 @@ class Pictures(Callback):
             if not self.lost:
                 log.warning("Pictures are missing, the training goes on: %s", error)
             self.lost = True
+
+
+def in_turns(y: Tensor, order: Tensor) -> Tensor:
+    """The images of an order (N,), such that the classes that occur take turns; y (N,): the labels."""
+    of = y[order].unique(return_inverse=True)[1]
+    count, by_class = of.bincount(), of.argsort(stable=True)
+    turn = torch.empty_like(by_class)  # of each image in its class: the first, the second, …
+    turn[by_class] = torch.arange(len(y)) - (count.cumsum(0) - count).repeat_interleave(count)
+    return order[turn.argsort(stable=True)]
 
 
 def thinned(epoch: int) -> int:

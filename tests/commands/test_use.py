@@ -42,7 +42,7 @@ def tiny_run(tmp_path):
 def drawing(folder, name, size=(8, 8), mode="L", seed=0):
     """An image file of random pixels."""
     shape = (*size[::-1], len(mode)) if len(mode) > 1 else size[::-1]
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)).save(folder / name)
     return folder / name
 
@@ -339,6 +339,36 @@ def test_traversals_around_a_file(tiny_run, call, tmp_path, monkeypatch):
     torch.testing.assert_close(images[0, 0], vae.decode(z, torch.tensor([5])).mean[0].detach())
 
 
+def test_a_folder_is_encoded(tiny_run, call, tmp_path):
+    """Names are paths from there, classes the folders; as a list of its files would be."""
+    run, folder = tiny_run(), tmp_path / "own"
+    files = [drawing(folder / kind, name, seed=n) for n, (kind, name) in enumerate([("b", "x y.png"), ("a", "z.png")])]
+    assert call("encode", run, folder, "--out", tmp_path / "l.csv")[0] == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "l.csv").read_text())))
+    assert [(row["name"], row["class"]) for row in rows] == [("a/z.png", "a"), ("b/x y.png", "b")]
+    z = cvae.load(run).encode(seen(*files[::-1])).mean.detach().numpy()
+    assert np.allclose([[float(row["z0"]), float(row["z1"])] for row in rows], z, atol=1e-6)
+    call("encode", run, folder / "b", files[1], "--out", tmp_path / "l.npz")
+    assert arrays(tmp_path / "l.npz")["names"].tolist() == [f"{folder}/b/x y.png", str(files[1])]
+    call("reconstruct", run, folder, "--out", tmp_path / "grid.npz")
+    assert arrays(tmp_path / "grid.npz")["names"].tolist() == ["a/z.png", "b/x y.png"]
+
+
+def test_images_of_a_split_keep_their_names(tiny_run, call, tmp_path):
+    for number in range(6):
+        drawing(tmp_path / "own" / "ab"[number % 2], f"{number}.png", seed=number)
+    data = ["data=image_folder", f"data.root={tmp_path / 'own'}", "data.channels=1", "data.image_size=8"]
+    values = [word for word in TINY if not word.startswith(("data=", "data.source", "data.image_shape"))]
+    torch.manual_seed(1)
+    run = make_run(tmp_path / "run", *data, "data.test_size=3", base=values)
+    other_weights(run)
+    for split in ("train", "test"):
+        assert call("encode", run, "--split", split, "--out", tmp_path / "l.npz")[0] == 0
+        found, images = arrays(tmp_path / "l.npz"), getattr(load_data(Run(run)), split).images
+        assert found["names"].tolist() == images.names.tolist() and len(images.names) == 3
+        assert found["classes"].tolist() == [name[0] for name in images.names]
+
+
 def test_what_is_wrong_is_said(tiny_run, call, tmp_path):
     plain, classes = tiny_run(name="plain"), tiny_run("conditional=true", name="classes")
     good, text = drawing(tmp_path / "in", "a.png"), tmp_path / "in" / "text.png"
@@ -350,7 +380,8 @@ def test_what_is_wrong_is_said(tiny_run, call, tmp_path):
             ("reconstruct", plain, good, text),
             f"Repair or delete them: {text}: not an image",
         ),
-        (("reconstruct", plain, tmp_path / "in"), "in is a folder: name the files in it, as "),
+        (("interpolate", plain, tmp_path / "in", "0"), "in is a folder: name the files in it, as "),
+        (("reconstruct", plain, tmp_path / "in"), f"Repair or delete them: {text}: not an image"),
         (("reconstruct", plain, good, "--class", 1), "--class=1: must be left out: this model knows no classes"),
         (("reconstruct", classes, good), "--class=None: must be from 0 to 9: this model is given the class"),
         (("reconstruct", classes, good, "--class", 10), "--class=10: must be from 0 to 9"),

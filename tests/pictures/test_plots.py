@@ -61,10 +61,12 @@ def test_the_manifold_has_axes(figure):
 
 
 @pytest.mark.parametrize(("classes", "colours"), [(2, "tab10"), (10, "tab10"), (11, "tab20"), (20, "tab20")])
-def test_a_map_by_class_has_its_legend_outside(figure, classes, colours):
+@pytest.mark.parametrize("step", [1, 7])
+def test_a_map_by_class_has_its_legend_outside(figure, classes, colours, step):
+    """Classes that occur have a colour each, whatever their numbers."""
     labels = np.arange(classes).repeat(3)
     points = np.stack([labels * 0.5, np.arange(3 * classes) * -1.0], 1)
-    found = pictures.latent_map(points, labels, ("one", "two"), "a title")
+    found = pictures.latent_map(points, step * labels, ("one", "two"), "a title")
     (axes,) = found.axes
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("one", "two", "a title")
     (drawn,) = axes.collections
@@ -72,10 +74,20 @@ def test_a_map_by_class_has_its_legend_outside(figure, classes, colours):
     assert drawn.get_cmap().name == colours and axes.get_aspect() == 1
     assert list(drawn.get_sizes()) == [20] and list(drawn.get_linewidths()) == [0]
     legend = axes.get_legend()
-    names = [int("".join(filter(str.isdecimal, text.get_text()))) for text in legend.get_texts()]
-    assert legend.get_title().get_text() == "class" and names == list(range(classes))
+    assert [text.get_text() for text in legend.get_texts()] == [str(step * k) for k in range(classes)]
+    assert legend.get_title().get_text() == "class"
     found.canvas.draw()
+    seen = [tuple(dot.get_markerfacecolor()) for dot in legend.get_lines()]
+    assert seen == [tuple(drawn.to_rgba(k)) for k in range(classes)] and len(set(seen)) == classes
     assert legend.get_window_extent().x0 > axes.get_window_extent().x1  # it covers no points
+
+
+def test_a_legend_has_the_names_of_the_classes(figure):
+    names = ("$x^", "_cat", "b\nline", "caf\udce9", 40 * "long", "never")
+    found = pictures.latent_map(np.random.rand(6, 2), np.array([0, 1, 2, 3, 4, 9]), ("", ""), "", names)
+    texts = [text.get_text() for text in found.axes[0].get_legend().get_texts()]
+    assert texts == [r"\$x^", " _cat", "b line", r"caf\udce9", "longlonglon…longlonglong", "9"]
+    found.canvas.draw()
 
 
 def test_a_map_of_many_classes_has_a_scale_and_one_of_one_class_nothing(figure):
@@ -86,8 +98,6 @@ def test_a_map_of_many_classes_has_a_scale_and_one_of_one_class_nothing(figure):
     assert axes.collections[0].get_cmap().name == "nipy_spectral"
     (axes,) = pictures.latent_map(np.random.rand(21, 2), 0 * labels, ("", ""), "").axes
     assert axes.get_legend() is None
-    (axes,) = pictures.latent_map(np.random.rand(3, 2), np.array([0, 5, 900]), ("", ""), "").axes
-    assert axes.get_legend() is not None
     sizes = [pictures.latent_map(np.random.rand(n, 2), np.zeros(n), ("", ""), "").axes[0] for n in (2000, 10_000)]
     assert [list(axes.collections[0].get_sizes()) for axes in sizes] == [[10], [4]]
 

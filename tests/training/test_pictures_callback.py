@@ -48,6 +48,7 @@ class Stage:
         self.data.setup()
         self.module = VAEModule(self.vae, None, None, None)
         self.callback = make(cfg, "callbacks")["pictures"]
+        self.callback.chosen = []  # the first images; what is drawn has tests of its own
         self.logged, self.modes = [], []
         self.vae.decoder.register_forward_hook(lambda *_: self.modes.append(self.vae.training))
         self.module.figures = {}
@@ -291,7 +292,7 @@ def test_manifold_and_scatter_are_of_the_trained_model_and_the_whole_test_set(st
     assert np.array_equal(read(show.run.manifold()), manifold)
     found, y = found_latents(show)
     title = "posterior means of the test images"
-    expected = pictures.latent_map(found.means.numpy(), y.numpy(), ("z[0]", "z[1]"), title)
+    expected = pictures.latent_map(found.means.numpy(), y.numpy(), ("z[0]", "z[1]"), title, None)
     assert np.array_equal(read(show.run.scatter), expected)
     assert not show.run.map.exists()
 
@@ -307,7 +308,7 @@ def test_a_plane_traversals_and_rates_of_any_number_of_latents(stage, latent_dim
     else:
         points, names = pictures.plane(found.means, "pca", 6)
         title = f"posterior means of the test images, {latent_dim} dimensions"
-        assert np.array_equal(read(show.run.map), pictures.latent_map(points.numpy(), y.numpy(), names, title))
+        assert np.array_equal(read(show.run.map), pictures.latent_map(points.numpy(), y.numpy(), names, title, None))
     assert np.array_equal(read(show.run.rates), pictures.rates(found.rate, found.exact))
     x = show.data.batch("test", [0])[0]
     moved = traverse(show.vae, found, x, None, 10, 7)
@@ -371,6 +372,30 @@ def test_one_image_has_no_interpolation(stage, words):
     assert not show.run.latent_interpolation.exists() and show.run.latent_traversal.exists()
 
 
+def test_test_images_are_drawn_by_seed_and_classes_take_turns(stage):
+    """Of an alphabetical list the head is of one class."""
+    show = stage("callbacks.pictures.num=6", "data.source.test_size=30")
+    show.data.test.images = show.data.test.images._replace(y=torch.tensor([2] * 20 + [5] * 8 + [7] * 2))
+    y, chosen = show.data.test.images.y, {}
+    for seed in (6, 6, 7):
+        show.callback.seed, show.callback.chosen = seed, None
+        show.callback.on_fit_start(show.trainer, show.module)
+        chosen.setdefault(seed, []).append(show.callback.chosen)
+    (first, again), (other,) = chosen.values()
+    assert first == again != other and len(set(first)) == 6
+    assert sorted(y[first].tolist()) == sorted(y[other].tolist()) == [2, 2, 5, 5, 7, 7]
+    assert torch.equal(show.callback.x, show.data.batch("test", other)[0])
+    assert show.callback.state_dict()["chosen"] == other
+
+
+def test_a_saved_run_goes_on_with_the_images_that_it_has_shown(stage):
+    show = stage("data.source.test_size=30")
+    for state, expected in (({"history": {}}, [0, 1, 2, 3]), ({"history": {}, "chosen": [7, 3, 9, 1]}, [7, 3, 9, 1])):
+        show.callback.load_state_dict(state)
+        show.callback.on_fit_start(show.trainer, show.module)
+        assert torch.equal(show.callback.x, show.data.batch("test", expected)[0])
+
+
 def test_a_conditional_model_has_a_row_a_class(stage, caplog):
     """12 classes, of which 3 are shown; the test set has none of class 2, which has no row of reconstructions."""
     caplog.set_level("INFO")
@@ -396,7 +421,7 @@ def test_a_conditional_model_has_a_row_a_class(stage, caplog):
     assert len(list(show.run.path.glob("latent_manifold*.png"))) == 3
     found, labels = found_latents(show)
     title = "posterior means of the test images"
-    expected = pictures.latent_map(found.means.numpy(), labels.numpy(), ("z[0]", "z[1]"), title)
+    expected = pictures.latent_map(found.means.numpy(), labels.numpy(), ("z[0]", "z[1]"), title, None)
     assert np.array_equal(read(show.run.scatter), expected)
     moved = traverse(show.vae, found, x[:1], y[:1], 10, 7)
     expected = pictures.traversal(*moved, "a test image, one dimension of z moved")
