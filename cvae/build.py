@@ -124,14 +124,17 @@ def build_data(cfg: DictConfig) -> ImageData:
     return data
 
 
+KINDS = {"binary": "binary images", "levels": "images of 256 levels"}  # as a message says what `describes` holds
+
+
 def require_fit(cfg: DictConfig, vae: VAE, data: ImageData) -> None:
     """Raise UserError, naming both keys, unless the likelihood describes such data."""
     describes = vae.likelihood.describes
     if data.kind not in describes:
         raise UserError(
             f"likelihood ({cfg.likelihood._target_}) and data.binarization={cfg.data.binarization} do not fit: this "
-            f"likelihood describes {' or '.join(describes)} images, the data are {data.kind}. Choose another "
-            "likelihood=, or another data.binarization="
+            f"likelihood is for {' or '.join(KINDS.get(kind, kind) for kind in describes)}, the data are "
+            f"{KINDS.get(data.kind, data.kind)}. Choose another likelihood=, or another data.binarization="
         )
 
 

@@ -71,7 +71,7 @@ def show(args: argparse.Namespace) -> None:
         import matplotlib
 
         matplotlib.use("agg")
-        save(Path(args.plot), drawn(found[:PARTS], numbers, Path(args.plot).suffix[1:]))
+        save(Path(args.plot), figure_of(found[:PARTS], numbers, Path(args.plot).suffix[1:]))
         more = f", of the {PARTS} kinds with the most runs; there are {len(found)}" if len(found) > PARTS else ""
         print(f"figure: {args.plot}{more}", file=sys.stderr)
 
@@ -129,7 +129,7 @@ def as_it_is(text: str, signs: int = SIGNS) -> str:
     return f"{' ' * text.startswith('_')}{cut(text, signs)}".replace("$", r"\$")
 
 
-def drawn(found: list[Part], numbers: Sequence[str | None], kind: str) -> bytes:
+def figure_of(found: list[Part], numbers: Sequence[str | None], kind: str) -> bytes:
     """The figure as a file's content: panels of its own for each part, with ELBOs of its own kind; a colour a row."""
     import io
 

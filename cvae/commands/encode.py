@@ -20,7 +20,7 @@ from cvae.commands.inputs import (
     watched,
 )
 from cvae.errors import ConfigError
-from cvae.runs.directory import Run
+from cvae.runs.directory import SPLITS, Run
 from cvae.runs.storage import save
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cvae.models.vae import VAE
-
-SPLITS = ("train", "validation", "test")
 
 
 def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
@@ -68,7 +66,7 @@ def write_latents(args: argparse.Namespace) -> None:
     out = target(args, Run(args.run).latents, (".npz", ".csv"))
     import torch
 
-    from cvae.models.latent_paths import centre
+    from cvae.models.latent_paths import posterior_mean
     from cvae.runtime.noise import fixed_noise
 
     vae, _ = model_of(args)
@@ -76,7 +74,7 @@ def write_latents(args: argparse.Namespace) -> None:
     of_codes, means, read = vae.posterior.num_codes is not None, [], []
     with torch.no_grad(), fixed_noise(args.seed, torch.device("cpu")):  # training images may be drawn anew
         for x, y in watched(batches, "encoding", math.ceil(len(names) / BATCH)):
-            means.append(centre(vae.encode(x, y)))
+            means.append(posterior_mean(vae.encode(x, y)))
             read += [vae.posterior.read(means[-1]).flatten(1)] if of_codes else []
     latents, codes = torch.cat(means).numpy(), torch.cat(read).numpy() if of_codes else None
     if out.suffix.lower() == ".npz":

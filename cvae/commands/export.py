@@ -74,7 +74,7 @@ def parts_of(vae: "VAE") -> list[Part]:
 
     from cvae.distributions import from_noise, is_discrete
     from cvae.models.ladder import Ladder
-    from cvae.models.latent_paths import centre
+    from cvae.models.latent_paths import posterior_mean
 
     class Encoder(nn.Module):
         """The checks of the model's own methods are left out: they would be part of the program."""
@@ -84,7 +84,7 @@ def parts_of(vae: "VAE") -> list[Part]:
             self.vae = vae
 
         def forward(self, x: "Tensor", y: "Tensor | None" = None) -> "Tensor":
-            return centre(self.vae.infer(self.vae._labelled(x, y)))
+            return posterior_mean(self.vae.infer(self.vae._labelled(x, y)))
 
     class Decoder(Encoder):
         def forward(self, z: "Tensor", y: "Tensor | None" = None) -> "Tensor":

@@ -69,7 +69,7 @@ def make_run(args: argparse.Namespace) -> None:
     import torch
 
     from cvae.evaluation import Settings
-    from cvae.evaluation.fit import fit, split, surprise
+    from cvae.evaluation.fit import fit, nll, split
     from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
     from cvae.runtime.noise import fixed_noise
 
@@ -83,7 +83,7 @@ def make_run(args: argparse.Namespace) -> None:
     with fixed_noise(args.seed, torch.device(device)):
         prior = unfitted(part, vae).to(device)
         z = posterior_draws(vae, data)
-        before = surprise(vae.prior(vae.infer), split(z)[-1])
+        before = nll(vae.prior(vae.infer), split(z)[-1])
         after = fit(prior, z, watched(range(args.rounds), f"fitting {kind}", args.rounds))
     vae.prior = prior.eval()
     new = Run(new_folder(Path(args.out or beside(old, args.words))))

@@ -7,7 +7,6 @@ how many images there are, nor on how many samples are asked for.
 
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -80,8 +79,3 @@ def filled(part: Tensor, images: int) -> Tensor:
     All blocks then have noise of the same shape.
     """
     return torch.cat([part, part[-1:].expand(images - len(part), *part.shape[1:])])
-
-
-def noise_seed(seed: int, image_block: int, sample_block: int) -> int:
-    """A seed of its own for the noise of every block, by hashing."""
-    return int(np.random.SeedSequence([seed, image_block, sample_block]).generate_state(1, np.uint64)[0])

@@ -50,7 +50,7 @@ def fit(prior: Prior, z: Tensor, rounds: Iterable[int]) -> float:
         maximize_expectation(prior, fitted, choosing, rounds)
     else:
         descend(prior, fitted, choosing, rounds)
-    return surprise(prior(None), measuring)
+    return nll(prior(None), measuring)
 
 
 def split(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +60,7 @@ def split(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def surprise(p: Distribution, z: Tensor) -> float:
+def nll(p: Distribution, z: Tensor) -> float:
     """The mean of -log p(z) over z (N, D), in nats."""
     return -torch.cat([p.log_prob(rows) for rows in z.split(BATCH)]).mean().item()
 
@@ -76,7 +76,7 @@ class Gaussians(NamedTuple):
         """The log-density of each z (N, D) with each component: (N, K)."""
         return diagonal_normal_log_prob(z, self.mean, self.variance.sqrt()) + self.weight.log()
 
-    def surprise(self, z: Tensor) -> float:
+    def nll(self, z: Tensor) -> float:
         return -self.log_joint(z).logsumexp(1).mean().item()
 
     def updated(self, z: Tensor) -> "Gaussians":
@@ -109,12 +109,12 @@ def maximize_expectation(prior: MixtureOfGaussians, z: Tensor, others: Tensor, r
     loc, scale = z.mean(0), z.std(0, correction=0).clamp(min=1e-6)
     z, others = (z - loc) / scale, (others - loc) / scale
     mixtures = start(z, max(1, min(len(prior.mean), len(z) // DRAWS)))
-    kept, since = [(mixture.surprise(others), mixture) for mixture in mixtures], [0] * len(mixtures)
+    kept, since = [(mixture.nll(others), mixture) for mixture in mixtures], [0] * len(mixtures)
     for _ in rounds:
         for number, mixture in enumerate(mixtures):
             if since[number] < PATIENCE:
                 mixtures[number], since[number] = (new := mixture.updated(z)), since[number] + 1
-                if (now := new.surprise(others)) < kept[number][0]:
+                if (now := new.nll(others)) < kept[number][0]:
                     kept[number], since[number] = (now, new), 0
         if min(since) == PATIENCE:
             break
@@ -149,13 +149,13 @@ def spread_out(z: Tensor, count: int) -> Tensor:
 def descend(prior: Prior, z: Tensor, others: Tensor, rounds: Iterable[int]) -> None:
     """Maximum likelihood of z (N, D) by Adam, in batches; the weights are those that suit `others` best."""
     optimizer = torch.optim.Adam(prior.parameters(), 1e-3)
-    best, weights, since = surprise(prior(None), others), deepcopy(prior.state_dict()), 0
+    best, weights, since = nll(prior(None), others), deepcopy(prior.state_dict()), 0
     for _ in rounds:
         for rows in torch.randperm(len(z)).split(BATCH):
             optimizer.zero_grad()
             (-prior(None).log_prob(z[rows]).mean()).backward()
             optimizer.step()
-        if (now := surprise(prior(None), others)) < best:
+        if (now := nll(prior(None), others)) < best:
             best, weights, since = now, deepcopy(prior.state_dict()), 0
         elif (since := since + 1) == PATIENCE:
             break

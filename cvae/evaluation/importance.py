@@ -9,13 +9,13 @@ from torch import Tensor
 
 from cvae.distributions import Codes
 from cvae.distributions.precision import precise
-from cvae.evaluation.batches import SAMPLES, Batch, filled, noise_seed
+from cvae.evaluation.batches import SAMPLES, Batch, filled
 from cvae.evaluation.pareto import pareto_k
 from cvae.evaluation.settings import Settings
 from cvae.evaluation.units import Means, code_sums, known_mean, means_of, shifts
 from cvae.models.trace import Latent, Trace
 from cvae.models.vae import VAE
-from cvae.runtime.noise import fixed_noise
+from cvae.runtime.noise import fixed_noise, hashed_seed
 
 MOST = 50_000  # samples of an image that `until` may take; published figures are of 5,000
 ENOUGH = 50  # effective samples that tell the variance of the weights
@@ -102,7 +102,7 @@ def measure_block(
     x, y = filled(block[0], images), None if block[1] is None else filled(block[1], images)
     draws = Draws(x, count)
     while draws.samples < wanted:
-        with fixed_noise(noise_seed(settings.seed, number, draws.samples // SAMPLES), x.device):
+        with fixed_noise(hashed_seed(settings.seed, number, draws.samples // SAMPLES), x.device):
             trace = vae(x, y, SAMPLES)
         before = draws.samples
         draws.add(trace, wanted - before)

@@ -9,7 +9,7 @@ from torch.distributions import Distribution, kl_divergence
 
 from cvae.distributions import factorizes
 from cvae.evaluation.batches import Batch
-from cvae.models.latent_paths import centre
+from cvae.models.latent_paths import posterior_mean
 from cvae.models.vae import VAE
 
 
@@ -69,7 +69,7 @@ def of_batch(q: Distribution, p: Distribution) -> tuple[Tensor, ...]:
     rate = torch.full_like(first, torch.nan)
     if factorizes(q) and factorizes(p):
         rate = kl_divergence(q.base_dist, p.base_dist)
-    return tuple(part.cpu() for part in (centre(q), first, second, rate))
+    return tuple(part.cpu() for part in (posterior_mean(q), first, second, rate))
 
 
 class Traversal(NamedTuple):
@@ -93,5 +93,5 @@ def traverse(vae: VAE, found: Latents, x: Tensor, y: Tensor | None, dims: int, s
     """
     chosen, units = found.order[:dims], torch.linspace(-3, 3, steps)
     images = vae.traverse(x, y, chosen, found.at(units, chosen))[:, :, 0]
-    own = found.units(centre(vae.encode(x, y)).cpu())[0, chosen]
+    own = found.units(posterior_mean(vae.encode(x, y)).cpu())[0, chosen]
     return Traversal(images, chosen, units.tolist(), own.tolist(), found.rate[chosen].tolist(), found.exact)

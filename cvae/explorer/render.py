@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -76,13 +75,7 @@ def plane_png(space: Space, plane: Plane) -> bytes:
     axes.tick_params(axis="y", pad=-8)
     for label in axes.get_yticklabels():
         label.set_horizontalalignment("left")
-    return pictures.png(pixels(figure))
-
-
-def pixels(figure: Figure) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pictures.png(pictures.to_pixels(figure))
 
 
 def image_png(image: Tensor) -> bytes:
@@ -137,7 +130,7 @@ def snapshot(space: Space, plane: Plane, marks: list[Mark], images: dict[str, Te
         show(figure.add_subplot(top[row, 1]), image, name)
     if strip is not None:
         show(figure.add_subplot(rows[1]), torch.cat(list(strip), 2), "from A to B")
-    return pictures.png(pixels(figure))
+    return pictures.png(pictures.to_pixels(figure))
 
 
 def show(axes: Axes, image: Tensor, name: str) -> None:

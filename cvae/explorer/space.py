@@ -113,7 +113,7 @@ class Space:
     @torch.no_grad()
     def encode(self, x: Tensor, label: int) -> Tensor:
         """The mean of q(z|x) for one image (C, H, W): (D,)."""
-        return latent_paths.centre(self.vae.encode(x[None], self.labels(label)))[0]
+        return latent_paths.posterior_mean(self.vae.encode(x[None], self.labels(label)))[0]
 
     def kind(self, label: int) -> str:
         """What a class is called."""
@@ -144,12 +144,12 @@ class Space:
             with TemporaryDirectory() as folder, limited(None):
                 file = Path(folder, "image")
                 file.write_bytes(content)
-                levels, *_ = read_file(file, reading_of(self.data))
+                pixels, *_ = read_file(file, reading_of(self.data))
         except UnidentifiedImageError:
             raise UserError("not an image of a known format") from None
         except Exception as error:  # a damaged file can make a decoder raise almost anything
             raise UserError(f"cannot be read: {error or type(error).__name__}") from error
-        return self.data.as_tested(torch.from_numpy(levels)[None])[0]
+        return self.data.as_tested(torch.from_numpy(pixels)[None])[0]
 
 
 def require_numbers(vae: VAE) -> None:
@@ -167,5 +167,5 @@ def space_of(vae: VAE, data: ImageData, images: int | None, seed: int) -> Space:
     shown = track(blocks, "Encoding the test images", console=console, transient=True, disable=not console.is_terminal)
     with fixed_noise(seed, torch.device("cpu")):
         batches = (data.batch("test", block) for block in shown)
-        means = torch.cat([latent_paths.centre(vae.encode(x, vae.labels(y))) for x, y in batches])
+        means = torch.cat([latent_paths.posterior_mean(vae.encode(x, vae.labels(y))) for x, y in batches])
         return Space(vae, data, means)

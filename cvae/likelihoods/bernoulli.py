@@ -26,7 +26,7 @@ class Bernoulli(Likelihood):
         super().__init__()
         one_of("soft", soft, (True, False))
         self.num_params = image_shape[0]
-        self.describes = ("binary", "levels", "continuous") if soft else ("binary",)
+        self.describes = ("binary", "levels") if soft else ("binary",)
         self.is_mass = not soft
 
     def forward(self, params: Tensor) -> Distribution:
@@ -39,7 +39,7 @@ class ContinuousBernoulli(Likelihood):
     This is the soft Bernoulli with the normalizer that makes it a density. It treats grey levels as real numbers.
     """
 
-    describes = ("levels", "continuous")
+    describes = ("levels",)
     is_mass = False
 
     def __init__(self, image_shape: Sequence[int]):

@@ -26,7 +26,7 @@ class Gaussian(Likelihood):
         ConfigError: an option is not one of these.
     """
 
-    describes = ("levels", "continuous")
+    describes = ("levels",)
     is_mass = False
 
     def __init__(self, image_shape: Sequence[int], scale: float | str = 1.0, mean: str = "linear"):

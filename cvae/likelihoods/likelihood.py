@@ -13,8 +13,8 @@ class Likelihood(nn.Module, ABC):
 
     Attributes:
         num_params: P, how many maps it reads: the channels of the decoder's last layer
-        describes: the kinds of images that log_prob scores: "binary" (0 and 1), "levels" (256 grey levels,
-            x = level / 255) or "continuous" (any number in [0, 1])
+        describes: the kinds of images that log_prob scores: "binary" (0 and 1) or "levels" (256 grey levels,
+            x = level / 255)
         is_mass: whether log_prob is the log of a probability mass over such images. Only then do bits per dim mean
             something; for a density, or a cross-entropy, they would depend on the unit of the pixels.
     """

@@ -8,7 +8,7 @@ from torch.distributions import Distribution
 from torch.func import functional_call
 
 from cvae.distributions.precision import full_precision
-from cvae.models.trace import Latent, Trace, drawn
+from cvae.models.trace import Latent, Trace, draw_latent
 from cvae.models.vae import VAE
 from cvae.networks.ladder import BottomUp, Group, TopDown
 from cvae.posteriors.gaussian import diagonal_normal
@@ -32,12 +32,12 @@ class Ladder(VAE):
     def forward(self, x: Tensor, y: Tensor | None = None, samples: int = 1, score: bool = True) -> Trace:
         self._check(y)
         features, maps = self.encoder.features_and_maps(self._labelled(x, y))
-        latents = [drawn(self.posterior(full_precision(features)), self.p_z(), (samples,), score)]
+        latents = [draw_latent(self.posterior(full_precision(features)), self.p_z(), (samples,), score)]
         z = latents[0].z
         state = self.decoder.start(self._rows(z, y))
         for enlarge, group, stage in self.decoder.steps:
             state = enlarge(state)
-            latents.append(drawn(*q_and_p(group, state, maps[stage], samples)))
+            latents.append(draw_latent(*q_and_p(group, state, maps[stage], samples)))
             state = group(state, latents[-1].z)
         px = self._p_x(self.decoder.end(state), z)
         if not score:

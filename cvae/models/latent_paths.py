@@ -8,7 +8,7 @@ from torch.distributions import Distribution
 DRAWS = 100  # whose mean stands for that of a distribution that does not know its own
 
 
-def centre(q: Distribution) -> Tensor:
+def posterior_mean(q: Distribution) -> Tensor:
     """The mean of q, (B, D), or of draws where it has no closed form."""
     try:
         return q.mean

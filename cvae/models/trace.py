@@ -44,7 +44,7 @@ class Trace(NamedTuple):
     penalties: Mapping[str, Tensor]
 
 
-def drawn(q: Distribution, p: Distribution, shape: tuple[int, ...] = (), score: bool = True) -> Latent:
+def draw_latent(q: Distribution, p: Distribution, shape: tuple[int, ...] = (), score: bool = True) -> Latent:
     """Draws of q, batch (..., B), with their log-densities under q and p; score: as `rsample_and_log_prob` has it."""
     z, log_q = rsample_and_log_prob(q, shape, score)
     z = z.view_as(z)  # a tensor of its own, so that hooks on it do not reach log_q

@@ -13,7 +13,7 @@ from cvae.distributions.precision import full_precision
 from cvae.errors import ConfigError
 from cvae.likelihoods import Likelihood
 from cvae.models import latent_paths
-from cvae.models.trace import Trace, drawn
+from cvae.models.trace import Trace, draw_latent
 from cvae.posteriors import Posterior
 from cvae.priors import Prior
 
@@ -28,7 +28,7 @@ class VAE(nn.Module):
     Args:
         encoder: x (B, C [+ num_classes], H, W) -> features (B, F)
         posterior: features (B, F) -> q(z|x), batch (B,), event (D,)
-        prior: encode -> p(z), event (D,); encode is `infer`, for priors that are made of posteriors
+        prior: infer -> p(z), event (D,); `infer`, below, is for priors that are made of posteriors
         decoder: z (B, D [+ num_classes]) -> params (B, P, H, W)
         likelihood: params (..., P, H, W) -> p(x|z), event (C, H, W)
         num_classes: how many classes, 0 for a model without labels
@@ -62,11 +62,14 @@ class VAE(nn.Module):
                 device.
         """
         self._check(y)
-        latent = drawn(self.infer(self._labelled(x, y)), self.p_z(), (samples,), score)
+        latent = draw_latent(self.infer(self._labelled(x, y)), self.p_z(), (samples,), score)
         return Trace((latent,), self._likelihood_of(latent.z, y), self.posterior.penalties(latent.q))
 
     def infer(self, inputs: Tensor) -> Distribution:
-        """q(z|x) from what the encoder reads, images with the planes of their labels: (B, C [+ num_classes], H, W)."""
+        """q(z|x) for what the encoder reads, images with the planes of their labels: (B, C [+ num_classes], H, W).
+
+        `encode` takes images and labels, and checks them.
+        """
         return self.posterior(full_precision(self.encoder(inputs)))
 
     def p_z(self) -> Distribution:
@@ -135,7 +138,7 @@ class VAE(nn.Module):
         N(0, I), else straight (see `cvae.models.latent_paths.from_to`). Raises as `encode` does.
         """
         self._require_numbers("interpolate")
-        start, end = (latent_paths.centre(self.encode(x, y)) for x in (a, b))
+        start, end = (latent_paths.posterior_mean(self.encode(x, y)) for x in (a, b))
         spherical = is_standard_normal(self.p_z())
         return self.decode(latent_paths.from_to(start, end, positive_int("steps", steps), spherical), y).mean
 
@@ -159,7 +162,9 @@ class VAE(nn.Module):
         values = torch.arange(-3.0, 4) if values is None else values
         if values.dim() not in (1, 2) or (values.dim() == 2 and len(values) != len(dims)):
             raise ValueError(f"values is {tuple(values.shape)}: must be (S,) or (len(dims), S) = ({len(dims)}, S)")
-        z = latent_paths.along(latent_paths.centre(self.encode(x, y)), dims, values.expand(len(dims), values.shape[-1]))
+        z = latent_paths.along(
+            latent_paths.posterior_mean(self.encode(x, y)), dims, values.expand(len(dims), values.shape[-1])
+        )
         return self.decode(z, y).mean
 
     def labels(self, y: Tensor) -> Tensor | None:

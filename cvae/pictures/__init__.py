@@ -2,7 +2,7 @@
 
 from cvae.pictures.grids import gif, grid, headed, image_summary, png, reduced, side_by_side, strips
 from cvae.pictures.latent import code_maps, latent_manifold, plane, quantiles, require_plane
-from cvae.pictures.plots import as_it_is, curves, latent_map, manifold, rates, traversal
+from cvae.pictures.plots import as_it_is, curves, latent_map, manifold, rates, to_pixels, traversal
 
 __all__ = [
     "as_it_is",
@@ -23,5 +23,6 @@ __all__ = [
     "require_plane",
     "side_by_side",
     "strips",
+    "to_pixels",
     "traversal",
 ]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cvae.errors import printable
 from cvae.pictures.grids import grid
+from cvae.runs.directory import SPLITS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 DPI = 100
 SIGNS = 24  # of a name, at most
-SPLITS = ("train", "validation", "test")  # in this order on learning curves
 
 
 def new_figure(width: float, height: float, **options: object) -> "Figure":
@@ -25,7 +25,7 @@ def new_figure(width: float, height: float, **options: object) -> "Figure":
     return Figure(figsize=(width, height), dpi=DPI, **options)
 
 
-def drawn(figure: "Figure") -> np.ndarray:
+def to_pixels(figure: "Figure") -> np.ndarray:
     """The pixels (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -58,7 +58,7 @@ def manifold(images: Tensor, z: Tensor, title: str) -> np.ndarray:
     for dim, axis in enumerate((axes.xaxis, axes.yaxis)):
         axis.set_ticks(places, [f"{z[i, dim]:.2f}".replace("-", "−") for i in shown])
     axes.set(xlabel="z[0]", ylabel="z[1]", title=title)
-    return drawn(axes.figure)
+    return to_pixels(axes.figure)
 
 
 def latent_map(
@@ -91,7 +91,7 @@ def latent_map(
         figure.colorbar(places, label="class")
     axes.set(xlabel=axes_names[0], ylabel=axes_names[1], title=title)
     axes.set_aspect("equal", adjustable="datalim")
-    return drawn(figure)
+    return to_pixels(figure)
 
 
 def as_it_is(text: str, signs: int = SIGNS) -> str:
@@ -132,7 +132,7 @@ def traversal(
     bars.set(ylim=(0, rows), xlim=(0, 1.5 * max(*rate, 0.01)), yticks=[], xticks=[])
     bars.set_xlabel("rate, nats" if exact else "information, nats")
     bars.spines[["top", "right", "bottom"]].set_visible(False)
-    return drawn(axes.figure)
+    return to_pixels(axes.figure)
 
 
 def rates(rate: Tensor, exact: bool) -> np.ndarray:
@@ -147,7 +147,7 @@ def rates(rate: Tensor, exact: bool) -> np.ndarray:
     estimate = "what each latent dimension tells of the image, estimated by variances"
     axes.set(xlabel="dimension of z", ylabel="nats per image", title=what if exact else estimate)
     axes.spines[["top", "right"]].set_visible(False)
-    return drawn(figure)
+    return to_pixels(figure)
 
 
 def curves(epochs: Mapping[str, Sequence[tuple[int, float]]]) -> np.ndarray:
@@ -165,4 +165,4 @@ def curves(epochs: Mapping[str, Sequence[tuple[int, float]]]) -> np.ndarray:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(frameon=False)
-    return drawn(figure)
+    return to_pixels(figure)

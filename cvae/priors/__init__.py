@@ -1,4 +1,4 @@
-"""Priors: encode -> p(z), a Distribution with batch () and event (D,). Most priors ignore `encode`: see `Prior`."""
+"""Priors: infer -> p(z), a Distribution with batch () and event (D,). Most priors ignore `infer`: see `Prior`."""
 
 from cvae.priors.autoregressive import AutoregressiveCodes
 from cvae.priors.flow import FlowPrior

@@ -60,7 +60,7 @@ class AutoregressiveCodes(Prior):
         mask = torch.ones(latent_dim, latent_dim, dtype=torch.bool).triu(1)
         self.register_buffer("mask", mask, persistent=False)
 
-    def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
+    def forward(self, infer: Callable[[Tensor], Distribution] | None = None) -> Distribution:
         return Autoregressive(self.logits, self.next, self.latent_dim, self.mask.device)
 
     def logits(self, codes: Tensor) -> Tensor:

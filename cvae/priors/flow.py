@@ -46,5 +46,5 @@ class FlowPrior(Prior):
         for transform in self.flow.transform.transforms:
             stable(transform)
 
-    def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
+    def forward(self, infer: Callable[[Tensor], Distribution] | None = None) -> Distribution:
         return self.flow()

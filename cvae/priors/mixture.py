@@ -32,7 +32,7 @@ class MixtureOfGaussians(Prior):
         self.mean = nn.Parameter(torch.randn(components, latent_dim) * 0.5**0.5)
         self.logvar = nn.Parameter(torch.full((components, latent_dim), math.log(0.5)))
 
-    def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
+    def forward(self, infer: Callable[[Tensor], Distribution] | None = None) -> Distribution:
         scale = (self.logvar / 2).exp()
         gaussians = Independent(Normal(self.mean, scale, validate_args=False), 1, validate_args=False)
         return Mixture(Categorical(logits=self.logits, validate_args=False), gaussians, validate_args=False)

@@ -23,10 +23,10 @@ class Prior(nn.Module, ABC):
     of_codes: bool = False
 
     @abstractmethod
-    def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
+    def forward(self, infer: Callable[[Tensor], Distribution]) -> Distribution:
         """p(z): batch (), event (D,).
 
         Args:
-            encode: the model's own encoder and posterior, images (K, C', H, W) -> q(z|x) with batch (K,) and event
+            infer: the model's own encoder and posterior, images (K, C', H, W) -> q(z|x) with batch (K,) and event
                 (D,). Only VampPrior needs it; every other prior ignores it, and takes None too.
         """

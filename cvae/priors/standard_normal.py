@@ -21,5 +21,5 @@ class StandardNormal(Prior):
         self.register_buffer("mean", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
-    def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
+    def forward(self, infer: Callable[[Tensor], Distribution] | None = None) -> Distribution:
         return Independent(Normal(self.mean, self.scale, validate_args=False), 1, validate_args=False)

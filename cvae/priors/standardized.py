@@ -28,6 +28,6 @@ class Standardized(Prior):
         self.register_buffer("loc", torch.zeros(latent_dim))
         self.register_buffer("scale", torch.ones(latent_dim))
 
-    def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
+    def forward(self, infer: Callable[[Tensor], Distribution] | None = None) -> Distribution:
         away = AffineTransform(-self.loc / self.scale, 1 / self.scale, event_dim=1)  # zuko's flows take z to the base
-        return NormalizingFlow(away, self.prior(encode))
+        return NormalizingFlow(away, self.prior(infer))

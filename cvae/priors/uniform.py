@@ -19,5 +19,5 @@ class UniformCodes(Prior):
         super().__init__()
         self.register_buffer("logits", torch.zeros(latent_dim, num_codes), persistent=False)
 
-    def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
+    def forward(self, infer: Callable[[Tensor], Distribution] | None = None) -> Distribution:
         return Independent(Categorical(logits=self.logits, validate_args=False), 1, validate_args=False)

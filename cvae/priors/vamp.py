@@ -48,6 +48,6 @@ class VampPrior(Prior):
         self.pseudo_inputs = nn.Parameter(pseudo_mean + positive_number("pseudo_std", pseudo_std) * torch.randn(shape))
         self.register_buffer("logits", torch.zeros(components), persistent=False)  # equal weights 1/K
 
-    def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
-        q = encode(self.pseudo_inputs.clamp(0, 1))  # batch (K,), event (D,)
+    def forward(self, infer: Callable[[Tensor], Distribution]) -> Distribution:
+        q = infer(self.pseudo_inputs.clamp(0, 1))  # batch (K,), event (D,)
         return Mixture(Categorical(logits=self.logits, validate_args=False), q, validate_args=False)

@@ -10,7 +10,7 @@ from cvae.runs.small_files import read_json
 MOST = 200  # evaluations of a run that are read
 
 
-class Measured(NamedTuple):
+class Evaluation(NamedTuple):
     """An evaluation of a run: its figures by the names that metrics.json has, and how they were found."""
 
     figures: dict[str, float]
@@ -18,7 +18,7 @@ class Measured(NamedTuple):
     at_most: bool  # whether -log p(x) is an upper bound that no number of samples makes tight
 
 
-def best_evaluation(run: Run, step: int | None) -> Measured | None:
+def best_evaluation(run: Run, step: int | None) -> Evaluation | None:
     """Of a run's last checkpoint, on the most test images, and of these with the most importance samples.
 
     step: how many optimizer steps the model has had; None: the most that one was evaluated after
@@ -33,7 +33,9 @@ def best_evaluation(run: Run, step: int | None) -> Measured | None:
     best = max(found, key=rank)
     values = {f"evaluation/{name}": part.get("value") for name, part in best.items() if isinstance(part, dict)}
     at_most = "at most" in str(best["nll"].get("meaning"))
-    return Measured({name: value for name, value in values.items() if is_number(value)}, by(best["settings"]), at_most)
+    return Evaluation(
+        {name: value for name, value in values.items() if is_number(value)}, by(best["settings"]), at_most
+    )
 
 
 def readable(content: dict) -> bool:

@@ -20,14 +20,17 @@ def fixed_noise(seed: int, device: torch.device) -> Iterator[None]:
                 torch.mps.set_rng_state(mps_state)
 
 
-def noise_of(*numbers: int, device: torch.device) -> None:
+def seed_step(*numbers: int, device: torch.device) -> None:
     """From here on, random numbers are a function of `numbers` (integers of at least 0), whatever was drawn before.
 
     Takes some microseconds and does not wait for the device. Call it before a CUDA graph is replayed, not inside.
     """
-    # Hashed: Mersenne Twisters with neighbouring seeds begin alike.
-    (seed,) = np.random.SeedSequence(numbers).generate_state(1, np.uint64).tolist()
-    seed_generators(seed, device)
+    seed_generators(hashed_seed(*numbers), device)
+
+
+def hashed_seed(*numbers: int) -> int:
+    """A seed for these numbers, integers of at least 0: Mersenne Twisters with neighbouring seeds begin alike."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def seed_generators(seed: int, device: torch.device) -> None:

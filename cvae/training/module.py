@@ -14,7 +14,7 @@ from cvae.models.vae import VAE
 from cvae.objectives import Objective, Terms
 from cvae.runs.checkpoint import FORMAT
 from cvae.runtime.devices import float32
-from cvae.runtime.noise import fixed_noise, noise_of
+from cvae.runtime.noise import fixed_noise, seed_step
 from cvae.training.engine import Compiled, count_step, training_terms
 from cvae.training.finite import in_training, require_finite
 from cvae.training.gradients import Clip, as_in_first_process, average
@@ -92,24 +92,24 @@ class VAEModule(L.LightningModule):
         if self.watched:
             trainer.accumulate_grad_batches = self.share  # by this Lightning numbers the points of its callbacks
         with torch.autocast(self.device.type, enabled=False):  # Lightning turns it on for all of this, see `optimize`
-            for number, (levels, y) in enumerate(minibatches, batch_idx * data.minibatches):
+            for number, (pixels, y) in enumerate(minibatches, batch_idx * data.minibatches):
                 last = trainer.is_last_batch and number % data.minibatches == len(minibatches) - 1
                 self.begins, self.ends = number % self.share == 0, last or (number + 1) % self.share == 0
                 self.before_step(number)
-                sums = self.step(levels, y, self.global_step)
-                self.window.add_sums(self.names, sums, len(levels))
+                sums = self.step(pixels, y, self.global_step)
+                self.window.add_sums(self.names, sums, len(pixels))
                 if self.ends:
                     count_step(trainer)
-        return (sums[self.names.index("loss")] / len(levels) / self.share).float() if self.watched else None
+        return (sums[self.names.index("loss")] / len(pixels) / self.share).float() if self.watched else None
 
     def before_step(self, number: int) -> None:
         """Close the window if it is full, and seed the noise of minibatch `number` of the epoch."""
         # Within an epoch only this waits for the device, every log_every_n_steps.
         if self.begins and self.global_step % self.trainer.log_every_n_steps == 0:
             self.close_window()
-        noise_of(self.seed, self.global_rank, self.current_epoch, number, device=self.device)
+        seed_step(self.seed, self.global_rank, self.current_epoch, number, device=self.device)
 
-    def optimize(self, levels: Tensor, y: Tensor, step: int | Tensor) -> Tensor:
+    def optimize(self, pixels: Tensor, y: Tensor, step: int | Tensor) -> Tensor:
         """Train with a minibatch: a step, or a part of one. Returns the sums of its figures over the images (figures,).
 
         What differs from step to step is in the arguments, in the parameters and in the device's random numbers, so
@@ -120,7 +120,7 @@ class VAEModule(L.LightningModule):
             self.tell("on_before_zero_grad", optimizer)
             optimizer.zero_grad()
         with self.trainer.precision_plugin.forward_context():
-            loss, terms = self.loss(levels, y, step)
+            loss, terms = self.loss(pixels, y, step)
         loss = self.scaler.scale(loss / self.share)
         self.tell("on_before_backward", loss)
         loss.backward()
@@ -146,10 +146,10 @@ class VAEModule(L.LightningModule):
     def on_validation_model_zero_grad(self) -> None:
         """Nothing: an evaluation may come between the minibatches of a step."""
 
-    def loss(self, levels: Tensor, y: Tensor, step: int | Tensor) -> tuple[Tensor, Terms]:
-        """What is minimized, for levels uint8 (B, C, H, W) and labels y (B,), and the terms that it is the mean of."""
+    def loss(self, pixels: Tensor, y: Tensor, step: int | Tensor) -> tuple[Tensor, Terms]:
+        """What is minimized, for pixels uint8 (B, C, H, W) and labels y (B,), and the terms that it is the mean of."""
         data = self.trainer.datamodule
-        x, y = data.as_seen((data.augment(levels), y))
+        x, y = data.as_seen((data.augment(pixels), y))
         terms = self.training_terms(self.objective, self.vae, x, self.vae.labels(y), step)
         return terms.loss.mean(), terms  # the one place where the mean over the batch is taken
 

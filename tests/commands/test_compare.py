@@ -5,7 +5,7 @@ import pytest
 from runs_to_compare import make, sweep  # noqa: F401, a fixture
 
 from cvae import __main__ as entry
-from cvae.commands.compare import against, against_number, drawn, elbo_curve, learning_curves, rate_distortion
+from cvae.commands.compare import against, against_number, elbo_curve, figure_of, learning_curves, rate_distortion
 from cvae.runs.comparison import find, read
 from cvae.runs.directory import Run
 from cvae.runs.tables import Part, parts, rows
@@ -72,7 +72,7 @@ def test_a_figure_is_written(sweep, tmp_path, capsys):
     call(sweep, "--plot", tmp_path / "a.png")
     pixels = imageio.imread(tmp_path / "a.png")
     assert pixels.shape[1] == 3 * 5 * 110 and pixels.std() > 10
-    assert drawn(parts(read(find([sweep]))), [None], "png").startswith(b"\x89PNG")
+    assert figure_of(parts(read(find([sweep]))), [None], "png").startswith(b"\x89PNG")
 
 
 def test_the_number_of_the_axis(tmp_path):
@@ -150,8 +150,8 @@ def test_a_row_has_one_colour_and_one_line_in_the_legend(sweep, figures):
     from matplotlib import colormaps
 
     table = by_latent_dim(sweep)
-    drawn([Part("", table)], ["model.latent_dim"], "svg")
-    drawn([Part("", table)], [None], "png")
+    figure_of([Part("", table)], ["model.latent_dim"], "svg")
+    figure_of([Part("", table)], [None], "png")
     (figure, how), (without, _) = figures
     assert how == {"format": "svg", "dpi": 110}
     assert tuple(figure.get_size_inches()) == (15, 4.2) and tuple(without.get_size_inches()) == (10, 4.2)
@@ -171,13 +171,13 @@ def test_a_row_has_one_colour_and_one_line_in_the_legend(sweep, figures):
 def test_many_rows_have_no_legend(tmp_path, figures, count, legends):
     for number in range(count):
         make(tmp_path / str(number), f"seed={number}", elbo=-1.0 - number, seed=number)
-    drawn(parts(read(find([tmp_path])), each=True), [None], "png")
+    figure_of(parts(read(find([tmp_path])), each=True), [None], "png")
     assert len(figures[0][0].subfigs[0].legends) == legends
 
 
 def test_one_row_is_drawn(tmp_path, figures):
     make(tmp_path / "a", elbo=-1.0)
-    drawn(parts(read(find([tmp_path]))), [None], "png")
+    figure_of(parts(read(find([tmp_path]))), [None], "png")
     assert figures[0][0].subfigs[0].legends[0].get_texts()[0].get_text() == "a"
 
 

@@ -15,7 +15,7 @@ from cvae.commands import fit_prior
 from cvae.commands.fitted_prior import posterior_draws
 from cvae.errors import UserError
 from cvae.evaluation import Settings, evaluate
-from cvae.evaluation.fit import fit, split, surprise
+from cvae.evaluation.fit import fit, nll, split
 from cvae.posteriors import DiagonalGaussian
 from cvae.priors import AutoregressiveCodes, FlowPrior, MixtureOfGaussians, Standardized
 from cvae.runs.checkpoint import FORMAT
@@ -65,7 +65,7 @@ def test_a_run_with_the_same_model_and_the_fitted_prior(tmp_path, call, kind):
     before, data = cvae.load(old, "best"), load_data(Run(old))
     with fixed_noise(3, CPU):
         prior, z = make(), posterior_draws(before, data)
-        own, found = surprise(before.prior(before.infer), split(z)[-1]), fit(prior, z, range(2))
+        own, found = nll(before.prior(before.infer), split(z)[-1]), fit(prior, z, range(2))
     said = f"draws held out: {own:.2f} nats by the prior of {old}, {found:.2f} by the new one"
     said += " 1 of 3 components are kept, as suits draws held out best" if kind == "gmm" else ""  # of 10 draws
     said += " The run is in"

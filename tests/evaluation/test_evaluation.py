@@ -12,7 +12,7 @@ from zuko.transforms import ComposedTransform, ExpTransform, MonotonicAffineTran
 from cvae import evaluation
 from cvae.errors import ConfigError, NotFinite
 from cvae.evaluation import Settings, importance
-from cvae.evaluation.batches import IMAGES, SAMPLES, bytes_of_a_row, filled, images_of_a_block, noise_seed
+from cvae.evaluation.batches import IMAGES, SAMPLES, bytes_of_a_row, filled, images_of_a_block
 from cvae.evaluation.importance import measure_block
 from cvae.evaluation.measure import Figure, bits_per_dim
 from cvae.evaluation.pareto import pareto_k
@@ -20,7 +20,7 @@ from cvae.likelihoods import Bernoulli, Gaussian
 from cvae.models.vae import VAE
 from cvae.posteriors import FullGaussian, Posterior
 from cvae.priors import StandardNormal
-from cvae.runtime.noise import fixed_noise
+from cvae.runtime.noise import fixed_noise, hashed_seed
 
 
 class Calls(nn.Module):
@@ -148,7 +148,7 @@ def test_pareto_k_is_that_of_each_images_weights():
     x, _ = images(5)
     log_w = []
     for block in range(3):
-        with fixed_noise(noise_seed(4, 0, block), x.device):
+        with fixed_noise(hashed_seed(4, 0, block), x.device):
             trace = vae(filled(x, IMAGES), None, SAMPLES)
         (latent,) = trace.latents
         log_w.append((trace.px.log_prob(filled(x, IMAGES)) + latent.log_p - latent.log_q)[:, :5])

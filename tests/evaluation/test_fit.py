@@ -10,7 +10,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from cvae.errors import UserError
 from cvae.evaluation import fit as module
-from cvae.evaluation.fit import descend, fit, maximize_expectation, maximized, split, spread_out, start, surprise
+from cvae.evaluation.fit import descend, fit, maximize_expectation, maximized, nll, split, spread_out, start
 from cvae.priors import FlowPrior, MixtureOfGaussians, Prior, Standardized, StandardNormal
 
 
@@ -42,7 +42,7 @@ def test_few_draws_are_not_learned_by_heart(spots):
         p, prior = MixtureSameFamily(Categorical(torch.ones(spots)), components), MixtureOfGaussians(14, components=50)
         fit(prior, p.sample((60,)), range(50))
         others = p.sample((2000,))
-        assert surprise(prior(), others) < surprise(p, others) + 3
+        assert nll(prior(), others) < nll(p, others) + 3
         assert len(prior.mean) == len(prior.logits) == len(prior.logvar) <= 4  # of 48 draws to fit to, 10 to each
 
 
@@ -56,7 +56,7 @@ def test_as_many_components_as_there_are():
     prior = MixtureOfGaussians(1, components=40)
     fit(prior, p.sample((1000, 1)), range(50))
     others = p.sample((2000, 1))
-    assert surprise(prior(), others) < -p.log_prob(others[:, 0]).mean() + 0.15
+    assert nll(prior(), others) < -p.log_prob(others[:, 0]).mean() + 0.15
 
 
 def test_the_figure_is_of_draws_that_nothing_was_chosen_by():
@@ -84,11 +84,11 @@ def test_a_mixture_is_fitted_no_longer_than_others_get_more_likely():
     z, others = torch.randn(2, 100, 2)
     maximize_expectation(prior, z, others, (used.append(number) for number in range(500)))
     assert 5 <= len(used) < 100
-    kept = surprise(prior(), others) - z.std(0, correction=0).log().sum().item()
+    kept = nll(prior(), others) - z.std(0, correction=0).log().sum().item()
     longer = start(standardized(z, z), 10)[0]
     for _ in range(500):
         longer = longer.updated(standardized(z, z))
-    assert kept < longer.surprise(standardized(others, z)) - 0.05
+    assert kept < longer.nll(standardized(others, z)) - 0.05
 
 
 def test_each_round_makes_the_draws_more_likely():
@@ -97,7 +97,7 @@ def test_each_round_makes_the_draws_more_likely():
     z, found = standardized(z, z), []
     mixture = start(z, 3)[0]
     for _ in range(6):
-        found.append(mixture.surprise(z))
+        found.append(mixture.nll(z))
         mixture = mixture.updated(z)
     assert all(after < before + 0.01 for before, after in pairwise(found)) and found[0] > found[-1]
 

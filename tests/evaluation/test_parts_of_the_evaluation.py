@@ -10,7 +10,7 @@ from toys import F64, TwoGroups
 
 from cvae.evaluation import Settings, aggregate, evaluate, importance
 from cvae.evaluation import measure as measure_module
-from cvae.evaluation.batches import SAMPLES, bytes_of_a_row, filled, images_of_a_block, in_blocks, joined, noise_seed
+from cvae.evaluation.batches import SAMPLES, bytes_of_a_row, filled, images_of_a_block, in_blocks, joined
 from cvae.evaluation.importance import ENOUGH, PerImage, error_of, measure_block
 from cvae.evaluation.measure import Figure, bits_per_dim, few_effective, figures_of, over_images, pareto
 from cvae.evaluation.units import Spread, known_mean
@@ -19,7 +19,7 @@ from cvae.models.trace import Latent
 from cvae.models.vae import VAE
 from cvae.posteriors import DiagonalGaussian
 from cvae.priors import StandardNormal
-from cvae.runtime.noise import fixed_noise
+from cvae.runtime.noise import fixed_noise, hashed_seed
 
 CPU = torch.device("cpu")
 
@@ -71,8 +71,8 @@ def test_joined_and_filled():
 
 def test_seeds_of_noise_are_as_they_always_were():
     """Other seeds are other draws: figures of earlier evaluations could not be repeated."""
-    assert noise_seed(0, 0, 0) == SEEDS[0] and noise_seed(1, 2, 3) == SEEDS[1]
-    assert len({noise_seed(*(n // 9, n // 3 % 3, n % 3)) for n in range(27)}) == 27
+    assert hashed_seed(0, 0, 0) == SEEDS[0] and hashed_seed(1, 2, 3) == SEEDS[1]
+    assert len({hashed_seed(*(n // 9, n // 3 % 3, n % 3)) for n in range(27)}) == 27
 
 
 SEEDS = (15793235383387715774, 12997252459554536576)
@@ -129,7 +129,7 @@ def by_hand(vae, x, y, samples, images, seed, block):
     pad = [*range(len(x)), *[len(x) - 1] * (images - len(x))]
     latents, log_px_z = [], []
     for part in range(math.ceil(samples / SAMPLES)):
-        with fixed_noise(noise_seed(seed, block, part), CPU):
+        with fixed_noise(hashed_seed(seed, block, part), CPU):
             trace = vae(x[pad], None if y is None else y[pad], SAMPLES)
         log_px_z.append(trace.px.log_prob(x[pad]).double())
         latents.append(trace.latents)

@@ -259,7 +259,7 @@ def test_reload_is_identical(case):
 def test_kinds_of_data(case):
     """Bits per dim are for masses over the data that it describes; draws of a mass are such data."""
     module = make(case)
-    assert set(module.describes) <= {"binary", "levels", "continuous"}
+    assert set(module.describes) <= {"binary", "levels"}
     assert not module.is_mass or module.describes == (case.support,)
     assert module.is_mass == (case.support in ("binary", "levels") and not case.options.get("soft"))
 

@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import AffineTransform, ExpTransform
 
-from cvae.models.latent_paths import along, centre, from_to
+from cvae.models.latent_paths import along, from_to, posterior_mean
 
 F64 = torch.float64
 
@@ -65,8 +65,8 @@ def test_along_single_dimensions():
 
 def test_the_centre_is_the_mean_or_that_of_draws():
     q = Independent(Normal(torch.tensor([[1.0, 2.0]]), torch.ones(1, 2)), 1)
-    assert torch.equal(centre(q), q.mean)
+    assert torch.equal(posterior_mean(q), q.mean)
     unknown = TransformedDistribution(Normal(torch.zeros(50, 2), 1.0), [ExpTransform(), AffineTransform(1.0, 2.0)])
-    means = centre(Independent(unknown, 1))
+    means = posterior_mean(Independent(unknown, 1))
     assert means.shape == (50, 2)
     assert means.mean().item() == pytest.approx(1 + 2 * math.exp(0.5), abs=0.2)

@@ -11,7 +11,7 @@ from cvae.pictures import grid, plots
 @pytest.fixture
 def figure(monkeypatch):
     """The functions return matplotlib's figure instead of its pixels."""
-    monkeypatch.setattr(plots, "drawn", lambda figure: figure)
+    monkeypatch.setattr(plots, "to_pixels", lambda figure: figure)
 
 
 def ticks(axis):
@@ -33,7 +33,7 @@ def pixel_box(axes):
 def test_pixels():
     """As uint8 with three channels; the picture in it is drawn pixel for pixel."""
     inside = np.arange(60, dtype=np.uint8).reshape(4, 5, 3).repeat(40, 0).repeat(40, 1)
-    pixels = plots.drawn(plots.framed(inside, (2, 2), 50, 20, 30, 40).figure)
+    pixels = plots.to_pixels(plots.framed(inside, (2, 2), 50, 20, 30, 40).figure)
     assert pixels.dtype == np.uint8 and pixels.shape == (160 + 70, 200 + 70, 3)
     # but for the line around it
     assert np.array_equal(pixels[30 + 2 : 190 - 2, 50 + 2 : 250 - 2], inside[2:-2, 2:-2])

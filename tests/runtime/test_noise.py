@@ -2,7 +2,7 @@
 
 import torch
 
-from cvae.runtime.noise import fixed_noise, noise_of
+from cvae.runtime.noise import fixed_noise, seed_step
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ def test_the_stream_goes_on_after_an_error():
 
 
 def drawn(*numbers):
-    noise_of(*numbers, device=CPU)
+    seed_step(*numbers, device=CPU)
     return torch.randn(3)
 
 
@@ -45,7 +45,7 @@ def test_noise_is_a_function_of_each_number_whatever_was_drawn_before():
     assert torch.equal(drawn(0, 0, 3, 17), first)
     others = [drawn(1, 0, 3, 17), drawn(0, 1, 3, 17), drawn(0, 0, 4, 17), drawn(0, 0, 3, 18), drawn(0, 0, 17, 3)]
     assert len({first[0].item(), *(other[0].item() for other in others)}) == 6
-    noise_of(2**32 - 1, 0, 0, 0, device=CPU)  # the largest seed of a config
+    seed_step(2**32 - 1, 0, 0, 0, device=CPU)  # the largest seed of a config
 
 
 def test_steps_do_not_share_their_noise():

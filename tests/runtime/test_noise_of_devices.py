@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from cvae.runtime.noise import fixed_noise, noise_of
+from cvae.runtime.noise import fixed_noise, seed_step
 
 
 @pytest.fixture
@@ -68,9 +68,9 @@ def test_mps_is_restored_after_an_error(events):
 
 @pytest.mark.parametrize("device", EXPECTED, ids=str)
 def test_noise_of_a_step_seeds_the_device_alone_and_restores_nothing(device, events):
-    noise_of(7, 1, device=device)
+    seed_step(7, 1, device=device)
     seed = torch.default_generator.initial_seed()
-    noise_of(7, 1, device=CPU)
+    seed_step(7, 1, device=CPU)
     assert torch.default_generator.initial_seed() == seed
     of_cuda = [("cuda device", CUDA), ("cuda seed", seed), ("end of cuda device",)]
     assert events == {CPU: [], CUDA: of_cuda, MPS: [("mps seed", seed)]}[device]

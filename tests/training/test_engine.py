@@ -12,7 +12,7 @@ from tiny import QUIET, TINY, tiny
 
 from cvae.build import build_data, build_vae, make
 from cvae.errors import ConfigError
-from cvae.runtime.noise import noise_of
+from cvae.runtime.noise import seed_step
 from cvae.training import engine
 from cvae.training.progress import EpochLines, ProgressBar
 from cvae.training.train import assemble, train
@@ -128,7 +128,7 @@ def steps_by_hand(cfg, clip):
     data.setup()
     objective = make(cfg, "objective")
     for number, (x, y) in enumerate(data.train_dataloader()):
-        noise_of(cfg.seed, 0, 0, number, device=torch.device("cpu"))
+        seed_step(cfg.seed, 0, 0, number, device=torch.device("cpu"))
         loss = objective(vae, x / 255, vae.labels(y)).loss.mean()
         seen.append(torch.autograd.grad(loss, list(vae.parameters())))
         with torch.no_grad():

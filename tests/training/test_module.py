@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import StepLR
 from cvae.build import build_vae, make
 from cvae.errors import NotFinite
 from cvae.objectives import ELBO, Objective, Terms
-from cvae.runtime.noise import noise_of
+from cvae.runtime.noise import seed_step
 from cvae.training.module import SELECTION, VAEModule, named, require_finite
 
 SMALL = [
@@ -121,7 +121,7 @@ def noise_of_steps(seed, rank):
     """The first number that is drawn in each step of two epochs of three minibatches."""
     expected = []
     for epoch, number in itertools.product(range(2), range(3)):
-        noise_of(seed, rank, epoch, number, device=torch.device("cpu"))
+        seed_step(seed, rank, epoch, number, device=torch.device("cpu"))
         expected.append(torch.rand(()).item())
     return expected
 
@@ -134,7 +134,7 @@ def test_images_are_drawn_by_the_noise_of_their_step():
     for epoch in range(2):
         sampler.set_epoch(epoch)
         for number, images in enumerate(torch.tensor(list(sampler)).split(4)):
-            noise_of(3, 0, epoch, number, device=torch.device("cpu"))
+            seed_step(3, 0, epoch, number, device=torch.device("cpu"))
             assert torch.equal(seen[3 * epoch + number], data.batch("train", images.tolist())[0])
 
 

@@ -21,7 +21,7 @@ from cvae.errors import ConfigError, UserError
 from cvae.evaluation import Settings
 from cvae.objectives import ELBO, Terms
 from cvae.runs.directory import Run
-from cvae.runtime.noise import fixed_noise, noise_of
+from cvae.runtime.noise import fixed_noise, seed_step
 from cvae.training import train as training
 from cvae.training.means import CodeCounts, Totals
 from cvae.training.module import VAEModule
@@ -177,7 +177,7 @@ def test_weights_batches_and_noise_come_from_the_seed(tmp_path):
     objective = cvae.build.make(cfg, "objective")
     optimizer = torch.optim.Adam(vae.parameters(), 0.01, eps=1e-7)
     for number, (x, y) in enumerate(data.train_dataloader()):
-        noise_of(9, 0, 0, number, device=torch.device("cpu"))
+        seed_step(9, 0, 0, number, device=torch.device("cpu"))
         loss = objective(vae, x / 255, y).loss.mean()
         optimizer.zero_grad()
         loss.backward()
