@@ -121,7 +121,9 @@ def test_what_lies_above_the_plane():
 def test_all_in_one_picture(monkeypatch):
     """By what is drawn: the texts, the images as they are, and the marks at their places."""
     figures = []
-    monkeypatch.setattr(render.pictures, "to_pixels", lambda figure: figures.append(figure) or np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr(
+        render.pictures, "to_pixels", lambda figure: figures.append(figure) or np.zeros((4, 4, 3), np.uint8)
+    )
     found, plane = few("data.image_shape=[3,6,5]")
     image, other, strip = torch.rand(3, 6, 5), torch.rand(3, 6, 5), torch.rand(4, 3, 6, 5)
     marks = [Mark("A", plane.move(found.means[0], 0.3, 0.1)), Mark("2", plane.move(found.means[0], 0.9, 0.6))]
