@@ -148,7 +148,7 @@ def test_a_likelihood_and_data_that_do_not_fit():
     vae, data = build_vae(cfg), build_data(cfg)
     with pytest.raises(
         UserError,
-        match=r"likelihood .*Bernoulli.* and data.binarization=none do not fit: .*binary images, .* are images of 256 lev",
+        match=r"likelihood .*Bernoulli.* and data.binarization=none do not fit: .*binary images, .* are images of 256",
     ):
         require_fit(cfg, vae, data)
     cfg = config("data=synthetic")
