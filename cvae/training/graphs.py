@@ -2,95 +2,250 @@
 
 A step of the tutorial is about a hundred small kernels. Python needs longer to start each of them than the GPU to run
 it. A CUDA graph starts all of them at once (torch's documentation, "CUDA semantics", "Whole-network capture").
+
+A replay repeats the kernels of one step with the numbers that Python gave them then. So nothing is taken on trust: two
+steps before a recording must call the same operators with the same numbers, and its first replays, whose seed and step
+number are others, must do what the step itself does. Where one of these fails, or a recording, or a replay, one line
+says why, and steps are taken as they come.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from cvae.training.step_state import Kept, Operators, StepState, difference, shares
 
 log = logging.getLogger(__name__)
 
-WARM_UP = 3  # steps before one is recorded, in which torch and its libraries set up what they keep
+WARM_UP = 4  # steps before one is recorded, in which torch and its libraries set up what they keep
+NOTED = (
+    2,
+    3,
+)  # those of them whose operators are compared: torch.compile looks away meanwhile, and compiles in the first
+CHECKED = 2  # replays of a recording that are held against the step itself
+TOLERANCE = 0.01  # of the change that a step makes
+NOISE = 10  # times the difference of two steps that should be the same: kernels may add up in any order
+
+FIGURES = "the sums of the figures"  # what a step returns, as a log line names it
 
 Step = Callable[..., Tensor]
-Recorded = tuple[Callable[[], None], Tensor]  # what replays a step, and the tensor that then has its result
 
 
-def on_device(value: Tensor | int, device: torch.device) -> Tensor:
+def on_device(value: Tensor | int | float, device: torch.device) -> Tensor:
     """A number as a tensor (), filled there: `torch.tensor` would copy it to a GPU, and wait. A tensor as it is."""
     return value if isinstance(value, Tensor) else torch.full((), value, device=device)
 
 
-def record(step: Step, inputs: list[Tensor]) -> Recorded:
-    """Record a step on `inputs`, the tensors that each replay reads; nothing is computed yet."""
+def capturable(optimizer: Optimizer, wanted: bool) -> None:
+    """Tell an optimizer whether its steps are recorded: it then counts them on the device.
+
+    A checkpoint may come from another device. There are optimizers that know nothing of this; their steps on the device
+    can be recorded if they are fused, which the operators of two steps show.
+    """
+    for group in optimizer.param_groups:
+        if "capturable" in group:
+            group["capturable"] = wanted
+        counts_there = group.get("capturable") or group.get("fused")
+        for parameter in group["params"]:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor) and not value.dim() and (counts_there or key == "step"):
+                    optimizer.state[parameter][key] = value.to(parameter.device if counts_there else "cpu")
+    optimizer._warned_capturable_if_run_uncaptured = True  # the first steps are not recorded, and that is meant
+
+
+def record(step: Step, inputs: list[Tensor], stream: Any) -> tuple[Callable[[], None], Tensor]:
+    """Record a step on `inputs`, the tensors that each replay reads; nothing is computed yet.
+
+    Returns what replays the step, and the tensor that then has its result.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # torch's own stream is on the first device that recorded. What other threads do (pin a batch) is their affair.
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         result = step(*inputs)
     return graph.replay, result
+
+
+def cause(error: BaseException) -> str:
+    """The first line of what was raised first: at the end of a recording that failed there is another error."""
+    while error.__context__:
+        error = error.__context__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+class Recording:
+    """The steps with inputs of the same sizes: what they called before they were recorded, then the recording."""
+
+    def __init__(self) -> None:
+        self.calls, self.replays = 0, 0
+        self.operators: list = []
+        self.inputs: list[Tensor] = []
+        self.replay: Callable[[], None] | None = None
+        self.result = torch.empty(0)
 
 
 class Graphed:
     """`step`, replayed from a recording that is made after WARM_UP calls with inputs of these sizes.
 
     Every call takes a step and returns what `step` does, so results are those of `step` itself. All that changes from
-    step to step must be in the inputs, in the parameters or in the noise of the device's generator, which may be seeded
-    between two calls. The learning rates may change, too: then the step is recorded anew.
-
-    Where a step cannot be recorded, one line says so, and all steps are taken as they come.
+    step to step must be in the inputs, in tensors that are changed in place, or in the noise of the device's generator,
+    which may be seeded between two calls. The learning rates may change, too: a recording reads them from tensors, or
+    is made anew where the optimizer does not.
 
     Args:
         step: tensors and integers on the device -> a tensor; takes an optimizer step
-        optimizer: whose learning rates a recording holds
+        optimizer: the one that it uses, see `capturable`
         device: a CUDA device
+        module: what the step trains
     """
 
-    def __init__(self, step: Step, optimizer: Optimizer, device: torch.device) -> None:
+    def __init__(self, step: Step, optimizer: Optimizer, device: torch.device, module: nn.Module) -> None:
         self.step, self.optimizer, self.device = step, optimizer, device
-        self.calls: Counter = Counter()  # sizes -> calls
-        self.recordings: dict[Any, tuple[list[Tensor], Recorded]] = {}
-        self.rates: list = []
-        self.can_record = True
+        self.state = StepState(module, optimizer, device)
+        self.recordings: dict[Any, Recording] = {}
+        self.rates: list[float] = []
+        self.read: list[Tensor | float] = []  # what steps read as learning rates
+        self.recorded = True  # whether steps are
 
     def __call__(self, *inputs: Tensor | int) -> Tensor:
         tensors = [on_device(part, self.device) for part in inputs]
-        sizes = tuple((part.shape, part.dtype) for part in tensors)
-        if not self.can_record:
+        if not self.recorded:
             return self.step(*tensors)
-        if self.calls[sizes] < WARM_UP:
-            self.calls[sizes] += 1
-            return self.warm_up(tensors)
-        if (rates := [group["lr"] for group in self.optimizer.param_groups]) != self.rates:
-            self.recordings.clear()
-            self.rates = rates
-        if sizes not in self.recordings and not self.recorded(sizes, tensors):
-            return self.step(*tensors)
-        held, (replay, result) = self.recordings[sizes]
-        for own, new in zip(held, tensors, strict=True):
-            own.copy_(new)
-        replay()
-        return result.clone()  # the next replay writes into it
+        with self.apart():
+            self.follow_rates()
+            sizes = tuple((part.shape, part.dtype) for part in tensors)
+            recording = self.recordings.setdefault(sizes, Recording())
+            if recording.calls < WARM_UP:
+                return self.warm_up(recording, tensors)
+            if not recording.replay and not self.record(recording, tensors):
+                return self.step(*tensors)
+            for own, new in zip(recording.inputs, tensors, strict=True):
+                own.copy_(new)
+            if recording.replays < CHECKED:
+                recording.replays += 1
+                return self.check(recording, tensors)
+            return self.replay(recording, tensors)
 
-    def recorded(self, sizes: Any, tensors: list[Tensor]) -> bool:
-        """Whether the step could be recorded."""
-        held = [part.clone() for part in tensors]
+    @cached_property
+    def stream(self) -> Any:
+        return torch.cuda.Stream(self.device)
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Inside, everything is on a stream of its own, on the device of the module, as recordings are made on one."""
+        current = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
         try:
-            self.recordings[sizes] = held, record(self.step, held)
-        except RuntimeError as error:
-            reason = " ".join(str(error).strip().splitlines()[:1])
-            log.warning("Training goes on without CUDA graphs, since this step cannot be recorded: %s", reason)
-            self.can_record = False
-        return self.can_record
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:
+            current.wait_stream(self.stream)
 
-    def warm_up(self, tensors: list[Tensor]) -> Tensor:
-        """Take a step as it comes, on a stream of its own as recordings are made on one."""
-        side, current = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            result = self.step(*tensors)
-        current.wait_stream(side)
+    def follow_rates(self) -> None:
+        """Where a learning rate has changed, write it where the recordings read it, or drop them."""
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        if rates == self.rates:
+            return
+        if len(rates) == len(self.read) and all(isinstance(rate, Tensor) for rate in self.read):
+            for read, rate in zip(self.read, rates, strict=True):
+                read.fill_(rate)
+        else:
+            self.recordings.clear()
+            # Others make a number of a tensor, and so wait for it.
+            tensors = all("capturable" in group or group.get("fused") for group in groups)
+            self.read = [on_device(float(rate), self.device) if tensors else rate for rate in rates]
+        self.rates = rates
+
+    def take(self, *tensors: Tensor) -> Tensor:
+        """The step, whose optimizer finds tensors in place of its learning rates; schedules and checkpoints do not."""
+        groups = self.optimizer.param_groups
+        for group, read in zip(groups, self.read, strict=True):
+            group["lr"] = read
+        try:
+            return self.step(*tensors)
+        finally:
+            for group, rate in zip(groups, self.rates, strict=True):
+                group["lr"] = rate
+
+    def warm_up(self, recording: Recording, tensors: list[Tensor]) -> Tensor:
+        """Take the step; two of these steps must do the same."""
+        recording.calls += 1
+        if recording.calls not in NOTED:
+            return self.take(*tensors)
+        with Operators() as operators:
+            result = self.take(*tensors)
+        if not recording.operators:
+            recording.operators = operators.seen
+        elif reason := difference(recording.operators, operators.seen):
+            self.give_up(reason)
         return result
+
+    def record(self, recording: Recording, tensors: list[Tensor]) -> bool:
+        """Whether the step could be recorded. If not, everything is as it was."""
+        recording.inputs = [part.clone() for part in tensors]
+        objects, noise, reason = self.state.objects(), self.state.noise(), ""
+        try:
+            recording.replay, recording.result = record(self.take, recording.inputs, self.stream)
+        except Exception as error:  # torch raises several kinds, and a part of the user's any
+            reason = cause(error)
+            torch.clear_autocast_cache()
+            self.state.renew_generators(noise)
+        moved = self.state.put_back_objects(objects)
+        if reason or moved:
+            self.optimizer.zero_grad()  # the gradients were in the recording's memory
+            self.give_up(reason or f"a step puts another object in the place of {moved}")
+        return self.recorded
+
+    def replay(self, recording: Recording, tensors: list[Tensor]) -> Tensor:
+        """Replay the step, or take it where that fails."""
+        noise = self.state.noise()
+        try:
+            recording.replay()
+        except Exception as error:
+            self.state.renew_generators(noise)
+            self.give_up(cause(error))
+            return self.step(*tensors)
+        return recording.result.clone()  # the next replay writes into it
+
+    def check(self, recording: Recording, tensors: list[Tensor]) -> Tensor:
+        """Replay the step, put everything back, take it, and give up where the two differ."""
+        before = self.state.keep()
+        try:
+            recording.replay()
+            found = self.outcome(recording.result)
+        except Exception as error:
+            self.state.put_back(before)
+            self.give_up(cause(error))
+            return self.step(*tensors)
+        result, expected = self.take_from(before, tensors)
+        start = before.tensors | {FIGURES: torch.zeros_like(result)}
+        off = {name: share for name, share in shares(found, expected, start).items() if not share <= TOLERANCE}
+        if off:  # would the step itself do the same twice?
+            result, again = self.take_from(before, tensors)
+            noise = shares(again, expected, start)
+            off = {name: share for name, share in off.items() if not share <= NOISE * noise[name]}
+        for name, share in sorted(off.items())[:1]:
+            self.give_up(f"a replay does not do what the step does, {name} is off by {share:.0%} of its change")
+        return result
+
+    def take_from(self, before: Kept, tensors: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The step, from a state that was kept: its result, and what it leaves."""
+        self.state.put_back(before)
+        result = self.take(*tensors)
+        return result, self.outcome(result)
+
+    def outcome(self, result: Tensor) -> dict[str, Tensor]:
+        """What a step leaves, and what it returns."""
+        return self.state.copies() | {FIGURES: result.detach().clone()}
+
+    def give_up(self, reason: str) -> None:
+        """No recordings from here on: the next steps are taken as they come."""
+        log.warning("Training goes on without CUDA graphs: %s", reason)
+        self.recorded = False
+        self.recordings.clear()

@@ -18,7 +18,7 @@ from cvae.runtime.noise import fixed_noise, seed_step
 from cvae.training.engine import Compiled, count_step, training_terms
 from cvae.training.finite import in_training, require_finite
 from cvae.training.gradients import Clip, as_in_first_process, average
-from cvae.training.graphs import Graphed
+from cvae.training.graphs import Graphed, capturable
 from cvae.training.log_rewind import positions
 from cvae.training.loggers import log_curves
 from cvae.training.means import CodeCounts, Totals, of_all_processes, summed
@@ -233,10 +233,8 @@ class VAEModule(L.LightningModule):
             require_optimizer(optimizer, scheduler, self.make_optimizer, self.make_scheduler)
             require_sums(self.sums, self.names)
         self.learning_rate = optimizer.param_groups[0]["lr"]
-        for group in optimizer.param_groups:
-            if "capturable" in group:  # here, as a checkpoint may come from another device
-                group["capturable"] = self.graphs
-        self.step = Graphed(self.optimize, optimizer, self.device) if self.graphs else self.optimize
+        capturable(optimizer, self.graphs)  # here, as a checkpoint may come from another device
+        self.step = Graphed(self.optimize, optimizer, self.device, self) if self.graphs else self.optimize
         if self.sums:  # not before: the module was not yet on its device
             self.window.load_state_dict(self.sums["window"], self.device)
             self.epoch.load_state_dict(self.sums["epoch"], self.device)
@@ -259,6 +257,9 @@ class VAEModule(L.LightningModule):
         figures = named("train_epoch", self.of_training(self.epoch.means_of_all_processes()))
         self.draw_curves(figures)
         self.keep(figures)
+
+    def on_train_end(self) -> None:
+        self.step = self.optimize  # the memory of CUDA graphs is free for the evaluation
 
     def on_validation_epoch_start(self) -> None:
         if not self.trainer.testing:
