@@ -73,11 +73,15 @@ def config(*overrides):
             pytest.importorskip(plugin, reason="the extra sweep is not installed")
     values = [word for word in overrides if is_value(word)]
     try:
-        cfg = copy.deepcopy(composed(*(word for word in overrides if word not in values)))
-        apply_what_was_typed(OverridesParser.create().parse_overrides(values), cfg)
-        return cfg
+        return with_values(copy.deepcopy(composed(*(word for word in overrides if word not in values))), values)
     except HydraException:  # its own message
         return composed.__wrapped__(*overrides)
+
+
+def with_values(cfg, words):
+    """A config, after Hydra has put the values in that these words set."""
+    apply_what_was_typed(OverridesParser.create().parse_overrides(list(words)), cfg)
+    return cfg
 
 
 @functools.cache

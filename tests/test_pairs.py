@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, config
+from conftest import ROOT, config, with_values
 from omegaconf import OmegaConf
 
 from cvae.build import build_vae, make
@@ -49,8 +49,31 @@ LIKELIHOODS = {  # the data that each of them describes
 }
 
 
+def is_choice(word):
+    return (ROOT / "conf" / word.partition("=")[0]).is_dir()
+
+
 def members(group):
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("[!_]*.yaml"))
+
+
+def put_together(*choices, values=()):
+    """The config of these choices: of each group what Hydra composes for its member alone."""
+    cfg = config("data=synthetic")
+    for choice in choices:
+        group = choice.partition("=")[0]
+        cfg[group] = config("data=synthetic", choice)[group]
+    return with_values(cfg, values)
+
+
+def test_what_is_put_together_is_what_hydra_composes():
+    choices, values = (
+        ["posterior=vq", "prior=uniform", "model=resnet", "objective=iwae"],
+        ["model.latent_dim=3", "seed=2"],
+    )
+    ours, theirs = put_together(*choices, values=values), config("data=synthetic", *choices, *values)
+    ours.experiment, theirs.experiment = None, None  # what each of them has left out of the experiment
+    assert ours == theirs and ours.model.latent_dim == 3
 
 
 def step(*choices, half=False):
@@ -61,7 +84,10 @@ def step(*choices, half=False):
     small = [option for choice in choices for option in SMALL.get(choice, [])]
     if "model=ladder" in choices and "data.image_shape=[3,32,32]" not in choices:
         small += ["model.groups=[1x1,7x2]"]  # 28 pixels have no map of 4
-    cfg = config("data=synthetic", "data.source.train_size=6", "model.latent_dim=3", *choices, *small)
+    values = [choice for choice in choices if not is_choice(choice)]
+    cfg = put_together(
+        *filter(is_choice, choices), values=["data.source.train_size=6", "model.latent_dim=3", *values, *small]
+    )
     vae, data, objective = build_vae(cfg), make(cfg, "data"), make(cfg, "objective")
     data.setup()
     optimizer = make(cfg, "optimizer")(vae.parameters())

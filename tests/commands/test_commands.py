@@ -124,11 +124,12 @@ def test_evaluate_measures_the_test_images_of_the_run(run, call):
     other_weights(run)
     found = {}
     for checkpoint in ("last", "best"):
-        call("evaluate", run, "--samples", 400, "--aggregate-images", 1, "--checkpoint", f"{checkpoint}.ckpt")
+        words = ["--samples", 400, "--images", 32, "--aggregate-images", 1, "--checkpoint", f"{checkpoint}.ckpt"]
+        call("evaluate", run, *words)
         vae = cvae.load(run, f"{checkpoint}.ckpt")
         data = make(Run(run).config(), "data")
         data.setup()
-        x, y = data.batch("test", range(128))
+        x, y = data.batch("test", range(32))
         rate = kl_divergence(vae.encode(x, y), vae.p_z()).mean().item()
         (report,) = (content for name, content in evaluations(run).items() if name.startswith(checkpoint))
         found[checkpoint] = rate

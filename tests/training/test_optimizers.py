@@ -1,5 +1,6 @@
 """The files of conf/optimizer and conf/scheduler: torch's classes, with the values that stand there."""
 
+import itertools
 import json
 
 import pytest
@@ -55,10 +56,15 @@ def test_an_optimizer_goes_downhill(name):
 NOT_LISTED = {"_target_": "torch.optim.Rprop", "_partial_": True, "lr": 0.01, "etas": [0.5, 1.2]}
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, "rprop"])
-def test_a_run_with_each_pair_trains_goes_on_and_loads(optimizer, scheduler, tmp_path):
-    """Also with a list (betas, etas) among the values, which optimizers keep in their state."""
+PAIRS = zip(sorted(OPTIMIZERS), itertools.cycle(SCHEDULERS))
+
+
+@pytest.mark.parametrize(("optimizer", "scheduler"), [*PAIRS, ("rprop", "constant")])
+def test_a_run_with_each_trains_goes_on_and_loads(optimizer, scheduler, tmp_path):
+    """Also with a list (betas, etas) among the values, which optimizers keep in their state.
+
+    Each optimizer and each scheduler, whose states are saved and put back one by one.
+    """
     listed = optimizer if optimizer in OPTIMIZERS else "sgd"
     words = [f"optimizer={listed}", f"scheduler={scheduler}", *QUIET, "data.source.train_size=4"]
     cfg = tiny(tmp_path, *words, "trainer.max_epochs=1")
