@@ -243,7 +243,7 @@ def load_data(run: Run, root: str | None = None) -> ImageData:
     """
     cfg = saved_config(run)
     if root:
-        choose_root(cfg, root)
+        choose(cfg, "root", root)
     with described(run, "data"):
         data = make(cfg, "data")
         read_images(cfg, data)
@@ -252,10 +252,10 @@ def load_data(run: Run, root: str | None = None) -> ImageData:
     return data
 
 
-def choose_root(cfg: DictConfig, root: str | None) -> None:
-    """Let the data be in a folder that the user names, whatever the config says."""
-    cfg.data.root = root
-    cfg.data._get_node("root")._set_flag("foreign", False)
+def choose(cfg: DictConfig, key: str, value: str | None) -> None:
+    """Let data.root or data.cache be a folder that the user names, whatever the config says."""
+    OmegaConf.update(cfg, f"data.{key}", value, force_add=True)
+    cfg.data._get_node(key)._set_flag("foreign", False)
 
 
 def read_images(cfg: DictConfig, data: ImageData) -> None:
@@ -267,8 +267,10 @@ def read_images(cfg: DictConfig, data: ImageData) -> None:
     Raises:
         UserError: files are missing or damaged, or a value does not fit the images.
     """
-    root = cfg.data._get_node("root")
+    root, cache = (cfg.data._get_node(key) if key in cfg.data else None for key in ("root", "cache"))
     chosen = root is None or not root._get_flag("foreign") or root._value() == DATA_ROOT
+    if cache is not None and cache._get_flag("foreign") and cache._value() != "auto":
+        data.source.keeps = False  # images are decoded only into a folder that the user chose, too
     try:
         if chosen:
             data.prepare_data()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import driver, goals, limits, scaling, steps
+from benchmarks import driver, goals, limits, reading, scaling, steps
 from benchmarks.callbacks import Pace
 from benchmarks.ours import bare, config, overrides_of, paced
 from benchmarks.turns import FD
@@ -219,6 +219,23 @@ def test_the_points_of_a_sweep():
         "model.filters=32",
         "model.filters=128",
     ]
+
+
+def test_files_are_made_and_decoded_in_turn(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "from").mkdir()
+    for number in range(3):
+        x = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(x).save(tmp_path / "from" / f"{number}.png")
+    reading.make(tmp_path / "made", 12, tmp_path / "from")
+    files = sorted((tmp_path / "made").rglob("*.*"))
+    assert [file.suffix for file in files].count(".jpg") == 6 and len({file.read_bytes() for file in files}) == 12
+    times = reading.decoding(tmp_path / "made", 2)
+    assert {name: len(values) for name, values in times.items()} == {
+        "plain loop": 2, "first start": 2, "second start": 2,
+    }  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["from", "made"]
 
 
 def test_peers_load_nothing_of_ours():

@@ -38,6 +38,7 @@ data/image_folder:
   white: null
   pixel_limit: null
   skip_unreadable: false
+  cache: auto
   root: null
   image_size: 32
   channels: 3

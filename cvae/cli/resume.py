@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 WORD, TRUST = "resume=", "--trust"
 PLACE = ("accelerator", "devices", "strategy", "num_nodes")  # keys of the trainer that say where a run is trained
-ALLOWED = ("trainer.max_epochs", "data.root", *(f"trainer.{key}" for key in PLACE))
+ALLOWED = ("trainer.max_epochs", "data.root", "data.cache", *(f"trainer.{key}" for key in PLACE))
 
 
 def run_to_resume(words: list[str]) -> tuple[Run, list[str]] | None:
@@ -154,7 +154,7 @@ def epochs_done(run: Run) -> int:
 
 def change(cfg: DictConfig, word: str, conf: Path) -> None:
     """Apply an override of the command line."""
-    from cvae.build import choose_root
+    from cvae.build import choose
 
     override = OverridesParser.create().parse_override(word)
     key = override.key_or_group
@@ -165,8 +165,8 @@ def change(cfg: DictConfig, word: str, conf: Path) -> None:
             for name in PLACE:  # a group may lack one, which then is as Lightning has it
                 cfg.trainer.pop(name, None)
             cfg.trainer.update({name: chosen[name] for name in PLACE if name in chosen})
-    elif key == "data.root" and not override.is_delete():
-        choose_root(cfg, override.value())
+    elif key in ("data.root", "data.cache") and not override.is_delete():
+        choose(cfg, key.removeprefix("data."), override.value())
     elif key in ALLOWED and not override.is_delete():
         OmegaConf.update(cfg, key, override.value(), force_add=True)
     else:

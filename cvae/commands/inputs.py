@@ -94,6 +94,8 @@ def own_images(files: Sequence[str | Path], args: argparse.Namespace) -> "Tensor
         raise UserError(f"{folders[0]} is a folder: name the files in it, as {folders[0]}/*.png does")
     if missing := [file for file in files if not Path(file).is_file()]:
         raise UserError(f"there is no such file: {', '.join(map(str, missing))}")
+    import torch
+
     from cvae.build import make, saved_config
     from cvae.data.decode import decode, reading_of
 
@@ -103,7 +105,7 @@ def own_images(files: Sequence[str | Path], args: argparse.Namespace) -> "Tensor
         lines = [f"  {one_line(str(files[number]))}: {why}" for number, why in decoded.faults.items()]
         said = f"{len(lines)} of {len(files)} images cannot be read. Repair or delete them:"
         raise UserError("\n".join([said, *lines]))
-    return data.as_tested(decoded.x)
+    return data.as_tested(torch.from_numpy(decoded.x))
 
 
 def images_of(

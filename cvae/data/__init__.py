@@ -3,7 +3,20 @@
 A source has download(), which fetches what is missing, and load() -> (train Images, test Images).
 """
 
-from cvae.data.images import ImageDataset, Images
-from cvae.data.module import ImageData
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cvae.data.images import ImageDataset, Images
+    from cvae.data.module import ImageData
 
 __all__ = ["ImageData", "ImageDataset", "Images"]
+
+WHERE = {"ImageData": "cvae.data.module", "ImageDataset": "cvae.data.images", "Images": "cvae.data.images"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when it is first used: processes that decode files need no torch."""
+    if name in WHERE:
+        return getattr(importlib.import_module(WHERE[name]), name)
+    raise AttributeError(f"module 'cvae.data' has no attribute {name!r}")

@@ -1,6 +1,8 @@
 """From an image file to levels: what is done to each, and what of it is remembered."""
 
 import io
+import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
-from torch import Tensor
+from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from cvae.checks import one_of, positive_int, positive_number
 from cvae.errors import ConfigError
@@ -69,35 +69,38 @@ class Reading:
 class Decoded(NamedTuple):
     """What was read of N files. A file that cannot be read has a fault, and zeros elsewhere."""
 
-    x: Tensor  # uint8 (N, C, H, W)
+    x: np.ndarray  # uint8 (N, C, H, W)
     digests: np.ndarray  # uint64 (N,), of each file's bytes
     peaks: np.ndarray  # float32 (N,), the largest value in the file, as a share of the largest that it could have
     bits: np.ndarray  # uint8 (N,), of each value in the file
     faults: dict[int, str]  # number -> why it cannot be read
 
 
-def decode(files: Sequence[Path], reading: Reading, x: Tensor | None = None) -> Decoded:
-    """Read the files, in several threads, into x uint8 (N, C, H, W) if it is given. Raises nothing: see `Decoded`."""
+def decode(files: Sequence[str | Path], reading: Reading, threads: int | None = None) -> Decoded:
+    """Read the files, in several threads, or so many. Raises nothing: see `Decoded`."""
     count = len(files)
-    x = torch.empty((count, *reading.shape), dtype=torch.uint8) if x is None else x
-    digests, peaks, bits = np.zeros(count, np.uint64), np.zeros(count, np.float32), np.zeros(count, np.uint8)
+    x = np.zeros((count, *reading.shape), np.uint8)
+    digests, peaks, bits = np.zeros(count, np.uint64), np.full(count, np.nan, np.float32), np.zeros(count, np.uint8)
 
     def read(number: int) -> str | None:
         try:
-            levels, digests[number], peaks[number], bits[number] = read_file(files[number], reading)
-            x[number] = torch.from_numpy(levels)
+            x[number], digest, peaks[number], bits[number] = read_file(files[number], reading)
         except UnidentifiedImageError:
             return "not an image of a known format"
         except Exception as error:  # a damaged file can make a decoder raise almost anything
             return " ".join((str(error) or type(error).__name__).split())
+        digests[number] = digest
         return None
 
-    with limited(reading.pixel_limit), ThreadPoolExecutor() as pool:  # Pillow works without holding Python's lock
-        reasons = pool.map(read, range(count))
-        faults = {number: why for number, why in enumerate(reasons) if why}
-    if faults:
-        x[list(faults)] = 0
-        digests[list(faults)] = 0
+    with limited(reading.pixel_limit):
+        if threads == 1:
+            reasons = list(map(read, range(count)))
+        else:
+            with ThreadPoolExecutor(threads) as pool:  # Pillow works without holding Python's lock
+                reasons = list(pool.map(read, range(count)))
+    faults = {number: why for number, why in enumerate(reasons) if why}
+    open_peaks = np.isnan(peaks)  # all at once: one by one takes as long as to decode a small file
+    peaks[open_peaks] = x[open_peaks].reshape(int(open_peaks.sum()), -1).max(1, initial=0) / 255
     return Decoded(x, digests, peaks, bits, faults)
 
 
@@ -123,26 +126,41 @@ def limited(pixels: int | None) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def read_file(path: Path, reading: Reading) -> tuple[np.ndarray, int, float, int]:
-    """A file as levels uint8 (C, H, W), with its digest, peak and bits (see `Decoded`). Raises whatever Pillow does."""
-    if not path.is_file():  # a named pipe would make us wait for ever
-        raise ValueError("not a file, or a link to none")
-    content = path.read_bytes()
+def read_file(path: str | Path, reading: Reading) -> tuple[np.ndarray, int, float, int]:
+    """A file as levels uint8 (C, H, W), with its digest, peak and bits (see `Decoded`). Raises whatever Pillow does.
+
+    A peak that was not looked at is NaN: then it is that of the levels.
+    """
+    content = content_of(path)
     digest = int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
     channels, height, width = reading.shape
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         # A JPEG decodes faster at a fraction of its size; at least twice ours keeps the detail.
         image.draft(None, (2 * max(height, width),) * 2)
-        upright = ImageOps.exif_transpose(image)
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        upright = ImageOps.exif_transpose(image) if turned else image  # it would make a copy
         deep = upright.mode.startswith("I;16") or (upright.mode == "I" and image.format in ("PNG", "PPM"))
-    shown, peak = in_levels(upright, deep, reading.white)
-    if shown.has_transparency_data and reading.transparent != "alpha":
-        behind = Image.new("RGBA", shown.size, reading.transparent)
-        behind.alpha_composite(shown.convert("RGBA"))
-        shown = behind
-    fitted = fit(shown.convert(MODES[channels]), (width, height), reading)
-    levels = np.array(fitted).reshape(height, width, channels).transpose(2, 0, 1)
-    return levels, digest, levels.max() / 255 if peak is None else peak, 16 if deep else 8
+        shown, peak = in_levels(upright, deep, reading.white)
+        if shown.has_transparency_data and reading.transparent != "alpha":
+            behind = Image.new("RGBA", shown.size, reading.transparent)
+            behind.alpha_composite(shown.convert("RGBA"))
+            shown = behind
+        fitted = fit(shown.convert(MODES[channels]), (width, height), reading)
+    levels = np.frombuffer(fitted.tobytes(), np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+    return levels, digest, np.nan if peak is None else peak, 16 if deep else 8
+
+
+def content_of(path: str | Path) -> bytes:
+    """The bytes of a file. Raises ValueError for what is none: a named pipe would make us wait for ever."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb", buffering=0) as file:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return file.read()
+    except OSError:
+        if os.path.isfile(path):
+            raise
+    raise ValueError("not a file, or a link to none")
 
 
 def in_levels(image: Image.Image, deep: bool, white: float | None) -> tuple[Image.Image, float | None]:
@@ -164,6 +182,8 @@ def in_levels(image: Image.Image, deep: bool, white: float | None) -> tuple[Imag
 
 def fit(image: Image.Image, size: tuple[int, int], reading: Reading) -> Image.Image:
     """The image in this size (width, height). Antialiased, like all of Pillow's filters."""
+    if image.size == size:
+        return image
     if reading.fit == "stretch":
         return image.resize(size, Image.Resampling.BILINEAR)
     if reading.fit == "crop":

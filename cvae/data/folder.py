@@ -1,8 +1,10 @@
 """A user's own images."""
 
 import logging
+import os
 from collections.abc import Sequence
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import torch
 
 from cvae import checks
 from cvae.checks import one_of, seed_number
+from cvae.data.cache import Cache, files_now, read_all
 from cvae.data.contents import of_files
-from cvae.data.decode import Decoded, Reading, advised, decode
+from cvae.data.decode import Decoded, Reading, advised
 from cvae.data.images import Images, size_of_test_set, texts
 from cvae.data.listing import DRAWN_BY, Listing, list_folder
 from cvae.data.module import ImageData
@@ -24,6 +27,8 @@ __all__ = ["image_folder"]  # what conf/ and saved configs may name
 log = logging.getLogger(__name__)
 
 SHOWN = 10  # files in a warning
+MANY = 1000  # images, from which on data.cache=auto keeps them decoded
+BESIDE = ".cvae_cache"  # the folder of data.cache=auto, in that of the images
 
 
 def image_folder(
@@ -38,6 +43,7 @@ def image_folder(
     white: float | None = None,
     pixel_limit: int | None = None,
     skip_unreadable: bool = False,
+    cache: str | None = "auto",
     **options: Any,
 ) -> ImageData:
     """ImageData of a user's own images; see `ImageFolder` and `cvae.data.decode.Reading`.
@@ -46,7 +52,8 @@ def image_folder(
     """
     shape = checks.image_shape("image_shape", image_shape)
     reading = Reading(shape, fit, transparent, white, pixel_limit)
-    source = partial(ImageFolder, reading, test_size=test_size, seed=seed, split=split, skip_unreadable=skip_unreadable)
+    how = {"split": split, "skip_unreadable": skip_unreadable, "cache": cache}
+    source = partial(ImageFolder, reading, test_size=test_size, seed=seed, **how)
     return ImageData(lambda root: source(root=root), image_shape=shape, seed=seed, split=split, **options)
 
 
@@ -70,12 +77,17 @@ class ImageFolder:
         seed: draws the test set
         split: how it is drawn (`cvae.data.listing.list_folder`)
         skip_unreadable: whether files that cannot be read are left out, instead of being an error
+        cache: where the decoded images are kept (`cvae.data.cache`): a folder; auto: in a hidden one below `root`, if
+            they are MANY; None: nowhere
 
     Attributes:
+        keeps: whether download() may write into the cache; else what is in it is used
         contents, left_out: after load(): {name: digest} of what was read, {name: why} of what was not
     """
 
     contents: dict[str, str] | None = None
+    keeps = True
+    listed: Listing | None = None
 
     def __init__(
         self,
@@ -85,6 +97,7 @@ class ImageFolder:
         seed: int,
         split: str = "position",
         skip_unreadable: bool = False,
+        cache: str | None = "auto",
     ):
         if root is None:
             raise ConfigError("root", root, "the folder of your images")
@@ -93,18 +106,37 @@ class ImageFolder:
         self.split = one_of("split", split, DRAWN_BY)
         self.skip_unreadable = one_of("skip_unreadable", skip_unreadable, (False, True))
         self.left_out: dict[str, str] = {}
+        if cache is not None and not (isinstance(cache, str) and cache):
+            raise ConfigError("cache", cache, "auto, a folder, or null: decoded images are not kept")
+        self.kept_in = cache
 
     def download(self) -> None:
-        """Nothing is fetched. Raises DataError if the folder is missing or has no images."""
-        self.listing()
+        """Decode the images that are not kept yet, where they are to be kept.
+
+        Raises DataError if the folder is missing or has no images.
+        """
+        names = self.listing().names
+        if self.keeps and (cache := self.cache()):
+            cache.refresh(files_now(self.root, names))
 
     def classes(self) -> int:
         """How many classes there are. Reads no image. Raises DataError as `download` does."""
         return len(self.listing().classes)
 
     def listing(self) -> Listing:
-        """The files with their names, classes and splits. Raises DataError as `download` does."""
-        return list_folder(self.root, self.test_size, self.seed, self.split)
+        """The files with their names, classes and splits, listed once. Raises DataError as `download` does."""
+        self.listed = self.listed or list_folder(self.root, self.test_size, self.seed, self.split)
+        return self.listed
+
+    def cache(self) -> Cache | None:
+        """Where the decoded images are kept."""
+        if self.kept_in is None or (self.kept_in == "auto" and len(self.listing().names) < MANY):
+            return None
+        if self.kept_in == "auto":
+            return Cache(self.root / BESIDE, self.reading)
+        place = os.path.realpath(self.root)
+        digest = blake2b(os.fsencode(place), digest_size=4).hexdigest()
+        return Cache(Path(self.kept_in).expanduser() / f"{os.path.basename(place)}-{digest}", self.reading)
 
     def load(self) -> tuple[Images, ...]:
         """(train, test), or (train, test, validation) where there is a folder for validation.
@@ -114,12 +146,12 @@ class ImageFolder:
         listing = self.listing()
         classes, count = listing.classes, len(listing.names)
         log.info("Reading %s images of %d classes from %s", f"{count:,}", len(classes), self.root)
-        decoded = decode([listing.path(number) for number in range(count)], self.reading)
+        x, decoded = read_all(files_now(self.root, listing.names), self.reading, self.cache())
         self.left_out = {listing.names[number]: why for number, why in decoded.faults.items()}
         names, splits = texts(listing.names), np.array(listing.splits)
         numbers = {name: label for label, name in enumerate(classes)}
         y = torch.tensor([numbers[folder] for folder in listing.folders])
-        images, read = Images(decoded.x, y, None, names, tuple(classes)), np.ones(count, bool)
+        images, read = Images(x, y, None, names, tuple(classes)), np.ones(count, bool)
         if decoded.faults:
             self._leave_out(listing)
             read[list(decoded.faults)] = False

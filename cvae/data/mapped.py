@@ -14,6 +14,7 @@ from cvae.errors import DataError
 T = TypeVar("T")
 Change = Callable[[np.ndarray], np.ndarray]
 
+IN_MEMORY = 2**28  # bytes of images, up to which they are read into memory, where a batch is one index
 BLOCK = 1000  # images that are read at once where all of them are wanted
 
 
@@ -126,8 +127,10 @@ class Mapped:
 
     def to(self, device: torch.device | str) -> "Mapped | Tensor":
         """All images on a device that has a memory of its own; a CPU has them already."""
-        if torch.device(device).type == "cpu":
-            return self
+        return self if torch.device(device).type == "cpu" else self.read(device)
+
+    def read(self, device: torch.device | str = "cpu") -> Tensor:
+        """All images in the memory of a device."""
         out = torch.empty(self.shape, dtype=self.dtype, device=device)
         for block, place in zip(self.split(BLOCK), out.split(BLOCK), strict=True):
             place.copy_(block)

@@ -160,8 +160,9 @@ class ImageData(LightningDataModule):
         return self.as_seen((x.to(device), y.to(device)))
 
     def prepare_data(self) -> None:
-        """Fetch the files if they are missing; Lightning calls this in one process only."""
-        self.source.download()
+        """Fetch the files if they are missing; Lightning calls this again, when all is read."""
+        if self.train is None:
+            self.source.download()
 
     def setup(self, stage: str | None = None) -> None:
         """Load, binarize and split the images; a second call does nothing.

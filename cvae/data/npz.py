@@ -15,7 +15,7 @@ from cvae.data.arrays import Header, array, headers, on_disk
 from cvae.data.contents import of_array
 from cvae.data.images import Images, size_of_test_set
 from cvae.data.listing import DRAWN_BY, drawn
-from cvae.data.mapped import Mapped, Part, Unchanged
+from cvae.data.mapped import IN_MEMORY, Mapped, Part, Unchanged
 from cvae.data.module import ImageData
 from cvae.errors import ConfigError, DataError
 from cvae.runtime.devices import main_memory
@@ -24,7 +24,6 @@ __all__ = ["npz"]  # what conf/ and saved configs may name
 
 log = logging.getLogger(__name__)
 
-IN_MEMORY = 2**28  # bytes of images, up to which they are read into memory, where a batch is one index
 BLOCK = 100  # images that are looked at or changed at once: all of them would need several times the memory
 
 

@@ -2,11 +2,15 @@
 
 import importlib
 import itertools
+import logging
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 HELD: dict[Path, int] = {}  # the locks of this process: file -> descriptor
 READ = os.O_RDONLY | getattr(
@@ -92,27 +96,48 @@ def locked(path: Path) -> bool:
         os.close(descriptor)
 
 
+@contextmanager
+def waiting_for(path: Path, said: str) -> Iterator[None]:
+    """Inside, a file is locked, made if it is missing: one process after the other, `said` is logged where one waits.
+
+    Raises OSError where the disk has no locks, or the file cannot be made.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if not take(descriptor, needed=True):
+            log.info("%s", said)
+            while not take(descriptor, needed=True):
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def real(path: Path) -> Path:
     """The path without links; one that leads to itself stays, which `Path.resolve` refuses."""
     return Path(os.path.realpath(path))
 
 
-def take(descriptor: int, shared: bool = False) -> bool:
-    """Take a lock that `descriptor` holds until it is closed; False if another process has one that excludes it."""
+def take(descriptor: int, shared: bool = False, needed: bool = False) -> bool:
+    """Take a lock that `descriptor` holds until it is closed; False if another process has one that excludes it.
+
+    needed: raise OSError on a disk without locks, where otherwise all have theirs
+    """
     try:
         import fcntl
     except ImportError:
-        return take_on_windows(descriptor)
+        return take_on_windows(descriptor, needed)
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks: nobody can have one
-        pass
+        if needed:
+            raise
     return True
 
 
-def take_on_windows(descriptor: int) -> bool:
+def take_on_windows(descriptor: int, needed: bool = False) -> bool:
     """The same on Windows, which locks bytes: here one far behind all that a file holds, so that it can be read.
 
     It has no shared locks: where two processes ask at the same moment, one may be told that the file is locked.
@@ -124,7 +149,8 @@ def take_on_windows(descriptor: int) -> bool:
     except PermissionError:
         return False
     except OSError:  # a file system without locks
-        pass
+        if needed:
+            raise
     return True
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps, features
 
+from cvae.data import decode
 from cvae.data.decode import Reading, read_file
 from cvae.data.folder import ImageFolder, image_folder
 from cvae.data.listing import EXTENSIONS
@@ -371,7 +372,7 @@ def test_errors_without_a_message_are_named(tmp_path, monkeypatch):
         raise MemoryError
 
     many(tmp_path, 3)
-    monkeypatch.setattr(ImageOps, "fit", fail)
+    monkeypatch.setattr(decode, "fit", fail)
     with pytest.raises(DataError, match=r"00.png: MemoryError\n"):
         folder_of(tmp_path).load()
 

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -146,3 +147,33 @@ def test_a_link_does_not_lead_what_is_saved_elsewhere(tmp_path):
     save(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_text() == "new" and not (tmp_path / "a").is_symlink()
     assert (tmp_path / "mine").read_text() == "mine" and sorted(p.name for p in tmp_path.iterdir()) == ["a", "mine"]
+
+
+def test_one_process_after_the_other(tmp_path, caplog):
+    """Who waits says so; a disk without locks is an error where the lock is needed."""
+    caplog.set_level("INFO")
+    path, order = tmp_path / "lock", []
+
+    def work(name):
+        with storage.waiting_for(path, "waits"):
+            order.append(name)
+            time.sleep(0.1)
+            order.append(name)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order in (["a", "a", "b", "b"], ["b", "b", "a", "a"]) and caplog.messages == ["waits"]
+
+
+def test_a_lock_that_is_needed_on_a_disk_without_locks(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with pytest.raises(OSError, match="No locks available"), storage.waiting_for(tmp_path / "lock", ""):
+        pass
+    assert storage.lock(tmp_path / "lock")  # where it is not, all have theirs
+    storage.unlock(tmp_path / "lock")
