@@ -90,7 +90,7 @@ def test_an_array_is_saved_in_the_run_and_found_there_wherever_it_is(tmp_path):
         ([], {"labels": [1]}, "^labels=an array: must be given with data alone$"),
         ([], {"config_dir": "nowhere"}, "^config_dir=nowhere: there is no such folder$"),
         (SMALL, {"data": ARRAY[:, :, 0]}, r"multiple|image_shape"),
-        (SMALL, {"data": ARRAY.astype(float)}, "floats must be in .0, 1.: divide grey levels by 255$"),
+        (SMALL, {"data": ARRAY.astype(float)}, "floats must be in .0, 1.: divide grey levels by 255"),
     ],
 )
 def test_what_is_wrong_is_raised_in_a_line(words, more, said):

@@ -49,7 +49,8 @@ data/kmnist:
   source: {_target_: cvae.data.idx_files.IdxFiles, _partial_: true, dataset: KMNIST}
   image_shape: [1, 28, 28]
 data/mnist: {source: {_target_: cvae.data.mnist.MNIST, _partial_: true}, image_shape: [1, 28, 28]}
-data/npz: {_target_: cvae.data.npz.npz, root: null, test_size: 0.1, split: hash, num_classes: null, image_shape: null}
+data/npz: {_target_: cvae.data.npz.npz, root: null, test_size: 0.1, split: hash, white: null, first: null,
+  num_classes: null, image_shape: null}
 data/synthetic:
   source:
     _target_: cvae.data.synthetic.Synthetic

@@ -17,14 +17,13 @@ from cvae.data.images import Images, size_of_test_set
 from cvae.data.listing import DRAWN_BY, drawn
 from cvae.data.mapped import IN_MEMORY, Mapped, Part, Unchanged
 from cvae.data.module import ImageData
+from cvae.data.values import Values
 from cvae.errors import ConfigError, DataError
 from cvae.runtime.devices import main_memory
 
 __all__ = ["npz"]  # what conf/ and saved configs may name
 
 log = logging.getLogger(__name__)
-
-BLOCK = 100  # images that are looked at or changed at once: all of them would need several times the memory
 
 
 def npz(
@@ -33,10 +32,12 @@ def npz(
     seed: int,
     root: str | None,
     split: str = "position",
+    white: float | None = None,
+    first: Sequence[int] | None = None,
     **options: Any,
 ) -> ImageData:
-    """ImageData of a user's own arrays; see `Npz`. image_shape=None: as the arrays are."""
-    source = Npz(root, test_size, seed, split)
+    """ImageData of a user's own arrays; see `Npz` and `Values`. image_shape=None: as the arrays are."""
+    source = Npz(root, test_size, seed, split, Values(white, None if first is None else tuple(first)))
     shape = source.image_shape() if image_shape is None else image_shape
     return ImageData(lambda _: source, root=root, image_shape=shape, seed=seed, split=split, **options)
 
@@ -48,8 +49,9 @@ class Npz:
     and test.npy. Each file of numpy.savez has two arrays; a file NAME.npy of numpy.save is x, and y is NAME_y.npy
     beside it.
 
-        x  (N, H, W) or (N, H, W, C), C 1 (grey) or 3 (RGB): uint8 levels from 0 to 255; or floats in [0, 1], which are
-           rounded to the nearest of 256 levels; or bool
+        x  (N, H, W) or (N, H, W, C), C 1 (grey), 3 (RGB) or any other number: uint8 levels from 0 to 255; or floats in
+           [0, 1], which are rounded to the nearest of 256 levels; or bool; or, with `values.white`, any numbers from 0
+           to that
         y  (N,), integers of at least 0, or texts: the labels. Those that occur are numbered in their order, and are the
            names of the classes. Without y, all images are of class 0
 
@@ -65,38 +67,43 @@ class Npz:
         seed: draws the test set
         split: how it is drawn (`cvae.data.listing.drawn`). With position labels are integers that stay as they are, as
             up to cvae 0.2
+        values: how numbers become levels
     """
 
     contents: dict[str, str] | None = None  # after load(): {part of an array: digest}
 
-    def __init__(self, root: str | None, test_size: float, seed: int, split: str = "position"):
+    def __init__(
+        self, root: str | None, test_size: float, seed: int, split: str = "position", values: Values | None = None
+    ):
         if root is None:
             allowed = "your file of arrays, or a folder with train.npz and test.npz, or train.npy and test.npy"
             raise ConfigError("root", root, allowed)
         self.root, self.seed = Path(root).expanduser(), seed_number("seed", seed)
         self.test_size = size_of_test_set("test_size", test_size)
-        self.split = one_of("split", split, DRAWN_BY)
+        self.split, self.values = one_of("split", split, DRAWN_BY), values or Values()
 
     def download(self) -> None:
         """Nothing is fetched. Raises DataError if a file or an array is missing, or of a wrong type or shape."""
         for file in self._files():
-            check_arrays(file)
+            check_arrays(file, self.values)
 
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W). Reads no image. Raises DataError as `download` does."""
-        height, width, *channels = check_arrays(self._files()[0])[1:]
+        height, width, *channels = check_arrays(self._files()[0], self.values)[1:]
         return (*(channels or [1]), height, width)
 
     def classes(self) -> int:
         """How many classes there are. Reads no image. Raises DataError as `download` does."""
-        return len(numbered([read_labels(file, check_arrays(file)[0]) for file in self._files()], self.split)[1])
+        return len(
+            numbered([read_labels(file, check_arrays(file, self.values)[0]) for file in self._files()], self.split)[1]
+        )
 
     def load(self) -> tuple[Images, Images]:
         """(train, test). Raises DataError as `download` does, or if a file is damaged or a value is not allowed."""
         self.download()
         log.info("Reading %s", self.root)
         files = self._files()
-        read = [images_of(file) for file in files]
+        read = [images_of(file, self.values) for file in files]
         levels_of, self.contents = [x for x, _ in read], {key: value for _, own in read for key, value in own.items()}
         labels, classes = numbered(
             [read_labels(file, len(x)) for file, x in zip(files, levels_of, strict=True)], self.split
@@ -124,16 +131,22 @@ class Npz:
         return files
 
 
-def check_arrays(file: Path) -> tuple[int, ...]:
+def check_arrays(file: Path, values: Values) -> tuple[int, ...]:
     """The shape of x. Raises DataError if x is missing, if x or y is of a wrong type or shape, or too large."""
     arrays = headers(file)
     if "x" not in arrays:
         raise DataError(f"{file} has no array x, the images; it has: {', '.join(arrays) or 'none'}")
     shape, dtype = arrays["x"][:2]
-    if dtype not in (np.uint8, np.bool_) and not np.issubdtype(dtype, np.floating):
-        raise DataError(f"{file}: x is {dtype}; it must be uint8, floats in [0, 1] or bool")
-    if len(shape) not in (3, 4) or 0 in shape or shape[3:] not in ((), (1,), (3,)):
-        raise DataError(f"{file}: x is {shape}; it must be (N, H, W) or (N, H, W, C), C 1 (grey) or 3 (RGB), N above 0")
+    whole = np.issubdtype(dtype, np.integer)
+    if not (dtype in (np.uint8, np.bool_) or np.issubdtype(dtype, np.floating) or (whole and values.white is not None)):
+        other = ", or with data.white=VALUE integers from 0 to that" if whole else ""
+        raise DataError(f"{file}: x is {dtype}; it must be uint8, floats in [0, 1] or bool{other}")
+    if len(shape) not in (3, 4) or 0 in shape:
+        raise DataError(f"{file}: x is {shape}; it must be (N, H, W) or (N, H, W, C), N above 0")
+    if len(shape) == 4 and shape[3] > 4 and (shape[1] in (1, 3) or shape[1] < shape[2] == shape[3]):
+        last = "numpy.moveaxis(x, 1, -1) makes it so"
+        raise DataError(f"{file}: x is {shape}; it must be (N, H, W, C), the channels last: {last}")
+    values.require_channels(shape[3] if len(shape) == 4 else 1)
     labels, of = arrays["y"][:2] if "y" in arrays else (shape[:1], np.dtype(int))
     if labels != shape[:1] or not (np.issubdtype(of, np.integer) or of.kind in "US"):
         allowed = f"integers or texts {shape[:1]}, a label for each image of x"
@@ -151,19 +164,19 @@ def stays(x: Header) -> bool:
     return x.offset is not None and math.prod(x.shape) > IN_MEMORY
 
 
-def images_of(file: Path) -> tuple[Tensor | Mapped, dict[str, str]]:
+def images_of(file: Path, values: Values) -> tuple[Tensor | Mapped, dict[str, str]]:
     """The images of a file whose arrays have been checked, uint8 (N, C, H, W), in memory or on disk; their contents.
 
     Raises DataError if a value is not allowed; values of floats on disk are looked at, which reads all of them once.
     """
     x = headers(file)["x"]
     if not stays(x):
-        values = array(file, "x")
-        return levels(values, file), of_array(f"{file.name} x", values)
-    require_levels(on_disk(x), file)  # a map of its own, whose pages are given back
+        numbers = array(file, "x")
+        return values.levels(numbers, file), of_array(f"{file.name} x", numbers)
+    values.require(on_disk(x), file)  # a map of its own, whose pages are given back
     channels = x.shape[3] if len(x.shape) == 4 else 1
     contents = of_array(f"{file.name} x", on_disk(x))
-    return Mapped([Part(on_disk(x), (channels_first,), Unchanged(file))], (channels, *x.shape[1:3])), contents
+    return Mapped([Part(on_disk(x), (values.of,), Unchanged(file))], (channels, *x.shape[1:3])), contents
 
 
 def read_labels(file: Path, count: int) -> np.ndarray:
@@ -189,40 +202,3 @@ def numbered(labels: list[np.ndarray], split: str) -> tuple[list[Tensor], tuple[
     found, numbers = np.unique(np.concatenate(labels), return_inverse=True)
     names = tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in found.tolist())
     return list(torch.from_numpy(numbers.astype(np.int64)).split([len(y) for y in labels])), names
-
-
-def levels(x: np.ndarray, file: Path) -> Tensor:
-    """x (N, H, W[, C]) as uint8 (N, C, H, W)."""
-    require_levels(x, file)
-    out = np.empty((len(x), x.shape[3] if x.ndim == 4 else 1, *x.shape[1:3]), np.uint8)
-    for start in range(0, len(x), BLOCK):
-        out[start : start + BLOCK] = channels_first(x[start : start + BLOCK])
-    return torch.from_numpy(out)
-
-
-def require_levels(x: np.ndarray, file: Path) -> None:
-    """Raise DataError unless the values of x (N, H, W[, C]) can be levels: floats in [0, 1], uint8 not only 0 and 1."""
-    blocks = ((start, x[start : start + BLOCK]) for start in range(0, len(x), BLOCK))
-    if x.dtype == np.uint8:
-        highest = 0
-        for _, block in blocks:
-            if (highest := max(highest, int(block.max()))) > 1:
-                return
-        if highest == 1:
-            allowed = "levels go from 0 (black) to 255 (white). Save binary images as bool or as floats"
-            raise DataError(f"{file}: x is uint8 and has only 0 and 1; {allowed}")
-    elif x.dtype != np.bool_:
-        for start, block in blocks:
-            low, high = block.min(), block.max()
-            if not (low >= 0 and high <= 1):  # NaN too
-                raise DataError(
-                    f"{file}: x is {x.dtype} and goes from {low:g} to {high:g} in the images {start} to "
-                    f"{start + len(block) - 1}; floats must be in [0, 1]: divide grey levels by 255"
-                )
-
-
-def channels_first(x: np.ndarray) -> np.ndarray:
-    """Images (B, H, W[, C]) of any allowed type as levels uint8 (B, C, H, W)."""
-    if x.dtype != np.uint8:
-        x = np.rint(255 * x.astype(np.float64)).astype(np.uint8)
-    return np.ascontiguousarray(x.reshape(*x.shape[:3], -1).transpose(0, 3, 1, 2))

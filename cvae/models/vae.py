@@ -17,6 +17,8 @@ from cvae.models.trace import Trace, draw_latent
 from cvae.posteriors import Posterior
 from cvae.priors import Prior
 
+ROUNDING = 1e-6  # how far a pixel may lie outside of [0, 1]
+
 
 class VAE(nn.Module):
     """p(z) p(x|z) with an amortized q(z|x) (Kingma and Welling 2014; Rezende et al. 2014).
@@ -213,8 +215,13 @@ class VAE(nn.Module):
                 f"x is {tuple(x.shape)}: must be (B, C, H, W) = (B, {', '.join(map(str, self.shapes[1]))})"
             )
         self._check(y, len(x))
-        if not ((x >= 0) & (x <= 1)).all():
-            raise ValueError(f"x must be in [0, 1], it goes from {x.min():g} to {x.max():g}: divide grey levels by 255")
+        outside = ~((x >= -ROUNDING) & (x <= 1 + ROUNDING)).flatten(1)  # NaN too
+        if outside.any():
+            images, (low, high) = outside.any(1).nonzero().flatten(), x.aminmax()
+            where = f"{int(outside.sum()):,} values of {len(images):,} images are not, the first in image {images[0]}"
+            advice = "divide grey levels by 255" if low >= 0 else "of [-1, 1] give (x + 1) / 2"
+            advice = advice if x.isfinite().all() else "NaN and infinity are no levels"
+            raise ValueError(f"x must be in [0, 1], it goes from {low:g} to {high:g}: {advice} ({where})")
 
     def _check(self, y: Tensor | None, num: int | None = None) -> None:
         """num: how many labels there must be; None checks only what needs no wait for the device."""

@@ -19,7 +19,11 @@ SMALL = 64  # pixels: images up to this size are drawn three times as large
 
 
 def grid(images: Tensor, columns: int, padding: int = 2, zoom: int | None = None) -> np.ndarray:
-    """images (N, C, H, W) in [0, 1] -> (H', W', 3), each pixel drawn as zoom x zoom (default: 3, of large images 1)."""
+    """images (N, C, H, W) in [0, 1] -> (H', W', 3), each pixel drawn as zoom x zoom (default: 3, of large images 1).
+
+    Of 2 channels the first is shown, of more than 3 the first three.
+    """
+    images = images[:, : 1 if images.shape[1] == 2 else 3]
     zoom = zoom or (3 if max(images.shape[2:]) <= SMALL else 1)
     shown = images.detach().float().cpu().clamp(0, 1)
     tiled = make_grid(shown, columns, padding)  # (3, H', W')

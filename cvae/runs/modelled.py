@@ -14,7 +14,12 @@ PROBABILITIES = {"Bernoulli", "DiscretizedLogistic", "MixtureOfLogistics"}  # li
 DENSITIES = {"Gaussian", "ContinuousBernoulli"}
 ONE_CODE = {"VQ", "FSQ"}  # posteriors that are a single code
 NAMED = {"ImageData", ""}  # data whose images the source alone tells, wherever they are
-READ = {"fit": "crop", "transparent": "white", "white": None}  # how a user's own files are read, and what is usual
+READ = {
+    "fit": "crop",
+    "transparent": "white",
+    "white": None,
+    "first": None,
+}  # how a user's own files are read, and what is usual
 BESIDE = ("dataset", "image_shape", "train_size")  # keys of a source that are said otherwise, or not about test images
 
 

@@ -18,7 +18,9 @@ from cvae.build import build_data, build_vae
 from cvae.data.arrays import Header
 from cvae.data.images import held_out
 from cvae.data.npz import Npz, npz
+from cvae.data.values import Values
 from cvae.errors import ConfigError, DataError, UserError
+from cvae.pictures import grid
 from cvae.training.train import train
 
 RNG = np.random.default_rng(0)
@@ -243,7 +245,7 @@ def test_missing_files(tmp_path, saved, call):
 
 
 X = np.zeros((4, 3, 3))
-SHAPES = r"it must be (N, H, W) or (N, H, W, C), C 1 (grey) or 3 (RGB), N above 0"
+SHAPES = r"it must be (N, H, W) or (N, H, W, C), N above 0"
 WRONG = {
     "no x": ({"images": X, "y": [0] * 4}, "has no array x, the images; it has: images, y"),
     "no array": ({}, "has no array x, the images; it has: none"),
@@ -251,8 +253,11 @@ WRONG = {
     "complex": ({"x": X.astype(complex)}, ": x is complex128; it must be uint8"),
     "text": ({"x": X.astype(str)}, "; it must be uint8, floats in [0, 1] or bool"),
     "flat": ({"x": X.reshape(4, 9)}, f": x is (4, 9); {SHAPES}"),
-    "channels first": ({"x": np.zeros((4, 3, 5, 5))}, f": x is (4, 3, 5, 5); {SHAPES}"),
-    "two channels": ({"x": np.zeros((4, 5, 5, 2))}, SHAPES),
+    "channels first": (
+        {"x": np.zeros((4, 3, 5, 5))},
+        ": x is (4, 3, 5, 5); it must be (N, H, W, C), the",
+    ),
+    "13 channels first": ({"x": np.zeros((4, 13, 64, 64))}, "the channels last: numpy.moveaxis(x, 1, -1) makes it so"),
     "five axes": ({"x": np.zeros((4, 5, 5, 1, 1))}, SHAPES),
     "no images": ({"x": np.zeros((0, 5, 5))}, SHAPES),
     "no pixels": ({"x": np.zeros((5, 0, 5))}, SHAPES),
@@ -285,15 +290,72 @@ def test_arrays_that_are_refused_before_their_values_are_read(saved, name, monke
     [
         (150, 1.5, "from 0 to 1.5 in the images 100 to 199; floats must be in [0, 1]: divide grey levels by 255"),
         (0, -0.5, "from -0.5 to 0 in the images 0 to 99;"),
-        (240, np.nan, "from nan to nan in the images 200 to 249;"),
-        (30, np.inf, "to inf in the images 0 to 99;"),
+        (150, 255.0, "(1 values of 1 of the images 100 to 199 are not in it, the first in image 150)"),
+        (150, 4000.0, "data.white=VALUE says which one is white"),
+        (3, -1.0, "floats must be in [0, 1]: of [-1, 1] save (x + 1) / 2"),
+        (
+            240,
+            np.nan,
+            "has NaN or infinity 1 times; it must be in [0, 1]: 1 values of 1 of the images 200 to 249 are",
+        ),
+        (30, np.inf, "has NaN or infinity 1 times"),
     ],
 )
 def test_floats_outside_the_range(saved, place, value, said):
     x = np.zeros((250, 2, 2), np.float32)
     x[place, 1, 0] = value
-    with pytest.raises(DataError, match=re.escape(f": x is float32 and goes {said}" if "from" in said else said)):
+    with pytest.raises(
+        DataError, match=re.escape(f": x is float32 and goes {said}" if said.startswith("from") else said)
+    ):
         source(saved(x=x)).load()
+
+
+def test_rounding_is_no_error(saved):
+    x = np.array([[[-1e-7, 1 + 9e-7], [0.5, 1]]] * 3)
+    train = source(saved(x=x), test_size=1).load()[0]
+    assert train.x[0].flatten().tolist() == [0, 255, 128, 255]
+    with pytest.raises(DataError, match="goes from"):
+        source(saved(x=x + 1e-5), test_size=1).load()
+
+
+@pytest.mark.parametrize("dtype, white", [(np.uint16, 4095), (np.uint8, 2), (np.int64, 100_000), (np.float32, 5)])
+def test_the_value_that_is_white(saved, dtype, white):
+    x = np.linspace(0, white, 16).astype(dtype).reshape(4, 2, 2)
+    root, how = saved(x=x), dict(num_classes=None, binarization="none", invert=False, train_on="train")
+    data = npz(None, 1, 0, root, white=white, batch_size=2, eval_batch_size=2, validation_size=0, **how)
+    data.setup()
+    found = torch.cat([data.train.images.x, data.test.images.x])[
+        np.argsort([*data.train.images.names, *data.test.images.names])
+    ]
+    np.testing.assert_array_equal(found[:, 0], (x * (255 / white)).round())
+    if dtype in (np.uint16, np.int64):
+        with pytest.raises(DataError, match=r"it must be uint8, .* or with data.white=VALUE integers from 0 to that"):
+            source(root).download()
+    with pytest.raises(DataError, match=rf"must be in \[0, {white / 2:g}\]: data.white=VALUE"):
+        Npz(root, 1, 0, values=Values(white / 2)).load()
+
+
+def test_masks_are_almost_black(saved, caplog):
+    x = np.arange(16, dtype=np.uint8).reshape(4, 2, 2) % 3
+    source(saved(x=x), test_size=1).load()
+    assert "all 4 images are almost black: the largest value in them is 2, and 255 is white" in caplog.text
+    caplog.clear()
+    source(saved(x=100 * x), test_size=1).load()
+    source(saved(x=x / 2), test_size=1).load()
+    assert not caplog.text
+
+
+def test_more_than_three_channels(saved):
+    x = RNG.integers(0, 256, (5, 6, 6, 7)).astype(np.uint8)
+    own = Npz(saved(x=x), 1, 0, values=Values(first=(4, 2, 0)))
+    train, _ = own.load()
+    assert own.image_shape() == (7, 6, 6)
+    np.testing.assert_array_equal(train.x[0], x[train.names[0]].transpose(2, 0, 1)[[4, 2, 0, 1, 3, 5, 6]])
+    assert np.array_equal(grid(train.x / 255, 2), grid(train.x[:, :3] / 255, 2))
+    with pytest.raises(ConfigError, match=r"data.first=\[7\]: must be of channels from 0 to 6"):
+        Npz(own.root, 1, 0, values=Values(first=(7,))).download()
+    with pytest.raises(ConfigError, match=r"first=\[1, 1\]: must be a list of different channels"):
+        Values(first=(1, 1))
 
 
 def test_levels_of_0_and_1_are_not_guessed_at(saved):
@@ -319,7 +381,7 @@ class Trap:
 def test_nothing_is_unpickled(saved, monkeypatch):
     trap = np.array([Trap()] * 4, object)
     monkeypatch.setattr("cvae.data.npz.headers", lambda _: {"x": Header((4, 2, 2), np.dtype("uint8"), "", None)})
-    monkeypatch.setattr("cvae.data.npz.check_arrays", lambda _: (4, 2, 2))
+    monkeypatch.setattr("cvae.data.npz.check_arrays", lambda *_: (4, 2, 2))
     with pytest.raises(DataError, match="x cannot be read: Object arrays cannot be loaded"):
         source(saved(x=trap)).load()
 
