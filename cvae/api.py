@@ -34,8 +34,9 @@ class TrainedRun:
         self.files = Run(Path(path), trust)
 
     def __repr__(self) -> str:
-        elbo = self.metrics.get("test/elbo")
-        return f"<run {self.path}: {self.state}{'' if elbo is None else f', test ELBO {elbo:.2f} nats per image'}>"
+        figures = [(title, self.metrics.get(f"test/{name}")) for title, name in (("ELBO", "elbo"), ("distortion",) * 2)]
+        said = [f", test {title} {value:.2f} nats per image" for title, value in figures if value is not None]
+        return f"<run {self.path}: {self.state}{''.join(said[:1])}>"
 
     @property
     def path(self) -> Path:

@@ -18,6 +18,7 @@ from cvae.data.contents import difference
 from cvae.errors import ConfigError, DataError, UserError
 from cvae.models.ladder import kind_of
 from cvae.models.vae import VAE
+from cvae.objectives import Objective
 from cvae.posteriors import Posterior
 from cvae.runs.checkpoint import Budget, read_checkpoint
 from cvae.runs.directory import LAST, Run
@@ -141,12 +142,30 @@ def require_fit(cfg: DictConfig, vae: VAE, data: ImageData) -> None:
 def require_same_latents(cfg: DictConfig, posterior: Posterior) -> None:
     """Raise UserError, naming both keys, unless posterior and prior are both of codes, or both continuous."""
     of_codes = getattr(make(cfg, "prior", _partial_=True).func, "of_codes", False)
+    both = f"posterior ({cfg.posterior._target_}) and prior ({cfg.prior._target_}) do not fit"
     if of_codes != (posterior.num_codes is not None):
         kinds = {False: "numbers", True: "codes"}
         raise UserError(
-            f"posterior ({cfg.posterior._target_}) and prior ({cfg.prior._target_}) do not fit: this posterior is of "
+            f"{both}: this posterior is of "
             f"{kinds[not of_codes]}, the prior of {kinds[of_codes]}. Of codes are posterior=categorical, fsq "
             "and vq, with prior=uniform and autoregressive; the others are of numbers"
+        )
+    if cfg.prior._target_.endswith(".NoPrior") and not posterior.deterministic:
+        raise UserError(f"{both}: prior=none goes with posterior=deterministic alone, as a rate needs a p(z)")
+
+
+def require_objective(cfg: DictConfig, vae: VAE, objective: Objective) -> None:
+    """Raise UserError, naming both keys, unless the objective fits the posterior and trains the prior."""
+    posterior, prior = f"posterior ({cfg.posterior._target_})", f"prior ({cfg.prior._target_})"
+    if vae.posterior.deterministic != objective.deterministic:
+        why = (
+            "deterministic goes with objective=autoencoder, wae and rae, which ask for no density, and these go with it"
+        )
+        raise UserError(f"{posterior} and objective ({cfg.objective._target_}) do not fit: posterior={why} alone")
+    if vae.posterior.deterministic and any(True for _ in vae.prior.parameters()):
+        raise UserError(
+            f"{posterior} and {prior} do not fit: nothing would train this prior. Choose prior=none, or "
+            "prior=standard_normal, and fit one afterwards: python -m cvae fit-prior RUN prior=gmm"
         )
 
 

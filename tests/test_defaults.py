@@ -62,6 +62,27 @@ data/synthetic:
   root: null
   image_shape: [1, 28, 28]
 evaluation/default: {samples: 10, images: null, aggregate_images: 1000, memory: 1}
+experiment/autoencoder:
+  choices: [data=mnist, model=conv, posterior=deterministic, prior=none,
+    likelihood=bernoulli, objective=autoencoder, optimizer=adam, scheduler=constant]
+  data: {batch_size: 64, binarization: static}
+  model: {latent_dim: 16}
+  optimizer: {lr: 0.001}
+  trainer: {max_epochs: 10}
+experiment/rae:
+  choices: [data=mnist, model=conv, posterior=deterministic, prior=none,
+    likelihood=bernoulli, objective=rae, optimizer=adam, scheduler=constant]
+  data: {batch_size: 64, binarization: static}
+  model: {latent_dim: 16}
+  optimizer: {lr: 0.001}
+  trainer: {max_epochs: 10}
+experiment/wae:
+  choices: [data=mnist, model=conv, posterior=deterministic, prior=standard_normal,
+    likelihood=bernoulli, objective=wae, optimizer=adam, scheduler=constant]
+  data: {batch_size: 64, binarization: static}
+  model: {latent_dim: 16}
+  optimizer: {lr: 0.001}
+  trainer: {max_epochs: 10}
 experiment/beta_vae:
   choices: [data=mnist, model=conv, posterior=diagonal_gaussian, prior=standard_normal,
     likelihood=bernoulli, objective=elbo, optimizer=adam, scheduler=constant]
@@ -209,6 +230,7 @@ model/ladder:
   depth: 1
 model/mlp: {_target_: cvae.networks.mlp, latent_dim: 50, hidden: [200, 200], activation: tanh}
 model/resnet: {_target_: cvae.networks.resnet, latent_dim: 32, width: 64, depth: 2, halvings: 2, latent_map: false}
+objective/autoencoder: {_target_: cvae.objectives.Autoencoder}
 objective/beta/cyclical: {_target_: cvae.schedules.Cyclical, start: 0.0, end: 1.0, period: 10000, rise: 0.5}
 objective/beta/linear: {_target_: cvae.schedules.Linear, start: 0.0, end: 1.0, steps: 10000}
 objective/beta_tcvae:
@@ -232,7 +254,9 @@ objective/infovae: {_target_: cvae.objectives.InfoVAE, alpha: 1, lambda_: 1000, 
 objective/iwae: {_target_: cvae.objectives.IWAE, samples: 50, gradient: plain}
 objective/miwae: {_target_: cvae.objectives.MIWAE, estimates: 8, samples: 8}
 objective/piwae: {_target_: cvae.objectives.PIWAE, estimates: 8, samples: 8}
+objective/rae: {_target_: cvae.objectives.RAE, embedding: 0.0001, regularizer: l2, weight: 0.0001}
 objective/renyi: {_target_: cvae.objectives.Renyi, samples: 50, alpha: 0.5}
+objective/wae: {_target_: cvae.objectives.WAE, lambda_: 1000, kernel: imq, bandwidth: 1}
 optimizer/adagrad: {_target_: torch.optim.Adagrad, _partial_: true, lr: 0.01, lr_decay: 0, initial_accumulator_value: 0,
   eps: 1.0e-10, weight_decay: 0, fused: true}
 optimizer/adam:
@@ -263,6 +287,7 @@ posterior/categorical:
 posterior/fsq: {_target_: cvae.posteriors.FSQ, levels: [8, 6, 5]}
 posterior/temperature/linear: {_target_: cvae.schedules.Linear, start: 1.0, end: 0.5, steps: 10000}
 posterior/vq: {_target_: cvae.posteriors.VQ, codes: 128, width: 16, decay: 0.99, commitment: 0.25}
+posterior/deterministic: {_target_: cvae.posteriors.Deterministic}
 posterior/diagonal_gaussian: {_target_: cvae.posteriors.DiagonalGaussian}
 posterior/full_gaussian: {_target_: cvae.posteriors.FullGaussian}
 posterior/iaf: {_target_: cvae.posteriors.IAF, transforms: 4, hidden: 128, context: 64}
@@ -270,6 +295,7 @@ prior/autoregressive: {_target_: cvae.priors.AutoregressiveCodes, hidden: 128, l
 prior/uniform: {_target_: cvae.priors.UniformCodes}
 prior/flow: {_target_: cvae.priors.FlowPrior, transforms: 3, hidden: 128, bins: 8}
 prior/mixture: {_target_: cvae.priors.MixtureOfGaussians, components: 10}
+prior/none: {_target_: cvae.priors.NoPrior}
 prior/standard_normal: {_target_: cvae.priors.StandardNormal}
 prior/vamp: {_target_: cvae.priors.VampPrior, components: 500, pseudo_mean: 0.05, pseudo_std: 0.01}
 scheduler/constant: {_target_: torch.optim.lr_scheduler.ConstantLR, _partial_: true, factor: 1}

@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT, config, with_values
 from omegaconf import OmegaConf
 
-from cvae.build import build_vae, make
+from cvae.build import build_vae, make, require_objective
 from cvae.errors import UserError
 from cvae.training.train import train
 
@@ -39,6 +39,8 @@ OF_CODES = {
     "prior": ["uniform", "autoregressive"],
 }  # they go with each other alone
 PARTNERS = {"posterior": "prior=uniform", "prior": "posterior=categorical"}
+AUTOENCODER = ["posterior=deterministic", "prior=standard_normal", "objective=wae"]  # these go with each other alone
+ALONE = {"posterior=deterministic", "prior=none", "objective=autoencoder", "objective=rae", "objective=wae"}
 GREY = ["data.binarization=none"]
 LIKELIHOODS = {  # the data that each of them describes
     "bernoulli": [],
@@ -91,13 +93,18 @@ def step(*choices, half=False):
     vae, data, objective = build_vae(cfg), make(cfg, "data"), make(cfg, "objective")
     data.setup()
     optimizer = make(cfg, "optimizer")(vae.parameters())
+    require_objective(cfg, vae, objective)
     objective.prepare(6)
     x, y = data.batch("train", range(6))
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         terms = objective(vae, x, vae.labels(y), step=1)
-    assert all(part.dtype == torch.float32 for part in terms[:4])
-    assert all(part.shape == (6,) and part.isfinite().all() for part in (*terms[:4], *terms.parts.values()))
-    torch.testing.assert_close(terms.elbo, -terms.rate - terms.distortion)
+    if objective.deterministic:
+        assert terms.bound is None and terms.rate is None and terms.elbo is None
+    else:
+        torch.testing.assert_close(terms.elbo, -terms.rate - terms.distortion)
+    figures = [part for part in terms[:4] if part is not None]
+    assert all(part.dtype == torch.float32 for part in figures)
+    assert all(part.shape == (6,) and part.isfinite().all() for part in (*figures, *terms.parts.values()))
     terms.loss.mean().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in vae.parameters())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in vae.encoder.parameters())
@@ -119,6 +126,8 @@ def test_the_table_is_complete():
 @pytest.mark.parametrize("half", [False, True])
 def test_every_member_with_the_defaults(choice, half):
     group, _, name = choice.partition("=")
+    if choice in ALONE:
+        return step(*AUTOENCODER, *(["objective=rae"] if name == "none" else []), choice, half=half)
     step(choice, *([PARTNERS[group]] if name in OF_CODES.get(group, []) else []), half=half)
 
 
@@ -151,11 +160,19 @@ def test_every_scheduler_takes_a_step(name):
 @pytest.mark.parametrize("half", [False, True])
 def test_posterior_and_prior(posterior, prior, half):
     """Both of codes, or both of numbers; what does not fit is refused, naming both keys."""
-    if (posterior in OF_CODES["posterior"]) == (prior in OF_CODES["prior"]):
-        step(f"posterior={posterior}", f"prior={prior}", half=half)
-    else:
+    if (posterior in OF_CODES["posterior"]) != (prior in OF_CODES["prior"]):
         with pytest.raises(UserError, match=r"^posterior \(cvae.* and prior \(cvae.* do not fit"):
             step(f"posterior={posterior}", f"prior={prior}")
+    elif posterior == "deterministic" and prior in ("none", "standard_normal"):
+        step(f"posterior={posterior}", f"prior={prior}", "objective=rae", half=half)
+    elif posterior == "deterministic":
+        with pytest.raises(UserError, match="do not fit: nothing would train this prior. Choose prior=none"):
+            step(f"posterior={posterior}", f"prior={prior}", "objective=rae")
+    elif prior == "none":
+        with pytest.raises(UserError, match="do not fit: prior=none goes with posterior=deterministic alone"):
+            step(f"posterior={posterior}", f"prior={prior}")
+    else:
+        step(f"posterior={posterior}", f"prior={prior}", half=half)
 
 
 @pytest.mark.parametrize("posterior", OF_CODES["posterior"])
@@ -175,7 +192,29 @@ def test_codes_objective_and_model(posterior, objective, model):
 
 @pytest.mark.parametrize(("objective", "likelihood"), list(itertools.product(members("objective"), LIKELIHOODS)))
 def test_objective_and_likelihood(objective, likelihood):
-    step(f"objective={objective}", f"likelihood={likelihood}", *LIKELIHOODS[likelihood])
+    beside = AUTOENCODER[:2] if f"objective={objective}" in ALONE else []
+    step(*beside, f"objective={objective}", f"likelihood={likelihood}", *LIKELIHOODS[likelihood])
+
+
+@pytest.mark.parametrize("objective", [name for name in members("objective") if f"objective={name}" not in ALONE])
+def test_codes_without_noise_have_objectives_of_their_own(objective):
+    with pytest.raises(UserError, match=r"^posterior .* and objective .* do not fit: posterior=deterministic goes"):
+        step("posterior=deterministic", f"objective={objective}")
+
+
+@pytest.mark.parametrize("objective", ["autoencoder", "rae", "wae"])
+def test_objectives_of_codes_without_noise_go_with_them_alone(objective):
+    with pytest.raises(UserError, match=r"^posterior .* and objective .* do not fit: posterior=deterministic goes"):
+        step(f"objective={objective}")
+    step(*AUTOENCODER[:2], f"objective={objective}", "conditional=true")
+    if objective == "wae":
+        with pytest.raises(UserError, match="^objective=wae: must be autoencoder or rae with prior=none"):
+            step("posterior=deterministic", "prior=none", "objective=wae")
+
+
+def test_the_gradient_penalty_takes_a_step():
+    for half in (False, True):
+        step(*AUTOENCODER[:2], "objective=rae", "objective.regularizer=gradient_penalty", half=half)
 
 
 @pytest.mark.parametrize("shape", ["[1,28,28]", "[3,32,32]"])
@@ -217,6 +256,10 @@ def test_bounds_and_codes(objective):
 def test_several_groups_of_latents_go_with_all_that_makes_sense(choice):
     """What does not is refused by the names of both keys."""
     group, _, name = choice.partition("=")
+    if choice in ALONE:
+        with pytest.raises(UserError, match="another model=: this one has 4 groups of latents"):
+            step("model=ladder", *AUTOENCODER, *(["objective=rae"] if name == "none" else []), choice)
+        return None
     if name in OF_CODES.get(group, []):  # of the top group
         return step("model=ladder", choice, PARTNERS[group])
     if name not in NOT_FOR_SEVERAL_GROUPS or name == "iwae":

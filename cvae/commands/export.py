@@ -72,7 +72,7 @@ def parts_of(vae: "VAE") -> list[Part]:
     from torch import nn
     from torch.distributions import MixtureSameFamily
 
-    from cvae.distributions import from_noise, is_discrete
+    from cvae.distributions import Unknown, from_noise, is_discrete
     from cvae.models.ladder import Ladder
     from cvae.models.latent_paths import posterior_mean
 
@@ -111,7 +111,7 @@ def parts_of(vae: "VAE") -> list[Part]:
     ]
     if isinstance(p, MixtureSameFamily):
         parts.append(Part("sampler", MixtureSampler(), noise | {"choice": torch.rand(2)} | label))
-    elif not is_discrete(p):
+    elif not is_discrete(p) and not isinstance(p, Unknown):
         parts.append(Part("sampler", Sampler(), noise | label))
     return parts
 

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,8 @@ def make_run(args: argparse.Namespace) -> None:
     with new.writing():
         write(new, old, of_size(part, prior.state_dict()), args.words, vae, step)
         measure(new, old, vae, data, Settings(args.samples, seed=args.seed), step)
-    said(f"-log p(z) of posterior draws held out: {before:.2f} nats by the prior of {old}, {after:.2f} by the new one")
+    by_old = f"{before:.2f} nats by the prior of {old}, " if math.isfinite(before) else "no prior before, "
+    said(f"-log p(z) of posterior draws held out: {by_old}{after:.2f} by the new one")
     say_what_was_kept(part, prior, vae)
     said(f"The run is in {new}")
 
@@ -145,8 +147,9 @@ def measure(new: Run, old: Run, vae: "VAE", data: "ImageData", settings: "Settin
     from cvae.evaluation.report import scalars
 
     figures = into_run(vae, data, new, settings, LAST, step)
-    measured = {f"test/{name}": figures[name].value for name in ("elbo", "rate", "distortion")}
+    measured = {f"test/{name}": figures[name].value for name in ("elbo", "rate", "distortion") if name in figures}
+    bound = {"test/bound": measured["test/elbo"]} if "test/elbo" in measured else {}
     before = read_json(old.metrics)
     kept = {key: before[key] for key in ("train/seconds_per_epoch", "epochs", "steps") if key in before}
     parameters = {"parameters": sum(p.numel() for p in vae.parameters())}
-    new.save_metrics(measured | {"test/bound": measured["test/elbo"]} | kept | parameters | scalars(figures))
+    new.save_metrics(measured | bound | kept | parameters | scalars(figures))

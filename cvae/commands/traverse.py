@@ -26,7 +26,8 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         help="what each latent dimension does to an image",
         description="Decode z with one dimension after the other moved from -3 to 3 standard deviations of the "
         "aggregate posterior of the test images, while the others stay where the image is. The dimensions of the "
-        "highest rates come first, with their rates; a frame marks where the image itself is.",
+        "highest rates come first, with their rates (of an autoencoder, which has none, those that vary most); a frame "
+        "marks where the image itself is.",
         epilog="example: python -m cvae traverse outputs/tf_tutorial/2026-01-31_12-00-00 seven.png --dims 5",
     )
     traverse.set_defaults(call=move)

@@ -7,12 +7,14 @@ from cvae.distributions.factors import factorizes, is_standard_normal
 from cvae.distributions.flow import Flow, stable
 from cvae.distributions.from_noise import from_noise
 from cvae.distributions.mixture import Mixture
+from cvae.distributions.points import Dirac, Unknown
 from cvae.distributions.sampling import rsample_and_log_prob
 from cvae.distributions.triangular_normal import TriangularNormal
 
 __all__ = [
     "Codes",
     "ContinuousBernoulli",
+    "Dirac",
     "DiscretizedLogistic",
     "Flow",
     "Mixture",
@@ -20,6 +22,7 @@ __all__ = [
     "OneHots",
     "Point",
     "TriangularNormal",
+    "Unknown",
     "factorizes",
     "from_noise",
     "is_discrete",

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 from zuko.distributions import NormalizingFlow
 
+from cvae.distributions.points import Unknown
 from cvae.errors import ConfigError
 
 
@@ -30,6 +31,8 @@ def from_noise(p: Distribution, noise: Tensor, choice: Tensor) -> Tensor:
         of_each = from_noise(p.component_distribution, noise[..., None, :], choice[..., None])  # (..., K, D)
         index = chosen[..., None, None].expand(*noise.shape[:-1], 1, noise.shape[-1])
         return of_each.gather(-2, index).squeeze(-2)
+    if isinstance(p, Unknown):
+        return p.sample()
     raise ConfigError(
         "prior", type(p).__name__, "made of normal distributions, so that its draws are a function of noise"
     )

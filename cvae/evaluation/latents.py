@@ -18,8 +18,8 @@ class Latents(NamedTuple):
 
     means: Tensor  # (N, D) of q(z|x)
     draws: Tensor  # (N, D) one draw of each q(z|x): a sample of the aggregate posterior
-    rate: Tensor  # (D,) nats per image, the rate of each dimension
-    exact: bool  # whether the rate is the KL divergence; else an estimate by variances
+    rate: Tensor  # (D,) nats per image, the rate of each dimension; of codes without noise their standard deviations
+    exact: bool | None  # whether the rate is the KL divergence, or an estimate by variances; None: there is no rate
 
     @property
     def mean(self) -> Tensor:
@@ -52,11 +52,13 @@ def latents(vae: VAE, batches: Iterable[Batch]) -> Latents:
     The rate of dimension d is KL(q(z_d|x) || p(z_d)), averaged over the images, where posterior and prior are
     independent over the dimensions. Elsewhere it has no such parts, and stands for what z_d tells of x: the capacity of
     a Gaussian channel, log(V / v) / 2, with the variances V of the aggregate posterior and v of q(z_d|x), the latter
-    averaged over the images.
+    averaged over the images. A deterministic posterior has no such channel: the dimensions go by how much they vary.
     """
     p = vae.p_z()
     parts = [of_batch(vae.encode(x, y), p) for x, y in batches]
     means, first, second, rates = (torch.cat(part) for part in zip(*parts, strict=True))
+    if vae.posterior.deterministic:
+        return Latents(means, first, means.std(0, correction=0), None)
     exact = not rates.isnan().any()
     inside = (first - second).square().mean(0) / 2  # the variance of two draws, without bias
     across = torch.cat([first, second]).var(0, correction=0)
@@ -80,7 +82,7 @@ class Traversal(NamedTuple):
     units: list[float]  # S, where the dimension is: standard deviations of the aggregate posterior from its mean
     own: list[float]  # D', where the image itself is
     rate: list[float]  # D', nats
-    exact: bool  # whether these are the KL divergence
+    exact: bool | None  # as in `Latents`
 
 
 @torch.no_grad()

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from cvae.distributions import Codes
+from cvae.distributions.precision import precise
 from cvae.errors import NotFinite
 from cvae.evaluation.aggregate import log_aggregate
 from cvae.evaluation.batches import Batch, images_of_a_block, in_blocks
 from cvae.evaluation.importance import PerImage, is_one_code, measure_block
 from cvae.evaluation.pareto import can_fit, highest
 from cvae.evaluation.settings import Settings
-from cvae.evaluation.units import Spread, figures_of_codes
+from cvae.evaluation.units import Means, Spread, figures_of_codes
 from cvae.models.vae import VAE
 from cvae.runtime.devices import float32
 from cvae.runtime.noise import fixed_noise
@@ -78,6 +79,8 @@ def evaluate(
     ill-conditioned full covariance can be in float32. Their standard errors are taken as if the images were
     independent. The images share one q(z), so these errors are too small or too large by what that adds.
 
+    A model whose posterior has no density has distortion and active_units alone.
+
     bits_per_dim is nll / (C H W ln 2) if the likelihood is a mass over 256 grey levels, else None: a density has no
     bits without a unit of the pixels, and binary images are reported in nats.
 
@@ -92,6 +95,8 @@ def evaluate(
     Raises:
         NotFinite: a figure is NaN or infinite.
     """
+    if vae.posterior.deterministic:
+        return of_autoencoder(vae, batches, advance)
     batches = iter(batches)
     first = next(batches)
     measured, spread, kept = [], Spread(), []  # kept: the blocks for the aggregate posterior
@@ -117,6 +122,26 @@ def evaluate(
         figures["not_reached"] = Figure(share, None, "of the images", f"not within {settings.until:g} nats")
     if bad := [f"{name} is {figure.value}" for name, figure in figures.items() if not finite(figure)]:
         raise NotFinite(f"evaluation of {len(every.log_px)} images: {', '.join(bad)}")
+    return figures
+
+
+def of_autoencoder(vae: VAE, batches: Iterable[Batch], advance: Callable[[str, int], None]) -> dict[str, Figure]:
+    """Distortion, and how many dimensions of the codes have a variance over the images above 0.01."""
+    spread, distortions = Spread(), []
+    for x, y in batches:
+        with float32(x.device):
+            trace = vae(x, y)
+            distortions.append(-precise(trace.px.log_prob(x)[0]).cpu())
+        z = precise(trace.latents[0].z[0]).cpu()
+        spread.add(Means(z, z**2, torch.zeros_like(z), None))
+        advance("rows", len(x))
+    active, latents = spread.active()
+    figures = {
+        "distortion": over_images(torch.cat(distortions), "distortion, -log p(x|z)"),
+        "active_units": Figure(active, None, f"of {latents} latents", "active units"),
+    }
+    if bad := [f"{name} is {figure.value}" for name, figure in figures.items() if not finite(figure)]:
+        raise NotFinite(f"evaluation: {', '.join(bad)}")
     return figures
 
 

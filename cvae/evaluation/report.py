@@ -47,11 +47,12 @@ def report(vae: VAE, data: TestData, run: Run, settings: Settings, checkpoint: s
     count = min(settings.images or len(data.test), len(data.test))
     aggregated = min(count, settings.aggregate_images)
     with progress_bar(*columns()) as bar:
+        what, rows = "importance samples", None if settings.until else count * settings.samples
+        if autoencoder := vae.posterior.deterministic:
+            what, rows = "test images", count
         tasks = {
-            "rows": bar.add_task(
-                "importance samples", start=False, total=None if settings.until else count * settings.samples
-            ),
-            "pairs": bar.add_task("aggregate posterior", start=False, total=aggregated**2),
+            "rows": bar.add_task(what, start=False, total=rows),
+            "pairs": bar.add_task("aggregate posterior", start=False, total=aggregated**2, visible=not autoencoder),
         }
 
         def advance(what: str, count: int) -> None:
@@ -94,9 +95,11 @@ def table(figures: dict[str, Figure], settings: dict, said: Sequence[str] = ()) 
     """
     samples = taken(settings["samples"], settings.get("until"))
     title = f"{settings['images']:,} test images, {samples}, {settings['checkpoint']}"
-    caption = (
-        "binarization: {binarization}; seed: {seed}\nmutual information is at most log {aggregate_images} = {limit:.2f}"
-    )
+    caption = "binarization: {binarization}; seed: {seed}"
+    if "mutual_information" in figures:
+        caption += "\nmutual information is at most log {aggregate_images} = {limit:.2f}"
+    else:
+        title = title.replace(f" {samples},", "")
     caption = caption.format(**settings, limit=math.log(settings["aggregate_images"])) + loose(figures)
     caption = "\n".join([caption, *said])
     shown = Table(title=title, caption=caption)
@@ -133,7 +136,7 @@ def rows(figures: dict[str, Figure]) -> Iterator[tuple[str, str, str, str]]:
 
 def loose(figures: dict[str, Figure]) -> str:
     """A line that says so where the estimate of log p(x) rests on a few samples, else nothing."""
-    few = figures["few_effective"].value
+    few = figures["few_effective"].value if "few_effective" in figures else None
     if few is None or few <= LOOSE:
         return ""
     return (

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cvae.data import ImageData
 from cvae.data.decode import limited, read_file, reading_of
-from cvae.distributions import is_discrete
+from cvae.distributions import Unknown, is_discrete
 from cvae.errors import UserError
 from cvae.models import latent_paths
 from cvae.models.vae import VAE
@@ -69,7 +69,7 @@ class Space:
     means (N, D): of q(z|x)
     y (N,): the labels; classes: those among them; of_class (N,): the number in `classes` of each image's label
     order: the dimensions, the most active first: those in which the means differ most (Burda et al. 2016, section 5.2)
-    low, high (D,): what a picture shows of a dimension, all means and 99 % of the prior
+    low, high (D,): what a picture shows of a dimension, all means and 99 % of the prior where there is one
     """
 
     def __init__(self, vae: VAE, data: ImageData, means: Tensor) -> None:
@@ -78,7 +78,7 @@ class Space:
         self.y = data.test.images.y[: len(means)]
         self.classes, self.of_class = self.y.unique(return_inverse=True)
         with torch.no_grad():
-            prior = vae.p_z().sample((1000,))
+            prior = means if isinstance(vae.p_z(), Unknown) else vae.p_z().sample((1000,))
         ends = prior.quantile(torch.tensor([0.005, 0.995]), 0)
         low, high = torch.minimum(means.min(0).values, ends[0]), torch.maximum(means.max(0).values, ends[1])
         margin = 0.05 * (high - low)

@@ -1,10 +1,11 @@
 """A target for the rate."""
 
+import torch
 from torch import Tensor
 
 from cvae.checks import number, positive_int
 from cvae.models.vae import VAE
-from cvae.objectives.terms import Objective, Terms, of_bound, penalized, weigh
+from cvae.objectives.terms import Objective, Terms, of_bound, penalized, total, weigh
 from cvae.schedules import Linear
 
 
@@ -31,7 +32,7 @@ class Capacity(Objective):
     def forward(self, vae: VAE, x: Tensor, y: Tensor | None = None, step: int | Tensor = 0) -> Terms:
         trace = vae(x, y)
         weights = weigh(trace, x)
-        terms = of_bound(weights.log_w[0], weights, trace)
+        terms, rate = of_bound(weights.log_w[0], weights, trace), total(weights.rates)[0]
         target = self.capacity(step)
-        loss = penalized(terms.distortion + self.gamma * (terms.rate.mean() - target).abs(), trace)
-        return terms._replace(loss=loss, parts={**terms.parts, "capacity": terms.rate.detach() * 0 + target})
+        loss = penalized(terms.distortion + self.gamma * (rate.mean() - target).abs(), trace)
+        return terms._replace(loss=loss, parts={**terms.parts, "capacity": torch.zeros_like(rate) + target})

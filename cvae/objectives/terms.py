@@ -17,21 +17,22 @@ class Terms(NamedTuple):
 
     Attributes:
         loss: what the optimizer minimizes, its mean over the batch
-        bound: the objective's own lower bound on log p(x), which models are chosen by; higher is better
-        rate: KL(q(z|x) || p(z)), or its Monte Carlo estimate
+        bound: the objective's own lower bound on log p(x), which models are chosen by; higher is better. None where
+            there is none (codes without noise): then models are chosen by minus the loss
+        rate: KL(q(z|x) || p(z)), or its Monte Carlo estimate; None where the bound is
         distortion: -E_q log p(x|z), or its Monte Carlo estimate
         parts: further curves: each group's rate, the total correlation, penalties, …
     """
 
     loss: Tensor
-    bound: Tensor
-    rate: Tensor
+    bound: Tensor | None
+    rate: Tensor | None
     distortion: Tensor
     parts: Mapping[str, Tensor]
 
     @property
-    def elbo(self) -> Tensor:
-        return -self.distortion - self.rate
+    def elbo(self) -> Tensor | None:
+        return None if self.rate is None else -self.distortion - self.rate
 
 
 class Objective(nn.Module):
@@ -39,7 +40,12 @@ class Objective(nn.Module):
 
     A module, so that it can have parameters of its own (a critic). They get a parameter group of the same optimizer,
     and the same backward pass trains them.
+
+    Attributes:
+        deterministic: whether it is for posteriors without a density, and for these alone
     """
+
+    deterministic: bool = False
 
     def prepare(self, num_images: int) -> None:
         """Told once, before training, how many training images there are."""

@@ -18,12 +18,14 @@ DRAWS = 10_000  # of a prior, for the quantiles of its marginals
 NEIGHBOURS = 2000  # points that are placed by their neighbours, which takes long
 
 
-def quantiles(p: Distribution, steps: int) -> Tensor:
-    """The quantiles 0.05 … 0.95 of each dimension of p(z), event (D,): (steps, D).
+def quantiles(p: Distribution | Tensor, steps: int) -> Tensor:
+    """The quantiles 0.05 … 0.95 of each dimension of p(z), event (D,), or of points (N, D): (steps, D).
 
     Exact where p is independent over the dimensions, else those of draws, and so of its marginals.
     """
     levels = torch.linspace(0.05, 0.95, steps)
+    if isinstance(p, Tensor):
+        return p.quantile(levels.to(p), 0)
     if factorizes(p):
         base = p.base_dist
         return base.icdf(levels.to(base.mean).unsqueeze(1).expand(-1, *p.event_shape))

@@ -107,10 +107,12 @@ def traversal(
     units: Sequence[float],
     own: Sequence[float],
     rate: Sequence[float],
-    exact: bool,
+    exact: bool | None,
     title: str,
 ) -> np.ndarray:
     """A row for each of the dimensions, a column for each place, and on the right the rate of each dimension.
+
+    Codes without noise have none (exact is None): their standard deviation takes its place.
 
     A frame marks the place that is nearest to the image's own. See `cvae.evaluation.latents.Traversal`.
     """
@@ -130,7 +132,7 @@ def traversal(
     bars = axes.figure.add_axes((box.x1 + 20 / width, box.y0, 130 / width, box.height))
     bars.bar_label(bars.barh(middles, rate, 0.6), [f"{value:.2f}" for value in rate], padding=3)
     bars.set(ylim=(0, rows), xlim=(0, 1.5 * max(*rate, 0.01)), yticks=[], xticks=[])
-    bars.set_xlabel("rate, nats" if exact else "information, nats")
+    bars.set_xlabel({True: "rate, nats", False: "information, nats", None: "standard deviation"}[exact])
     bars.spines[["top", "right", "bottom"]].set_visible(False)
     return to_pixels(axes.figure)
 
@@ -153,10 +155,12 @@ def rates(rate: Tensor, exact: bool) -> np.ndarray:
 def curves(epochs: Mapping[str, Sequence[tuple[int, float]]]) -> np.ndarray:
     """Learning curves {"train/elbo": [(epoch, nats per image), …], …}: on the left the ELBO, then rate and distortion.
 
-    There is a line for each split.
+    There is a line for each split, and no panel for a figure that a run has not.
     """
-    figure = new_figure(12, 4, layout="constrained")
-    for axes, name in zip(figure.subplots(1, 3), ("elbo", "rate", "distortion"), strict=True):
+    names = ("elbo", "rate", "distortion")
+    names = tuple(name for name in names if any(epochs.get(f"{split}/{name}") for split in SPLITS)) or names
+    figure = new_figure(4 * len(names), 4, layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for split in SPLITS:
             if points := epochs.get(f"{split}/{name}"):
                 axes.plot(*zip(*points, strict=True), label=split, marker="." if len(points) < 30 else None)

@@ -19,6 +19,7 @@ class Posterior(nn.Module, ABC):
         num_features: F, how many features an image has: the width of the encoder's last layer
         num_codes: how many values a code takes, None for continuous latents
         width: how many numbers of z a latent has: D = latent_dim * width
+        deterministic: whether z is a function of x, without a density: there are no bounds, and no figures of them
         relaxed: whether draws in training are no draws of q(z|x): figures of these are no bounds
     """
 
@@ -26,6 +27,7 @@ class Posterior(nn.Module, ABC):
     num_codes: int | None = None
     width: int = 1
     relaxed: bool = False
+    deterministic: bool = False
 
     @abstractmethod
     def forward(self, features: Tensor) -> Distribution:

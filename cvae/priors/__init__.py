@@ -3,6 +3,7 @@
 from cvae.priors.autoregressive import AutoregressiveCodes
 from cvae.priors.flow import FlowPrior
 from cvae.priors.mixture import MixtureOfGaussians
+from cvae.priors.none import NoPrior
 from cvae.priors.prior import Prior
 from cvae.priors.standard_normal import StandardNormal
 from cvae.priors.standardized import Standardized
@@ -13,6 +14,7 @@ __all__ = [
     "AutoregressiveCodes",
     "FlowPrior",
     "MixtureOfGaussians",
+    "NoPrior",
     "Prior",
     "StandardNormal",
     "Standardized",

@@ -93,8 +93,13 @@ class Run:
         return self.images / (f"{name}.png" if epoch is None else f"{name}_{epoch:04d}.png")
 
     def frames(self, epochs: int) -> list[tuple[int, Path, Path]]:
-        """Each epoch from 0 to `epochs` with its grids, reconstruction and sample, where both are there."""
+        """Each epoch from 0 to `epochs` with its grids, reconstruction and sample, where both are there.
+
+        Without a prior no epoch has samples: there the originals stand in their place.
+        """
         grids = [(n, self.image("reconstruction", n), self.image("sample", n)) for n in range(epochs + 1)]
+        if not any(right.is_file() for _, _, right in grids):
+            grids = [(n, left, self.image("original")) for n, left, _ in grids]
         return [(n, left, right) for n, left, right in grids if left.is_file() and right.is_file()]
 
     def manifold(self, label: int | None = None) -> Path:
@@ -238,10 +243,10 @@ class Run:
         save(self.hydra_file, OmegaConf.to_yaml(cfg).encode())
 
     def result(self) -> float | None:
-        """What a finished run returned to its sweeper, the bound that is maximized; None unless it is finished."""
+        """What a finished run returned to its sweeper, which maximizes it; None unless it is finished."""
         metrics = read_json(self.metrics) if self.state() == "finished" else {}
-        bound = metrics.get("validation/bound", metrics.get("test/bound"))
-        return bound if is_number(bound) else None
+        names = [f"{split}/{name}" for name in ("bound", "minus_loss") for split in ("validation", "test")]
+        return next((metrics[name] for name in names if is_number(metrics.get(name))), None)
 
     def save_metrics(self, metrics: dict) -> None:
         save(self.metrics, json.dumps(metrics, indent=2).encode())

@@ -12,7 +12,8 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from cvae.errors import ConfigError, UserError
 from cvae.evaluation.units import OF_CODES
-from cvae.training.module import SELECTION, VAEModule, named
+from cvae.training.means import named, selection
+from cvae.training.module import VAEModule
 
 REFUSED = {  # kind of callback -> why it does not work here, and what does
     lightnings.StochasticWeightAveraging: "it copies the module with its random numbers, which cannot be copied. "
@@ -54,7 +55,7 @@ def require_figures(cfg: DictConfig, trainer: L.Trainer, module: VAEModule, spli
     """
     means = dict.fromkeys(module.names, 0.0)
     of_codes = OF_CODES if module.vae.posterior.num_codes is not None else ()
-    measured = [SELECTION, *(f"{split}/{name}" for name in (*means, *of_codes))]
+    measured = [*selection(means), *(f"{split}/{name}" for name in (*means, *of_codes))]
     trained = list(named("train_epoch", module.of_training(means)))
     for name, part in cfg.callbacks.items():
         monitor = part.get("monitor")

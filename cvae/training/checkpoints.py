@@ -18,7 +18,8 @@ from cvae.models.vae import VAE
 from cvae.runs.checkpoint import FORMAT, Damaged, read_checkpoint
 from cvae.runs.directory import BEST, LAST, PREVIOUS, Run
 from cvae.runs.storage import save
-from cvae.training.module import SELECTION, VAEModule
+from cvae.training.means import MINUS_LOSS, SELECTION
+from cvae.training.module import VAEModule
 from cvae.training.signals import signals
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ __all__ = ["Checkpoints", "WholeCheckpoints"]  # what conf/ and saved configs ma
 
 class Checkpoints(Checkpoint):
     """last.ckpt after each epoch and every `every_n_steps` in it; best.ckpt of the epoch with the highest `monitor`.
+
+    For selection/bound, that of an objective without a bound has the highest selection/minus_loss.
 
     Once a signal has arrived, it saves and ends the training after the step.
 
@@ -64,6 +67,8 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
         module.require_finite_weights()
         score = module.figures.get(self.monitor)
+        if self.monitor == SELECTION:
+            score = module.figures.get(MINUS_LOSS, score)
         if score is not None and (self.best is None or score > self.best):
             self.best = score
             trainer.save_checkpoint(self.folder / BEST)
@@ -99,8 +104,12 @@ class Checkpoints(Checkpoint):
 def require_bound(callbacks: Iterable[Callback], vae: VAE) -> None:
     """Raise ConfigError where best.ckpt would be chosen by the figures of relaxed draws, which are no bounds."""
     for part in callbacks:
-        if isinstance(part, Checkpoints) and part.monitor != SELECTION and vae.posterior.relaxed:
-            allowed = f"{SELECTION} with posterior.gradient=relaxed: the ELBO of its training steps is no bound"
+        if not isinstance(part, Checkpoints) or part.monitor == SELECTION:
+            continue
+        if vae.posterior.relaxed or vae.posterior.deterministic:
+            why = "gradient=relaxed: the ELBO of its training steps is no bound"
+            why = "posterior=deterministic: there is no ELBO" if vae.posterior.deterministic else f"posterior.{why}"
+            allowed = f"{SELECTION} with {why}"
             raise ConfigError("callbacks.checkpoint.monitor", part.monitor, allowed)
 
 

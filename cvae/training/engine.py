@@ -86,7 +86,8 @@ def training_terms(objective: Objective, vae: VAE, x: Tensor, y: Tensor | None, 
     """The objective's terms. Only the loss has a gradient: the figures beside it are for curves."""
     terms = objective(vae, x, y, step)
     parts = {name: part.detach() for name, part in terms.parts.items()}
-    return Terms(terms.loss, terms.bound.detach(), terms.rate.detach(), terms.distortion.detach(), parts)
+    bound, rate = (None if part is None else part.detach() for part in (terms.bound, terms.rate))
+    return Terms(terms.loss, bound, rate, terms.distortion.detach(), parts)
 
 
 class Compiled:

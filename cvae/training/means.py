@@ -1,5 +1,6 @@
 """Exact means over images."""
 
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
@@ -12,6 +13,9 @@ from cvae.models.trace import Trace
 from cvae.models.vae import VAE
 from cvae.objectives import Terms
 
+SELECTION = "selection/bound"  # what the best checkpoint and a sweeper are chosen by
+MINUS_LOSS = "selection/minus_loss"  # the same, of objectives that have no bound
+CHOOSING = {"bound": SELECTION, "minus_loss": MINUS_LOSS}  # no curves: they are the ELBO's, or the loss's
 SHOWN = ("elbo", "rate", "distortion")  # the figures on a log line and on the progress bar
 
 
@@ -98,10 +102,21 @@ class CodeCounts:
 
 def summed(terms: Terms) -> tuple[tuple[str, ...], Tensor]:
     """The names of a batch's figures, and their sums over its images in float64 (figures,)."""
-    figures = {"elbo": terms.elbo, "rate": terms.rate, "distortion": terms.distortion}
-    figures |= {"loss": terms.loss, "bound": terms.bound, **terms.parts}
+    figures = {"elbo": terms.elbo, "rate": terms.rate, "distortion": terms.distortion, "loss": terms.loss}
+    figures |= {"minus_loss": -terms.loss} if terms.bound is None else {"bound": terms.bound}
+    figures = {name: figure for name, figure in (figures | dict(terms.parts)).items() if figure is not None}
     per_image = torch.stack(list(figures.values())).detach()  # (figures, B)
     return tuple(figures), per_image.sum(1, dtype=precise(per_image.device))
+
+
+def named(split: str, means: Mapping[str, float]) -> dict[str, float]:
+    """The figures as curves are called. The bound has none: it is the ELBO, or for IWAE the negative loss."""
+    return {f"{split}/{name}": value for name, value in means.items() if name not in CHOOSING}
+
+
+def selection(means: Mapping[str, float]) -> dict[str, float]:
+    """What models are chosen by, by its name: the bound, or minus the loss where there is none."""
+    return {CHOOSING[name]: value for name, value in means.items() if name in CHOOSING}
 
 
 def precise(device: torch.device) -> torch.dtype:

@@ -21,11 +21,9 @@ from cvae.training.gradients import Clip, as_in_first_process, average
 from cvae.training.graphs import Graphed, capturable
 from cvae.training.log_rewind import positions
 from cvae.training.loggers import log_curves
-from cvae.training.means import CodeCounts, Totals, of_all_processes, summed
+from cvae.training.means import CodeCounts, Totals, named, of_all_processes, selection, summed
 from cvae.training.restored import as_counted_here, require_optimizer, require_state, require_sums, scheduled_anew
 from cvae.version import VERSION
-
-SELECTION = "selection/bound"  # what the best checkpoint and a sweeper are chosen by
 
 
 class VAEModule(L.LightningModule):
@@ -287,13 +285,8 @@ class VAEModule(L.LightningModule):
         self.draw_curves(named(split, means))
         self.keep({f"{split}/{name}": value for name, value in means.items()})
         if not self.trainer.testing:
-            self.keep({SELECTION: means["bound"]})
+            self.keep(selection(means))
 
     # The test set at the end is measured like the one between epochs.
     on_test_epoch_start, test_step = on_validation_epoch_start, validation_step
     on_test_epoch_end = on_validation_epoch_end
-
-
-def named(split: str, means: dict[str, float]) -> dict[str, float]:
-    """The figures as curves are called. The bound has none: it is the ELBO, or for IWAE the negative loss."""
-    return {f"{split}/{name}": value for name, value in means.items() if name != "bound"}

@@ -15,7 +15,7 @@ from torch import Tensor
 from cvae import pictures
 from cvae.checks import is_int, positive_int
 from cvae.data import ImageData
-from cvae.distributions import is_discrete
+from cvae.distributions import Unknown, is_discrete
 from cvae.errors import ConfigError
 from cvae.evaluation.latents import Latents, latents, traverse
 from cvae.evaluation.report import test_batches
@@ -184,9 +184,11 @@ class Pictures(Callback):
         vae = module.vae.to(device)  # where it is, but at the end of a fit
         y, labels = (part if part is None else part.to(device) for part in (self.y, self.labels))
         module.eval()
+        has_prior = not isinstance(vae.p_z(), Unknown)
         with fixed_noise(self.seed, device):
             reconstruction = pictures.grid(vae.reconstruct(self.x.to(device), y), self.columns)
-            sample = pictures.grid(vae.sample(self.num if labels is None else len(labels), labels), self.columns)
+            if has_prior:
+                sample = pictures.grid(vae.sample(self.num if labels is None else len(labels), labels), self.columns)
         module.train()
         self._save(self.run.image("reconstruction", epoch), pictures.png(reconstruction))
         pair = pictures.side_by_side(
@@ -194,7 +196,8 @@ class Pictures(Callback):
             pictures.headed(reconstruction, f"reconstructions, epoch {epoch}"),
         )
         self._picture(trainer, self.run.reconstruction, pair, "reconstruction", epoch)
-        self._picture(trainer, self.run.image("sample", epoch), sample, "sample", epoch)
+        if has_prior:
+            self._picture(trainer, self.run.image("sample", epoch), sample, "sample", epoch)
 
     def _at_the_end(self, vae: VAE, data: ImageData, device: torch.device) -> Iterator[tuple[Path, np.ndarray]]:
         """Files with pictures of the latent space, and the learning curves."""
@@ -206,9 +209,11 @@ class Pictures(Callback):
         found, labels = latents(vae, test_batches(vae, data, len(data.test), device)), data.test.images.y.cpu()
         classes = data.test.images.classes
         if latent_dim == 2 and not codes:
-            z = pictures.quantiles(vae.p_z(), self.manifold_steps)
+            known = not isinstance(vae.p_z(), Unknown)
+            z = pictures.quantiles(vae.p_z() if known else found.means.to(device), self.manifold_steps)
+            of = "p(z)" if known else "the codes"
             for label in range(min(vae.num_classes, self.max_classes)) if vae.num_classes else [None]:
-                title = "decoded quantiles of p(z)" + (
+                title = f"decoded quantiles of {of}" + (
                     "" if label is None else f", class {data.test.images.kind(label)}"
                 )
                 yield self.run.manifold(label), pictures.manifold(pictures.latent_manifold(vae, z, label), z, title)
@@ -243,7 +248,8 @@ class Pictures(Callback):
             a = x[::apart][: len(b)]
             way = vae.interpolate(a, b, None if y is None else y[::apart][: len(b)], STEPS)
             yield self.run.latent_interpolation, pictures.strips(a, way, b)
-        yield self.run.rates, pictures.rates(found.rate, found.exact)
+        if not vae.posterior.deterministic:
+            yield self.run.rates, pictures.rates(found.rate, found.exact)
 
     def _picture(self, trainer: Trainer, file: Path, pixels: np.ndarray, tag: str, step: int) -> None:
         content = pictures.png(pixels)
@@ -285,5 +291,5 @@ def spread(items: Sequence[Any], most: int) -> list[Any]:
 def frame(epoch: int, reconstruction: Path, sample: Path) -> np.ndarray:
     """A frame of the GIF: the grids of an epoch, from their files, side by side."""
     left, right = (pictures.reduced(imageio.imread(file), GRID) for file in (reconstruction, sample))
-    heading = f"reconstructions, epoch {epoch}"
-    return pictures.side_by_side(pictures.headed(left, heading), pictures.headed(right, "samples"))
+    heading, beside = f"reconstructions, epoch {epoch}", "test images" if sample.stem == "original" else "samples"
+    return pictures.side_by_side(pictures.headed(left, heading), pictures.headed(right, beside))

@@ -2,12 +2,16 @@
 
 import logging
 import math
+import shlex
 import time
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cvae.runs.directory import Run
+from cvae.runs.modelled import last_name
+from cvae.runs.small_files import read_config
 from cvae.runtime.console import console, progress_bar
 from cvae.training.means import SHOWN
 from cvae.training.module import VAEModule
@@ -49,6 +53,7 @@ class ProgressBar(Callback):
 
     def _draw(self, trainer: Trainer, module: VAEModule) -> None:
         shown = SHOWN if console.width >= 100 else SHOWN[:1]  # leave room for the time left
+        shown = SHOWN if module.vae.posterior.deterministic else shown  # which has the distortion alone
         figures = "  ".join(
             f"{name} {value:.2f}" for name, value in module.recent.items() if name.removeprefix("relaxed_") in shown
         )
@@ -82,9 +87,13 @@ class EpochLines(Callback):
         self.seconds.append((self.trained or time.perf_counter()) - self.started)
         for split in ("validation", "test"):
             figures = {name: module.figures.get(f"{split}/{name}") for name in SHOWN}
-            if self.trained and None not in figures.values():
-                text = "{elbo:.2f} (rate {rate:.2f}, distortion {distortion:.2f})".format(**figures)
-                log.info("Epoch %d: %s ELBO %s, %.1f s", trainer.current_epoch + 1, split, text, self.seconds[-1])
+            if not self.trained or figures["distortion"] is None:
+                continue
+            if figures["elbo"] is None:
+                text = "distortion {distortion:.2f}".format(**figures)
+            else:
+                text = "ELBO {elbo:.2f} (rate {rate:.2f}, distortion {distortion:.2f})".format(**figures)
+            log.info("Epoch %d: %s %s, %.1f s", trainer.current_epoch + 1, split, text, self.seconds[-1])
 
     def state_dict(self) -> dict[str, Any]:
         """The seconds of the epochs, and of the one that is not over."""
@@ -93,3 +102,15 @@ class EpochLines(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = list(state_dict["seconds"])
         self.started, self.trained = time.perf_counter() - state_dict["of_this_epoch"], None
+
+
+def say_what_came_of_it(metrics: dict, run: Run, said: list[str]) -> None:
+    """The last lines of a run: its figure, with what must be said of it, which picture to open, what to type next."""
+    name, figure = ("ELBO", "elbo") if "test/elbo" in metrics else ("distortion", "distortion")
+    value = f"{metrics[f'test/{figure}']:.2f} nats per image"
+    log.info("Test %s %s. The run is in %s", name, "; ".join([value, *said]), run)
+    prior = last_name(read_config(run.config_file).get("prior")) != "NoPrior"
+    if run.gif.exists():
+        log.info("Open %s: reconstructions%s, epoch after epoch", run.gif, " and samples" if prior else "")
+    after = "Next: python -m cvae sample %s" if prior else "Next, for samples: python -m cvae fit-prior %s prior=gmm"
+    log.info(after, shlex.quote(str(run)))

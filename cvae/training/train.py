@@ -1,7 +1,6 @@
 """A training run from its config to its results: assemble, fit, test, evaluate, publish."""
 
 import logging
-import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -13,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
 
-from cvae.build import build_data, build_vae, make, read_images, require_fit
+from cvae.build import build_data, build_vae, make, read_images, require_fit, require_objective
 from cvae.data import ImageData
 from cvae.errors import ConfigError, NotFinite, Stopped, UserError
 from cvae.evaluation import Figure, Settings
@@ -31,12 +30,12 @@ from cvae.training.gpus import devices
 from cvae.training.gradients import clipping, without_wrapper
 from cvae.training.log_rewind import rewind
 from cvae.training.loggers import close, forgiving, log_curves, log_start, log_table
-from cvae.training.means import summed
-from cvae.training.module import SELECTION, VAEModule
+from cvae.training.means import CHOOSING, selection, summed
+from cvae.training.module import VAEModule
 from cvae.training.options import check, require_batches
 from cvae.training.pictures import Pictures
 from cvae.training.processes import together
-from cvae.training.progress import EpochLines
+from cvae.training.progress import EpochLines, say_what_came_of_it
 from cvae.training.restored import going_on
 from cvae.training.same_data import list_data, require_same_data
 from cvae.training.signals import REQUEUE, requeue, signals
@@ -58,8 +57,8 @@ class Parts(NamedTuple):
 def train(cfg: DictConfig, resume: bool = False) -> float:
     """Train and test as configured, into the run directory; returns the figure that a sweeper maximizes.
 
-    That is the objective's bound on log p(x) (the ELBO, or for IWAE and other bounds their own; nats per image), on the
-    validation split, or on the test set where there is none.
+    That is the objective's bound on log p(x) (the ELBO, or for IWAE and other bounds their own; nats per image), or of
+    an autoencoder minus the loss, on the validation split, or on the test set where there is none.
 
     Args:
         cfg: the whole config
@@ -108,7 +107,7 @@ def train_assembled(cfg: DictConfig, parts: Parts, resume: bool, part: Callable[
         publish(trainer, module)
         metrics = results(parts)
         part()  # no process waits while the first evaluates: on GPUs it would be ended after some minutes
-        selected = metrics.pop(SELECTION)
+        (selected,) = [metrics.pop(key) for key in CHOOSING.values() if key in metrics]
         if trainer.is_global_zero:
             run.save_metrics(metrics)  # before the evaluation, which can take long
             if parts.settings:
@@ -126,16 +125,8 @@ def train_assembled(cfg: DictConfig, parts: Parts, resume: bool, part: Callable[
         raise NotFinite(f"{error} {last_saved(trainer, run)}") from error
     finally:
         close(trainer.loggers, status)
-    say_what_came_of_it(metrics["test/elbo"], run, said)
+    say_what_came_of_it(metrics, run, said)
     return selected
-
-
-def say_what_came_of_it(elbo: float, run: Run, said: list[str]) -> None:
-    """The last lines of a run: its figure, with what must be said of it, which picture to open, what to type next."""
-    log.info("Test ELBO %s. The run is in %s", "; ".join([f"{elbo:.2f} nats per image", *said]), run)
-    if run.gif.exists():
-        log.info("Open %s: reconstructions and samples, epoch after epoch", run.gif)
-    log.info("Next: python -m cvae sample %s", shlex.quote(str(run)))
 
 
 def go_back(trainer: L.Trainer, run: Run) -> Path | None:
@@ -216,7 +207,9 @@ def assemble(cfg: DictConfig) -> Parts:
         "graphs": graphs_of(trainer, alike and cfg.trainer.get("cuda_graphs", False)),
         "clip": clipping(trainer.precision_plugin, *limit),
     }  # fmt: skip
-    module = VAEModule(vae, *(make(cfg, name) for name in ("objective", "optimizer", "scheduler")), **options)
+    parts = [make(cfg, name) for name in ("objective", "optimizer", "scheduler")]
+    require_objective(cfg, vae, parts[0])
+    module = VAEModule(vae, *parts, **options)
     if not trainer.is_global_zero:  # only rank 0 speaks
         logging.getLogger("cvae").setLevel(logging.WARNING)
     return Parts(data, module, trainer, settings)
@@ -270,14 +263,15 @@ def parameters(module: VAEModule) -> int:
 
 
 def results(parts: Parts) -> dict:
-    """The figures of the last epoch and of the test set, with what a sweeper maximizes under SELECTION."""
+    """The figures of the last epoch and of the test set, with what a sweeper maximizes under a name of CHOOSING."""
     data, module, trainer, _ = parts
     steps, epochs = trainer.global_step, trainer.current_epoch
     if not steps:
         raise UserError("trainer: its limits leave no time for a step, so nothing is trained")
     trainer.test(module, datamodule=data, verbose=False)
     metrics = dict(module.figures)
-    metrics.setdefault(SELECTION, metrics["test/bound"])  # where no epoch was evaluated
+    of_test = selection({name: metrics[f"test/{name}"] for name in CHOOSING if f"test/{name}" in metrics})
+    metrics = of_test | metrics  # what an epoch was chosen by, or where none was evaluated that of the test
     seconds = [second for part in trainer.callbacks if isinstance(part, EpochLines) for second in part.seconds]
     metrics |= {"train/seconds_per_epoch": seconds, "epochs": epochs, "steps": steps}
     metrics |= {"data": data.fingerprint} if data.fingerprint else {}
@@ -289,7 +283,8 @@ def evaluation(parts: Parts, run: Run) -> dict[str, Figure]:
     data, module, trainer, settings = parts
     tested = sum(trainer.num_test_batches) * data.eval_batch_size * trainer.world_size
     count = min(tested, len(data.test), settings.images or tested)
-    log.info("Evaluation: %d importance samples for each of %s test images", settings.samples, f"{count:,}")
     vae = module.vae.to(trainer.strategy.root_device).eval()
+    samples = "" if vae.posterior.deterministic else f"{settings.samples} importance samples for each of "
+    log.info("Evaluation: %s%s test images", samples, f"{count:,}")
     checkpoint = LAST if trainer.checkpoint_callback else "none"
     return report(vae, data, run, replace(settings, images=count), checkpoint, trainer.global_step)

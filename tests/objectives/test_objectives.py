@@ -38,6 +38,9 @@ from cvae.objectives import (
     IWAE,
     MIWAE,
     PIWAE,
+    RAE,
+    WAE,
+    Autoencoder,
     BetaTCVAE,
     Capacity,
     FactorVAE,
@@ -45,7 +48,7 @@ from cvae.objectives import (
     Renyi,
 )
 from cvae.objectives.infovae import mmd
-from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian
+from cvae.posteriors import IAF, Deterministic, DiagonalGaussian, FullGaussian
 from cvae.priors import MixtureOfGaussians, StandardNormal, VampPrior
 from cvae.schedules import Linear
 
@@ -355,6 +358,12 @@ WRONG = [
     (InfoVAE, {"alpha": -1, "lambda_": 1}, "lambda_"),
     (InfoVAE, {"kernel": "linear"}, "kernel"),
     (InfoVAE, {"bandwidth": 0}, "bandwidth"),
+    (RAE, {"embedding": -1}, "embedding"),
+    (RAE, {"weight": -1}, "weight"),
+    (RAE, {"regularizer": "l1"}, "regularizer"),
+    (WAE, {"lambda_": 0}, "lambda_"),
+    (WAE, {"kernel": "linear"}, "kernel"),
+    (WAE, {"bandwidth": 0}, "bandwidth"),
     (FactorVAE, {"latent_dim": 0}, "latent_dim"),
     (FactorVAE, {"latent_dim": 3, "gamma": -1}, "gamma"),
     (FactorVAE, {"latent_dim": 3, "hidden": 0}, "hidden"),
@@ -513,6 +522,10 @@ CONFIGS = [
     (["objective=dip_vae"], DIPVAE),
     (["objective=dip_vae", "objective.variant=2"], DIPVAE),
     (["objective=capacity"], Capacity),
+    (["objective=autoencoder"], Autoencoder),
+    (["objective=rae"], RAE),
+    (["objective=rae", "objective.regularizer=gradient_penalty"], RAE),
+    (["objective=wae"], WAE),
 ]
 
 
@@ -521,7 +534,7 @@ def test_every_file_makes_an_objective_that_trains(overrides, kind):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         objective = make(compose(None, ["+" + overrides[0], *overrides[1:]]), "objective")
     assert type(objective) is kind
-    vae, x = off_vae(images=6), torch.randn(6, *SHAPE)
+    vae, x = off_vae(Deterministic(D) if objective.deterministic else None, 6), torch.randn(6, *SHAPE)
     objective.prepare(100)
     loss = objective(vae, x, None, 3).loss
     for gradient in gradients(vae, loss.mean(), list(vae.parameters())):

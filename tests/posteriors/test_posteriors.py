@@ -333,9 +333,11 @@ def test_every_option_stands_in_its_file(name):
         [{"temperature": None}, "_self_"][::-1] if "temperature" in defaults else None
     )
     assert options == defaults
-    assert {file.stem for file in (ROOT / "conf" / "posterior").glob("*.yaml")} == {*POSTERIORS, *CODES}, (
-        "a line is missing"
-    )
+    assert {file.stem for file in (ROOT / "conf" / "posterior").glob("*.yaml")} == {
+        *POSTERIORS,
+        *CODES,
+        "deterministic",
+    }, "a line is missing"
 
 
 def test_a_posterior_without_forward_cannot_be_made(make):

@@ -19,6 +19,7 @@ CHOICES = {
         "data.validation_size=4", "data.source.train_size=26",
         "data.binarization=stochastic", "logger=[tensorboard,csv]", PLAIN,
     ],
+    "rae": ["posterior=deterministic", "prior=none", "objective=rae", "objective.regularizer=gradient_penalty", PLAIN],
     "factor_vae": ["objective=factor_vae", "objective.hidden=8", PLAIN],
     "piwae": ["objective=piwae", "objective.estimates=2", "objective.samples=2", PLAIN],
     "iwae with dreg": ["objective=iwae", "objective.samples=3", "objective.gradient=dreg"],

@@ -18,7 +18,8 @@ from cvae.build import build_vae, make
 from cvae.errors import NotFinite
 from cvae.objectives import ELBO, Objective, Terms
 from cvae.runtime.noise import seed_step
-from cvae.training.module import SELECTION, VAEModule, named, require_finite
+from cvae.training.means import SELECTION, named
+from cvae.training.module import VAEModule, require_finite
 
 SMALL = [
     "data=synthetic",

@@ -346,6 +346,8 @@ def test_a_quick_trial_evaluates_as_few_batches_as_it_trains(tmp_path, batches):
         "factor_vae",
         "dip_vae",
         "capacity",
+        "rae",
+        "wae",
     ],
 )
 def test_gradients_are_clipped_with_each_objective(tmp_path, objective):
@@ -359,6 +361,8 @@ def test_gradients_are_clipped_with_each_objective(tmp_path, objective):
     ]
     if "iwae" in objective or objective == "renyi":
         words.append("objective.samples=3")
+    if objective in ("rae", "wae"):
+        words += ["posterior=deterministic", "prior=standard_normal"]
     start = training.assemble(tiny(tmp_path / "start", *QUIET, *words)).module.state_dict()
     trained(tmp_path, *QUIET, *words, "+trainer.gradient_clip_val=1e-3", "trainer.max_epochs=1")
     end = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
