@@ -18,7 +18,6 @@ from cvae.data.contents import difference
 from cvae.errors import ConfigError, DataError, UserError
 from cvae.models.ladder import kind_of
 from cvae.models.vae import VAE
-from cvae.objectives import Objective
 from cvae.posteriors import Posterior
 from cvae.runs.checkpoint import Budget, read_checkpoint
 from cvae.runs.directory import LAST, Run
@@ -125,20 +124,6 @@ def build_data(cfg: DictConfig) -> ImageData:
     return data
 
 
-KINDS = {"binary": "binary images", "levels": "images of 256 levels"}  # as a message says what `describes` holds
-
-
-def require_fit(cfg: DictConfig, vae: VAE, data: ImageData) -> None:
-    """Raise UserError, naming both keys, unless the likelihood describes such data."""
-    describes = vae.likelihood.describes
-    if data.kind not in describes:
-        raise UserError(
-            f"likelihood ({cfg.likelihood._target_}) and data.binarization={cfg.data.binarization} do not fit: this "
-            f"likelihood is for {' or '.join(KINDS.get(kind, kind) for kind in describes)}, the data are "
-            f"{KINDS.get(data.kind, data.kind)}. Choose another likelihood=, or another data.binarization="
-        )
-
-
 def require_same_latents(cfg: DictConfig, posterior: Posterior) -> None:
     """Raise UserError, naming both keys, unless posterior and prior are both of codes, or both continuous."""
     of_codes = getattr(make(cfg, "prior", _partial_=True).func, "of_codes", False)
@@ -152,21 +137,6 @@ def require_same_latents(cfg: DictConfig, posterior: Posterior) -> None:
         )
     if cfg.prior._target_.endswith(".NoPrior") and not posterior.deterministic:
         raise UserError(f"{both}: prior=none goes with posterior=deterministic alone, as a rate needs a p(z)")
-
-
-def require_objective(cfg: DictConfig, vae: VAE, objective: Objective) -> None:
-    """Raise UserError, naming both keys, unless the objective fits the posterior and trains the prior."""
-    posterior, prior = f"posterior ({cfg.posterior._target_})", f"prior ({cfg.prior._target_})"
-    if vae.posterior.deterministic != objective.deterministic:
-        why = (
-            "deterministic goes with objective=autoencoder, wae and rae, which ask for no density, and these go with it"
-        )
-        raise UserError(f"{posterior} and objective ({cfg.objective._target_}) do not fit: posterior={why} alone")
-    if vae.posterior.deterministic and any(True for _ in vae.prior.parameters()):
-        raise UserError(
-            f"{posterior} and {prior} do not fit: nothing would train this prior. Choose prior=none, or "
-            "prior=standard_normal, and fit one afterwards: python -m cvae fit-prior RUN prior=gmm"
-        )
 
 
 def resolved(value: Any) -> Any:

@@ -18,11 +18,11 @@ from cvae.build import (
     load_data,
     load_with_step,
     make,
-    require_fit,
     saved_config,
 )  # fmt: skip
 from cvae.data.idx_files import IdxFiles
 from cvae.errors import ConfigError, DataError, UserError
+from cvae.fitting import require_fit
 from cvae.likelihoods import Gaussian
 from cvae.networks import mlp
 from cvae.runs.checkpoint import read_checkpoint

@@ -23,7 +23,7 @@ ROWS = (
     ("commands",),
     ("cli",),
     ("training", "explorer"),
-    ("build",),
+    ("build", "fitting"),
     ("objectives", "evaluation"),
     ("pictures",),
     ("models", "data"),

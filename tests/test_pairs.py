@@ -9,8 +9,9 @@ import torch
 from conftest import ROOT, config, with_values
 from omegaconf import OmegaConf
 
-from cvae.build import build_vae, make, require_objective
+from cvae.build import build_vae, make
 from cvae.errors import UserError
+from cvae.fitting import require_objective
 from cvae.training.train import train
 
 # Only what makes a choice small and quick, or what it cannot do without.

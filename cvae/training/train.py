@@ -12,11 +12,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies import DDPStrategy
 
-from cvae.build import build_data, build_vae, make, read_images, require_fit, require_objective
+from cvae.build import build_data, build_vae, make, read_images
 from cvae.data import ImageData
 from cvae.errors import ConfigError, NotFinite, Stopped, UserError
 from cvae.evaluation import Figure, Settings
 from cvae.evaluation.report import markdown, report, scalars
+from cvae.fitting import require_fit, require_objective
 from cvae.runs.directory import LAST, Run, first_process
 from cvae.runs.modelled import remarks
 from cvae.runs.small_files import read_config
