@@ -1,6 +1,5 @@
 """Training, validation and test batches, binarized as configured."""
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -8,58 +7,18 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
 from cvae import checks
 from cvae.checks import is_int, one_of, positive_int, seed_number
 from cvae.data.augment import Augmentation
 from cvae.data.images import ImageDataset, Images, as_is, binarized, draw, drawn_once, inverted
 from cvae.data.listing import DRAWN_BY, drawn
-from cvae.data.mapped import Mapped, one_ahead
+from cvae.data.loaders import Loader, Order, TrainingLoader
 from cvae.errors import ConfigError
 from cvae.runtime.devices import free_memory
 
 BINARIZATIONS = ("static", "stochastic", "fixed", "none")
-
-
-class Order(DistributedSampler):
-    """An order of the images, a function of (seed, epoch), from the image number `start` on."""
-
-    start = 0
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.islice(super().__iter__(), self.start, None)
-
-
-class Loader(DataLoader):
-    """Batches; where the images are on disk, a thread reads the next one while one is used."""
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = super().__iter__()
-        return one_ahead(batches) if isinstance(self.dataset.images.x, Mapped) else batches
-
-
-class TrainingLoader(Loader):
-    """Batches in an `Order`; a run that was stopped inside an epoch goes on with the batch that was next.
-
-    Lightning saves and restores the state of a loader that has these two methods.
-    """
-
-    used = 0  # batches of the epoch
-    first = 0  # batch of the next pass
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self.used, self.first = self.first, 0
-        self.sampler.start = self.used * self.batch_size
-        for batch in super().__iter__():
-            self.used += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        return {"used": self.used}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.first = state_dict["used"]
 
 
 class ImageData(LightningDataModule):

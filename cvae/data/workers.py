@@ -19,7 +19,6 @@ from typing import IO
 
 import numpy as np
 
-import cvae
 from cvae.data.decode import Decoded, Reading, decode
 from cvae.errors import DataError
 from cvae.runtime.console import console, progress_bar
@@ -88,7 +87,7 @@ class Worker:
     """A process that decodes."""
 
     def __init__(self) -> None:
-        here = str(Path(cvae.__file__).parents[1])
+        here = str(Path(__file__).parents[2])  # where Python finds cvae
         path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
         command = [sys.executable, "-c", PROGRAM]
         pipe = subprocess.PIPE
