@@ -1,17 +1,28 @@
 """The loop takes the steps that Lightning's own takes, whatever Lightning is told, and its callbacks see the same."""
 
 import csv
+import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import pytorch_lightning as L
 import torch
+from command_line import train_py
+from conftest import ROOT
+from pytorch_lightning.strategies import DDPStrategy
 from same_run import last
 from tiny import QUIET, tiny
 
+from cvae.build import config_to_go_on
+from cvae.errors import ConfigError, NotFinite, UserError
+from cvae.objectives import ELBO, Objective
+from cvae.runs.directory import Run
+from cvae.training import module as module_file
 from cvae.training import train as train_file
 from cvae.training.module import VAEModule
-from cvae.training.train import train
+from cvae.training.restored import as_counted_here
+from cvae.training.train import assemble, train
 
 LONG = [*QUIET[:2], "data.source.train_size=22", "trainer.max_epochs=3", "logger=csv"]  # 6 minibatches an epoch
 SCHEDULE = (
@@ -175,3 +186,154 @@ def test_callbacks_see_what_they_see_in_lightnings_loop(words, by_lightning, tmp
             rtol=1e-6 if hook == "end" else 0,
             atol=0,
         )
+
+
+BEFORE = ROOT / "tests" / "fixtures" / "run_by_lightning"  # of version 0.1.0: last.ckpt of step 16, within an epoch
+
+
+def require_end(folder, name):
+    with np.load(BEFORE / name / "end.npz") as end:
+        expected = {key: torch.from_numpy(end[key]) for key in end}
+    torch.testing.assert_close(last(folder)["state_dict"], expected, rtol=1e-4, atol=1e-5)
+    assert last(folder)["global_step"] == 18 and last(folder)["cvae"]["minibatches"] == 1
+
+
+def test_a_run_whose_steps_lightning_took_goes_on_at_its_own_step(tmp_path):
+    """Its warm-up and its cosine are functions of step and epoch. It ends as it ended in that version."""
+    folder = tmp_path / "run"
+    shutil.copytree(BEFORE / "accumulated", folder)
+    cfg = config_to_go_on(Run(folder))
+    cfg.run_dir = str(folder)
+    train(cfg, resume=True)
+    require_end(folder, "accumulated")
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_goes_on_too(tmp_path):
+    shutil.copytree(BEFORE / "two_processes", tmp_path / "run")
+    done = train_py("resume=run", cwd=tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 0 and "after step 16" in done.stdout, done.stdout + done.stderr
+    require_end(tmp_path / "run", "two_processes")
+
+
+def counted(own=0, by_lightning=0, last_batch=False, minibatches=None):
+    """What is read of a checkpoint."""
+    loop = {
+        "epoch_loop.automatic_optimization.optim_progress": {
+            "optimizer": {"step": {"total": {"completed": by_lightning}}}
+        },
+        "epoch_loop.manual_optimization.optim_step_progress": {"total": {"ready": own, "completed": own}},
+        "epoch_loop.batch_progress": {"is_last_batch": last_batch},
+    }
+    return {"loops": {"fit_loop": loop}, "cvae": {} if minibatches is None else {"minibatches": minibatches}}
+
+
+@pytest.mark.parametrize(
+    ("given", "now", "then", "steps"),
+    [
+        ({"own": 7}, 10, 10, 7),  # of version 0.1.0
+        ({"own": 7, "minibatches": 10}, 10, 10, 7),
+        ({"by_lightning": 5}, 10, 1, 5),
+        ({"by_lightning": 5, "last_batch": True}, 10, 10, 5),
+        ({"own": 7, "by_lightning": 5, "minibatches": 1}, 10, 1, 7),  # went on before
+        ({"own": 7, "minibatches": 1, "last_batch": True}, 10, 10, 7),
+        ({"own": 7, "minibatches": 10, "last_batch": True}, 1, 1, 7),
+    ],
+)
+def test_the_counts_of_checkpoints(given, now, then, steps):
+    content = counted(**given)
+    assert as_counted_here(content, now) == then
+    total = content["loops"]["fit_loop"]["epoch_loop.manual_optimization.optim_step_progress"]["total"]
+    assert total == {"ready": steps, "completed": steps}
+
+
+@pytest.mark.parametrize(("before", "now"), [(10, 1), (3, 10), ("x" * 50, 10)])
+def test_a_place_in_an_epoch_that_is_counted_otherwise(before, now):
+    with pytest.raises(
+        UserError, match=f"^the checkpoint is within an epoch, in batches of .* minibatches, not {now}$"
+    ):
+        as_counted_here(counted(own=7, minibatches=before), now)
+
+
+class Own(DDPStrategy):
+    """A user's, whose steps may be others."""
+
+
+def hook(state, bucket):
+    """Would change how gradients are averaged."""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trainer.strategy=fsdp"], "trainer.strategy=fsdp: must be auto or ddp (trainer.devices with a copy"),
+        (
+            ["trainer.strategy={_target_: test_one_loop.Own}"],
+            "trainer.strategy={'_target_': 'test_one_loop.Own'}: must",
+        ),
+        (
+            ["trainer.strategy={_target_: pytorch_lightning.strategies.DDPStrategy, ddp_comm_state: 1}"],
+            "trainer.strategy={'_target_': 'pytorch_lightning.strategies.DDPStrategy', 'ddp_comm_state': 1}: must be one",
+        ),
+        (["trainer.precision=16-true"], "trainer.precision=16-true: must be one of 32-true, bf16-mixed, 16-mixed"),
+        (
+            ["~trainer.precision", "trainer.plugins=[{_target_: pytorch_lightning.plugins.HalfPrecision}]"],
+            "trainer.plugins=[{'_target_': 'pytorch_lightning.plugins.HalfPrecision'}]: must be without precision",
+        ),
+        (
+            ["+trainer.accumulate_grad_batches=3", f"+{SCHEDULE}"],
+            "trainer.accumulate_grad_batches=3: must be 1 with callbacks.own, which sets it by epoch",
+        ),
+    ],
+)
+def test_what_does_not_go_with_the_loop_is_refused_before_data_are_read(words, said, tmp_path, monkeypatch):
+    monkeypatch.setattr("cvae.data.ImageData.setup", lambda *_: pytest.fail("read"))
+    with pytest.raises(ConfigError) as error:
+        train(tiny(tmp_path, *words))
+    assert str(error.value).startswith(said) and "\n" not in str(error.value)
+
+
+def test_a_strategy_may_have_a_timeout(tmp_path):
+    words = ["trainer.strategy={_target_: pytorch_lightning.strategies.DDPStrategy, process_group_backend: gloo}"]
+    assert isinstance(assemble(tiny(tmp_path, *words)).trainer.strategy, DDPStrategy)
+
+
+class Autocast(Objective):
+    """Notes whether autocast is on."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.elbo = [], ELBO()
+
+    def forward(self, vae, x, y=None, step=0):
+        self.seen.append((torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
+        return self.elbo(vae, x, y, step)
+
+
+def test_low_precision_is_for_the_loss_alone(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module_file, "average", lambda _: seen.append(torch.is_autocast_enabled("cpu")))
+    cfg = tiny(tmp_path, *LONG, "trainer.precision=bf16-mixed", "trainer.max_epochs=1")
+    parts = assemble(cfg)
+    objective = parts.module.objective = Autocast()
+    train_file.train_assembled(cfg, parts, False, lambda: None)
+    assert {grad: autocast for grad, autocast in objective.seen} == {True: True, False: False}
+    assert seen == [False] * 6
+
+
+@pytest.mark.parametrize(("bad", "step"), [(0, 1), (5, 2), (9, 3), (11, 4), (14, 5), (23, 8)])
+def test_the_step_of_accumulated_minibatches_that_is_not_finite(bad, step, tmp_path, monkeypatch):
+    """Epochs of two steps: four minibatches, then two."""
+    loss, calls = VAEModule.loss, []
+
+    def breaks(self, levels, y, number):
+        calls.append(1)
+        mean, terms = loss(self, levels, y, number)
+        return mean, terms._replace(rate=terms.rate * float("nan")) if len(calls) > bad else terms
+
+    monkeypatch.setattr(VAEModule, "loss", breaks)
+    many = ["+trainer.accumulate_grad_batches=4", "trainer.max_epochs=4", "trainer.log_every_n_steps=50"]
+    with pytest.raises(
+        NotFinite, match=f"^training, epoch {(step + 1) // 2}, step {step}, .*: elbo is nan, rate is nan"
+    ):
+        train(tiny(tmp_path, *LONG, *many))
