@@ -1,6 +1,5 @@
 """Lightning callbacks that let the driver pace a training."""
 
-import math
 import os
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -9,19 +8,20 @@ from benchmarks.turns import Turns, finish_device
 
 
 class Pace(Callback):
-    """One epoch a turn.
+    """One epoch a turn. Of several processes the first waits for it, and the others for the first.
 
     Args:
-        steps: optimizer steps of an epoch; None: by the images and the batch size of ImageData
+        steps: optimizer steps of an epoch; None: as ImageData has them
     """
 
     def __init__(self, steps: int | None = None) -> None:
         self.steps, self.turns = steps, None
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
         if self.turns is None:
-            data = trainer.datamodule
-            self.turns = Turns(self.steps or math.ceil(len(data.train) / data.batch_size))
+            self.turns = Turns(self.steps or trainer.datamodule.minibatches_of_an_epoch())
         self.turns.wait()
 
 

@@ -6,13 +6,14 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import driver, goals, limits, reading, scaling, steps
+from benchmarks import driver, goals, limits, processes, reading, scaling, steps
 from benchmarks.callbacks import Pace
 from benchmarks.ours import bare, config, overrides_of, paced
 from benchmarks.turns import FD
@@ -164,11 +165,8 @@ def test_the_config_of_a_paced_training(images, tmp_path):
 
 
 def test_an_epoch_is_paced_by_its_optimizer_steps(monkeypatch):
-    class Data:
-        train, batch_size = range(20), 8
-
     class Trainer:
-        datamodule = Data
+        datamodule, is_global_zero = SimpleNamespace(minibatches_of_an_epoch=lambda: 3), True
 
     monkeypatch.setattr("benchmarks.callbacks.Turns", lambda steps: Asked(steps))
 
@@ -183,6 +181,28 @@ def test_an_epoch_is_paced_by_its_optimizer_steps(monkeypatch):
     pace.on_train_epoch_start(Trainer, None)
     pace.on_train_epoch_start(Trainer, None)
     assert (pace.turns.steps, len(pace.turns)) == (3, 2)
+    Trainer.is_global_zero = False  # one of several processes, which waits for the first one's gradients
+    pace.on_train_epoch_start(Trainer, None)
+    assert len(pace.turns) == 2
+
+
+def test_several_processes_by_hand_and_by_us(images, tmp_path):
+    commands = processes.commands_of(["model.filters=4"], images, tmp_path, [1, 2], 5)
+    assert list(commands) == ["ours 1", "by hand 1", "ours 2", "by hand 2"]
+    assert all("data.batch_size=5" in command and "model.filters=4" in command for command in commands.values())
+    assert {"trainer=ddp", "trainer.devices=2"} <= set(commands["ours 2"]) - set(commands["ours 1"])
+    assert assemble(config([*commands["ours 2"][2:-1], f"run_dir={tmp_path}"])).trainer.world_size == 2
+
+
+@pytest.mark.slow
+def test_workers_of_several_processes_take_turns(tmp_path):
+    images = tmp_path / "images.npy"
+    np.save(images, np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8))
+    commands = processes.commands_of(["model=mlp", "model.hidden=[4]"], images, tmp_path, [1, 2], 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        times = driver.take_turns(commands, 2)["turn"]
+    assert times.keys() == commands.keys() and all(len(values) == 2 for values in times.values())
 
 
 def test_the_arithmetic_of_a_step():

@@ -200,7 +200,7 @@ def test_a_critic_is_a_second_parameter_group_of_the_one_optimizer():
     module = VAEModule(
         vae, objective, torch.optim.SGD, lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, 1)
     )
-    data = SimpleNamespace(as_seen=lambda batch: batch)
+    data = SimpleNamespace(as_seen=lambda batch: batch, augment=lambda pixels: pixels)
     module.trainer = SimpleNamespace(global_step=0, datamodule=data)
     (optimizer,), _ = module.configure_optimizers()
     assert [len(group["params"]) for group in optimizer.param_groups] == [len(list(vae.parameters())), 2]

@@ -12,7 +12,7 @@ from same_run import last
 from tiny import QUIET, TINY, tiny
 
 from cvae.build import build_data, build_vae, make
-from cvae.runtime.noise import noise_of
+from cvae.runtime.noise import seed_step
 from cvae.training import gradients
 from cvae.training.module import VAEModule
 from cvae.training.train import train
@@ -73,12 +73,12 @@ def test_a_step_whose_gradients_overflow_is_left_out_and_counted(fused, tmp_path
     Scaled.scaler = torch.amp.GradScaler("cpu", 2.0**12)
     seen, step, loss = [], VAEModule.optimize, VAEModule.loss
 
-    def noted(self, levels, y, number):
+    def noted(self, pixels, y, number):
         seen.append([p.detach().clone() for p in self.parameters()])
-        return step(self, levels, y, number)
+        return step(self, pixels, y, number)
 
-    def large(self, levels, y, number):
-        mean, terms = loss(self, levels, y, number)
+    def large(self, pixels, y, number):
+        mean, terms = loss(self, pixels, y, number)
         return mean * 1e38 if number == 2 else mean, terms
 
     monkeypatch.setattr(VAEModule, "optimize", noted)
@@ -157,7 +157,7 @@ def by_hand(cfg, share, bound):
             sums = [torch.zeros_like(p) for p in parameters]
             for number in range(first, min(first + share, len(batches[0]))):
                 for rank in range(2):
-                    noise_of(cfg.seed, rank, epoch, number, device=torch.device("cpu"))
+                    seed_step(cfg.seed, rank, epoch, number, device=torch.device("cpu"))
                     x, y = data.as_seen(batches[rank][number])
                     loss = objective(vae, x, vae.labels(y), step).loss.mean() / share / 2
                     sums = [s + g for s, g in zip(sums, torch.autograd.grad(loss, parameters), strict=True)]

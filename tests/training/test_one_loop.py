@@ -273,7 +273,7 @@ def hook(state, bucket):
         ),
         (
             ["trainer.strategy={_target_: pytorch_lightning.strategies.DDPStrategy, ddp_comm_state: 1}"],
-            "trainer.strategy={'_target_': 'pytorch_lightning.strategies.DDPStrategy', 'ddp_comm_state': 1}: must be one",
+            "trainer.strategy={'_target_': 'pytorch_lightning.strategies.DDPStrategy', 'ddp_comm_state': 1}: must be",
         ),
         (["trainer.precision=16-true"], "trainer.precision=16-true: must be one of 32-true, bf16-mixed, 16-mixed"),
         (
@@ -326,9 +326,9 @@ def test_the_step_of_accumulated_minibatches_that_is_not_finite(bad, step, tmp_p
     """Epochs of two steps: four minibatches, then two."""
     loss, calls = VAEModule.loss, []
 
-    def breaks(self, levels, y, number):
+    def breaks(self, pixels, y, number):
         calls.append(1)
-        mean, terms = loss(self, levels, y, number)
+        mean, terms = loss(self, pixels, y, number)
         return mean, terms._replace(rate=terms.rate * float("nan")) if len(calls) > bad else terms
 
     monkeypatch.setattr(VAEModule, "loss", breaks)
