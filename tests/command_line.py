@@ -15,4 +15,4 @@ def command(*arguments, cwd, **environment):
     ours = ("HYDRA_", "CVAE_", "OMP_WAIT", "GOMP")
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | environment
     python = [sys.executable, *map(str, arguments)]
-    return subprocess.run(python, capture_output=True, text=True, cwd=cwd, env=env, timeout=100)
+    return subprocess.run(python, capture_output=True, text=True, cwd=cwd, env=env, timeout=600)

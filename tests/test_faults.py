@@ -16,6 +16,7 @@ from contextlib import suppress
 import pytest
 import torch
 from conftest import ROOT
+from hold import held
 
 import cvae
 from cvae.runs.directory import Run
@@ -39,7 +40,7 @@ def on_a_disk_of(size, folder, *words):
     quiet = f"{sys.executable} {ROOT / 'train.py'} {' '.join(words)} hydra.run.dir={folder}/run"
     keep = f"code=$?; cp -r {folder}/. {folder}-kept; exit $code"
     command = f"mount -t tmpfs -o size={size} none {folder} && {quiet}; {keep}"
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, timeout=100)
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, timeout=600)
     if re.search("unshare|mount|not permitted", done.stderr):
         pytest.skip(f"no file system can be made here: {done.stderr}")
     return done, Run(folder.with_name(f"{folder.name}-kept") / "run")
@@ -84,13 +85,14 @@ def while_it_trains(tmp_path, action, *words, start=()):
     def act():
         while not over.wait(0.05):
             if run.log_file.exists() and "Epoch 2:" in run.log_file.read_text():
-                return action(run)
+                action(run)
+                return (tmp_path / "go").touch()
 
     thread = threading.Thread(target=act)
     thread.start()
     try:
-        command = [*start, sys.executable, ROOT / "train.py", *SMALL, f"hydra.run.dir={run}", *words]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100), run
+        command = [*start, sys.executable, ROOT / "train.py", *words, *SMALL, f"hydra.run.dir={run}"]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600), run
     finally:
         over.set()
         thread.join()
@@ -114,13 +116,13 @@ def test_a_closed_terminal(tmp_path, hang_up):
     os.close(terminal)
     threading.Thread(target=read, args=[keeper], daemon=True).start()
     try:
-        end = time.monotonic() + 100
+        end = time.monotonic() + 600
         while not (run.log_file.exists() and "Epoch 3:" in run.log_file.read_text()):
             assert time.monotonic() < end, "no epoch is over"
             time.sleep(0.05)
         os.close(keeper)
         process.send_signal(signal.SIGHUP)
-        assert process.wait(60) == 128 + signal.SIGHUP
+        assert process.wait(600) == 128 + signal.SIGHUP
     finally:
         process.kill()
         process.wait()
@@ -141,7 +143,7 @@ def read(terminal):
 def test_nohup_ends_no_run_with_its_terminal(tmp_path, hang_up):
     """Without it, SIGHUP saves and ends the run."""
     close = lambda run: os.kill(run.status()["pid"], signal.SIGHUP)
-    done, run = while_it_trains(tmp_path, close, "trainer.max_epochs=40", start=["nohup"])
+    done, run = while_it_trains(tmp_path, close, *held(tmp_path, "run"), "trainer.max_epochs=4", start=["nohup"])
     assert done.returncode == 0 and run.state() == "finished" and "SIGHUP" not in run.log_file.read_text()
     run.path.rename(tmp_path / "other")
     done, run = while_it_trains(tmp_path, close, "trainer.max_epochs=10000")
@@ -180,7 +182,7 @@ def test_pictures_and_curves_that_cannot_be_written_are_a_warning_each(tmp_path,
         for file in run.event_files():
             file.chmod(0o400)
 
-    done, run = while_it_trains(tmp_path, forbid, "trainer.max_epochs=60", start=unprivileged)
+    done, run = while_it_trains(tmp_path, forbid, *held(tmp_path, "run"), "trainer.max_epochs=30", start=unprivileged)
     run.images.chmod(0o700)
     assert done.returncode == 0 and errors(done) == [] and run.state() == "finished"
     assert done.stdout.count("Pictures are missing, the training goes on: [Errno 13] Permission denied: '") == 1
@@ -190,7 +192,7 @@ def test_pictures_and_curves_that_cannot_be_written_are_a_warning_each(tmp_path,
 def test_a_folder_that_may_not_be_written_from_the_start(tmp_path, unprivileged):
     (tmp_path / "mine").mkdir(mode=0o500)
     command = [*unprivileged, sys.executable, ROOT / "train.py", "hydra.run.dir=mine/run"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600)
     (said,) = errors(done)
     assert done.returncode == 1 and said.startswith(
         "Error: hydra.run.dir=mine/run: must be a folder that can be written"

@@ -135,13 +135,13 @@ def test_a_table_with_a_hostile_run(tmp_path, monkeypatch, capsys, caplog, name,
     make(tmp_path / "runs" / "good", "seed=1", elbo=-100.25, seed=1)
     bad = make(tmp_path / "runs" / "bad", "model.latent_dim=3", elbo=-200.5, model={"latent_dim": 3})
     HOSTILE[name](bad)
-    memory, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    memory, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     try:
         main(["compare", "runs", *how])
     except SystemExit as end:
         pytest.fail(f"exit {end.code}: {caplog.text}")
     out, err = capsys.readouterr()
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000, "kilobytes of memory were taken"
     said = out + err + caplog.text
     assert "-100.25" in out and "Traceback" not in said

@@ -27,11 +27,11 @@ def test_a_job_of_slurm_goes_on_in_its_next_turn(tmp_path):
     job = {f"SLURM_{name}": value for name, value in (pair.split("=") for pair in (*names, "JOB_ID=5"))}
     given = {"cwd": tmp_path, "PATH": f"{fake.parent}:{os.environ['PATH']}", **job}
     process = soak.start(*soak.WORDS, **given)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(0.01)
     process.send_signal(signal.SIGUSR1)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGUSR1 and said.rstrip().endswith("SLURM starts it again"), said
     assert (tmp_path / "calls").read_text() == "requeue 5\n"
     soak.finish(soak.start(*soak.WORDS, SLURM_RESTART_COUNT="1", **given))

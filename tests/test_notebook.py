@@ -32,7 +32,7 @@ def test_the_notebook(tmp_path, monkeypatch):
             assert '"trainer.max_epochs=2"' in cell.source
             cell.source = cell.source.replace('"trainer.max_epochs=2"', SMALL)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    nbclient.NotebookClient(notebook, timeout=300).execute(cwd=str(tmp_path))  # an error of a cell is raised
+    nbclient.NotebookClient(notebook, timeout=900).execute(cwd=str(tmp_path))  # an error of a cell is raised
     of_now, of_then = ([kinds(cell)[-1:] for cell in each.cells if "outputs" in cell] for each in (notebook, saved))
     assert of_now == of_then
     assert list(tmp_path.glob("outputs/tf_tutorial/*/metrics.json"))

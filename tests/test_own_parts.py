@@ -131,7 +131,7 @@ def test_the_commands(folder, command):
         (folder / name).symlink_to(ROOT / name)
     environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
     words = [sys.executable, *command.split()[1:]]
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     (metrics,) = folder.glob("outputs/*/*/metrics.json")
     assert OmegaConf.load(metrics).epochs == 2

@@ -114,7 +114,7 @@ def start(command, folder, *more):
 
 def finish(process):
     """What it said. Raises AssertionError if it says an unexpected error."""
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=900)
     assert "Traceback" not in said, said
     return said
 

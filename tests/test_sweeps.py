@@ -13,6 +13,7 @@ import pytest
 import yaml
 from command_line import command, train_py
 from conftest import ROOT, config
+from hold import held
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tiny import TINY
@@ -128,31 +129,33 @@ def killed_after_its_first_epoch(folder, words, member, cwd, whole):
         [sys.executable, ROOT / "train.py", *words, f"hydra.sweep.dir={folder}"], cwd=cwd, stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
     )  # fmt: skip
-    run = next_run(cwd / folder, member, time.monotonic() + 90)
+    run = next_run(cwd / folder, member, process)
     if whole:
         os.killpg(process.pid, signal.SIGKILL)
     else:
         os.kill(run.status()["pid"], signal.SIGKILL)
-    return process.communicate(timeout=90)[1], process.returncode
+    (cwd / "go").touch()
+    return process.communicate(timeout=600)[1], process.returncode
 
 
-def next_run(sweep, member, until):
+def next_run(sweep, member, process):
     """The run of a member, once it has a checkpoint."""
-    while time.monotonic() < until:
+    until = time.monotonic() + 600
+    while time.monotonic() < until and process.poll() is None:
         if found := list(sweep.glob(f"{member}_*/checkpoints/last.ckpt")):
             return Run(found[0].parents[1])
         time.sleep(0.05)
-    raise AssertionError(f"{sweep} has no member {member} after a while")
+    raise AssertionError(f"{sweep} has no member {member}")
 
 
-LONG = [*(word for word in WORDS if not word.startswith("trainer.max_epochs")), "trainer.max_epochs=50"]
+LONG = [*(word for word in WORDS if not word.startswith("trainer.max_epochs")), "trainer.max_epochs=4"]
 
 
 @pytest.mark.slow
 def test_a_process_of_joblib_that_is_killed(tmp_path):
     """One line, which says how to go on; and so it does."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    words = ["-m", *LONG, "seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    words = ["-m", *held(tmp_path, "0_"), *LONG, "seed=1,2,3,4", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     said, code = killed_after_its_first_epoch("sweep", words, 0, tmp_path, whole=False)
     assert code == 1 and "Traceback" not in said
     (line,) = [line for line in said.splitlines() if line.startswith("Error: ")]
@@ -169,7 +172,7 @@ def test_a_process_of_joblib_that_is_killed(tmp_path):
 def test_a_search_with_a_database_that_is_killed_goes_on(tmp_path):
     """As many runs as it was to have, each once; the one that was running goes on, and no values come twice."""
     optuna = pytest.importorskip("optuna")
-    words = ["-m", *LONG, "search=lr_latent_dim", "hydra.sweeper.storage=sqlite:///study.db"]
+    words = ["-m", *held(tmp_path, "1_"), *LONG, "search=lr_latent_dim", "hydra.sweeper.storage=sqlite:///study.db"]
     words += ["hydra.sweeper.n_trials=4"]
     killed_after_its_first_epoch("sweep", words, 1, tmp_path, whole=True)
     begun = sorted(path.name for path in (tmp_path / "sweep").glob("?_*"))

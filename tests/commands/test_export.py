@@ -153,7 +153,7 @@ def test_a_full_temporary_folder_is_not_needed_and_a_full_disk_is_one_line(tmp_p
     said = {}
     for place, command in files.items():
         line = f"set -e; {command}; TMPDIR={tmp_path}/small {sys.executable} -m cvae export {run}; ls {run}/export"
-        done = subprocess.run(["unshare", "-rm", "sh", "-c", line], capture_output=True, text=True, timeout=100)
+        done = subprocess.run(["unshare", "-rm", "sh", "-c", line], capture_output=True, text=True, timeout=600)
         if re.search("unshare|mount:|not permitted", done.stderr):
             pytest.skip(f"no file system can be made here: {done.stderr}")
         said[place] = done.returncode, done.stdout.split()[-6:], done.stderr.strip().splitlines()[-1:]

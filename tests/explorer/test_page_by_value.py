@@ -242,7 +242,8 @@ def test_sliders(tmp_path, monkeypatch):
         assert slider.props["max"] == pytest.approx(found.high[dim].item())
         before = page.z.clone()
         slider.set_value(0.25)
-        await asyncio.sleep(0.05)
+        while page.z[dim] != 0.25:
+            await asyncio.sleep(0.005)
         before[dim] = 0.25
         torch.testing.assert_close(page.z, before)
         await decodes(page, found.decode(before[None], 0)[0])

@@ -43,10 +43,10 @@ TOO_MUCH = {
 
 @pytest.mark.parametrize("name", TOO_MUCH)
 def test_yaml_that_no_run_writes(tmp_path, name):
-    began = time.monotonic()
+    began = time.process_time()
     (tmp_path / "x.yaml").write_text(TOO_MUCH[name], errors="surrogateescape")
     assert read_yaml(tmp_path / "x.yaml") is None
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(

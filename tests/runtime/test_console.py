@@ -20,7 +20,7 @@ def python(code, stdout=subprocess.PIPE, before="", **environment):
     """What is left of `code`, begun by a shell that does `before`."""
     words = ["sh", "-c", f'{before} exec "$@"', "sh", sys.executable, "-c", BEGIN + code]
     env = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-    return subprocess.run(words, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, env=env)
+    return subprocess.run(words, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=600, env=env)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_run_and_commands_at_a_terminal_of_ascii(tmp_path):
 @pytest.mark.slow
 def test_a_run_whose_output_nobody_reads(tmp_path, broken):
     words = [sys.executable, ROOT / "train.py", *TINY, "hydra.run.dir=run", "evaluation.samples=2"]
-    done = subprocess.run(words, stdout=broken, stderr=broken, cwd=tmp_path, timeout=100)
+    done = subprocess.run(words, stdout=broken, stderr=broken, cwd=tmp_path, timeout=600)
     run = Run(tmp_path / "run")
     assert done.returncode == 0 and run.state() == "finished"
     lines = run.log_file.read_text()

@@ -82,7 +82,7 @@ def test_who_does_not_come_is_named(place):
     looks = []
     said = f"^of 4 processes .* 1 and 3 did not come to 127.0.0.1:{place.main_port} in 0"
     with pytest.raises(UserError, match=said):
-        first.all_come("here", range(4), lambda: looks.append(0), 0.05)
+        first.all_come("here", range(4), lambda: looks.append(0), 0.4)
     assert len(looks) > 1
     first.all_come("here", (0, 2), pytest.fail)
 
@@ -128,7 +128,7 @@ def lifelines(place, count=3):
     return met, [Lifeline(each, range(count)) for each in met]
 
 
-def until(what, seconds=10):
+def until(what, seconds=100):
     end = time.monotonic() + seconds
     while not (found := what()) and time.monotonic() < end:
         time.sleep(0.01)
@@ -148,13 +148,13 @@ def test_an_end_that_is_that_of_all_is_heard_by_all(place):
 
 def test_silence_is_an_end_too(place, monkeypatch):
     """Of a process that was killed, or a machine that was switched off. After an error it is believed sooner."""
-    monkeypatch.setattr(meeting, "SHORT", 0.5)
+    monkeypatch.setattr(meeting, "SHORT", 2)  # a hundred signs of life
     _, (first, second, third) = lifelines(place)
     third.over.set()
     said = "process 2 (the first is 0) gives no sign of life, so the run ends"
     assert until(lambda: first.lost(after_error=True)) == said
     assert not first.lost() and not second.lost(after_error=True)
-    monkeypatch.setattr(meeting, "SILENT", 0.6)
+    monkeypatch.setattr(meeting, "SILENT", 2.2)
     assert until(first.lost) == said and not second.lost()
     first.over.set()
     assert until(second.lost) == said.replace("2", "0")
@@ -162,7 +162,7 @@ def test_silence_is_an_end_too(place, monkeypatch):
 
 def test_silence_is_believed_sooner_where_any_process_had_an_error(place, monkeypatch):
     """Also one that gives no signs of life itself: the first ones may wait for it, and see no error of their own."""
-    monkeypatch.setattr(meeting, "SHORT", 0.5)
+    monkeypatch.setattr(meeting, "SHORT", 2)  # a hundred signs of life
     _, (first, second, third) = lifelines(place)
     third.over.set()
     time.sleep(1)

@@ -29,7 +29,7 @@ class Server:
 
     def read(self, page, **words):
         query = f"?{urllib.parse.urlencode(words)}" if words else ""
-        with urllib.request.urlopen(f"{self.url}{page}{query}", timeout=20) as answer:
+        with urllib.request.urlopen(f"{self.url}{page}{query}", timeout=100) as answer:
             return answer.read()
 
     def json(self, page, **words):
@@ -37,7 +37,7 @@ class Server:
 
     def wait(self, runs):
         """Until all runs are read."""
-        for _ in range(200):
+        for _ in range(1000):
             try:
                 if sorted(self.json("data/runs")) == runs:
                     return
