@@ -5,6 +5,7 @@ import re
 from conftest import ROOT
 
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FILES = [file for file in FILES if not file.with_suffix(".ipynb").exists()]  # those are made of notebooks, see .ci/site
 PAGES = {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in FILES}
 
 

@@ -182,7 +182,8 @@ def test_each_page_is_in_the_navigation_of_the_site():
         return [page for value in values for page in ([value] if isinstance(value, str) else leaves(value))]
 
     site = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))
-    pages = [str(file.relative_to(ROOT / "docs")) for file in (ROOT / "docs").rglob("*.md")]
+    pages = {str(file.relative_to(ROOT / "docs")) for file in (ROOT / "docs").rglob("*.md")}
+    pages |= {f"{file.stem}.md" for file in (ROOT / "docs").glob("*.ipynb")}  # .ci/site makes these
     assert sorted(leaves(site["project"]["nav"])) == sorted(pages)
 
 
