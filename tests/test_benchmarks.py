@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import driver, goals, limits, processes, reading, scaling, steps
+from benchmarks import driver, goals, gpu, limits, processes, reading, scaling, steps
 from benchmarks.callbacks import Pace
 from benchmarks.ours import bare, config, overrides_of, paced
 from benchmarks.turns import FD
@@ -226,6 +226,30 @@ def test_goals_are_judged(tmp_path):
     assert cpu["train.py --help"] == ("3 s", "FALLS SHORT")
     assert cpu["step, float32, to TensorFlow's"][1].startswith("not measured")
     assert goals.ratio(tmp_path, "steps.json", "ms_per_step", "ours float32", "t") == 0.25
+
+
+def test_without_a_gpu_its_check_says_so_and_fails(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main([]) == 2
+    assert "There is no GPU here" in capsys.readouterr().out
+
+
+QUICK = ["default", "tests", "falls back", "no waiting", "odd batch", "evaluate", "ddp", "compile", "speed"]
+
+
+def test_every_command_of_the_check_of_a_gpu_can_be_parsed(monkeypatch, capsys):
+    assert gpu.main(["--dry-run", *QUICK]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(QUICK) and all("  ok  " in line for line in lines[1:-1])
+    monkeypatch.setitem(gpu.CHECKS, "ddp", gpu.Check(gpu.ended, lambda folder: [["train.py", "trainer=none_such"]]))
+    assert gpu.main(["--dry-run", "ddp"]) == 1
+    assert "WRONG  MissingConfigException" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_check_of_a_gpu_can_be_parsed_as_one_types_it():
+    done = subprocess.run(["bash", "benchmarks/gpu.sh", "--dry-run"], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2 + len(gpu.CHECKS)), done.stdout + done.stderr
 
 
 def test_the_points_of_a_sweep():

@@ -30,7 +30,8 @@ ELSEWHERE = {  # a command that is not run here: why
     "python -m benchmarks.runs": "takes half an hour of an idle machine",
     "python -m benchmarks.nll": "needs MNIST and an idle machine",
     "python -m benchmarks.scaling trainer=cpu": "needs MNIST and an idle machine",
-    "bash benchmarks/gpu.sh": "needs a GPU",
+    "bash benchmarks/gpu.sh": "needs a GPU; tests/test_benchmarks.py parses its commands",
+    "bash benchmarks/gpu_goals.sh": "needs a GPU",
     **{
         f"MASTER_ADDR=10.0.0.1 MASTER_PORT=29500 NODE_RANK={machine} python train.py trainer=ddp trainer.num_nodes=2 "
         "hydra.run.dir=outputs/mine": "needs two machines, of which tests/test_ends.py makes some"

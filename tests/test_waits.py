@@ -43,13 +43,17 @@ class NoWaiting(TorchDispatchMode):
         return operator(*args, **kwargs)
 
 
-def parts(*choices):
-    """(vae, objective, x, y) of a small model with these choices."""
+def words_of(*choices):
+    """The words of a small model with these choices; benchmarks/gpu.py trains them, too."""
     small = [option for choice in choices for option in SMALL.get(choice, [])]
     if "model=ladder" in choices:
         small += ["model.groups=[1x1,7x2]"]
-    data = ["data=synthetic", "data.source.train_size=6"]
-    cfg = config(*data, *([] if choices[0].startswith("experiment=") else ["model.latent_dim=3"]), *choices, *small)
+    return ["data=synthetic", "data.source.train_size=6", "model.latent_dim=3", *choices, *small]
+
+
+def parts(*choices):
+    """(vae, objective, x, y) of a small model with these choices."""
+    cfg = config(*words_of(*choices))
     vae, objective = build_vae(cfg), make(cfg, "objective")
     objective.prepare(6)
     x = torch.zeros(6, *cfg.data.image_shape)

@@ -257,6 +257,8 @@ def announce(parts: Parts, run: Run) -> None:
     images = f"{', '.join(sizes)}, binarization {data.binarization}"
     device = trainer.strategy.root_device
     log.info("%s parameters; images: %s; on %s; into %s", f"{parameters(module):,}", images, device, run)
+    if device.type == "cuda" and trainer.precision == "32-true" and torch.backends.cudnn.allow_tf32:
+        log.info("Training's convolutions round what they read to the 10 bits of TF32; no reported figure does")
 
 
 def parameters(module: VAEModule) -> int:

@@ -17,6 +17,7 @@ from cvae.errors import ConfigError
 from cvae.training import graphs
 from cvae.training.engine import graphs_of
 from cvae.training.graphs import CHECKED, WARM_UP, Graphed, capturable
+from cvae.training.module import VAEModule
 from cvae.training.step_state import Operators, difference
 from cvae.training.train import assemble, train
 
@@ -549,11 +550,35 @@ def test_cuda_graphs_train_the_same_model(name, precision, tmp_path):
     torch.testing.assert_close(replayed["state_dict"], plain["state_dict"], rtol=1e-4, atol=1e-5)
 
 
+def test_recordings_are_dropped_before_the_test_and_the_evaluation(recorder, tmp_path, monkeypatch):
+    """Their memory is free for these. Between epochs they stay."""
+    seen = []
+
+    def noted(self):
+        seen.append((self.trainer.testing, isinstance(self.step, Graphed)))
+        start(self)
+
+    start = VAEModule.on_validation_epoch_start
+    monkeypatch.setattr("cvae.training.train.graphs_of", lambda trainer, wanted: wanted)
+    monkeypatch.setattr(VAEModule, "on_validation_epoch_start", noted)
+    monkeypatch.setattr(VAEModule, "on_test_epoch_start", noted)
+    train(tiny(tmp_path, *QUIET))
+    assert seen == [(False, True), (False, True), (True, False)]
+
+
+@pytest.mark.gpu
+def test_a_step_that_reads_a_number_is_found_out_and_the_next_one_is_recorded(caplog):
+    from benchmarks.gpu import falls_back
+
+    assert "captur" in falls_back(torch.device("cuda"))
+
+
 @pytest.mark.gpu
 def test_a_recorded_step_draws_new_noise_from_the_seed_that_was_set():
     device = torch.device("cuda")
-    take, _ = graphed(lambda x: x + torch.rand(4, device=device))
-    take.device = device
+    module = nn.ParameterList([torch.zeros(1, device=device)])
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    take = Graphed(lambda x: x + torch.rand(4, device=device), optimizer, device, module)
     drawn = []
     for seed in [*range(WARM_UP + 3), WARM_UP + 2]:
         torch.cuda.manual_seed(seed)
