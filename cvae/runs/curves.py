@@ -28,7 +28,9 @@ def curve(run: Run, name: str) -> list[tuple[int, float]]:
     The files may be somebody else's: what is damaged, no file, or beyond `MOST` is left out, and so is what is no
     number.
     """
-    split, tag = place_of_curve(name)
+    if (place := place_of_curve(name)) is None:
+        return []
+    split, tag = place
     points: dict[int, float] = {}
     for file in few(sorted(run.events(split).glob("events.out.tfevents.*"))):
         points |= dict(points_of(file, tag))

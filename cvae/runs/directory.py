@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -141,7 +142,7 @@ class Run:
         Raises as `claim` does.
         """
         self.claim()
-        about = {"started": now(), "host": socket.gethostname(), "pid": os.getpid(), "version": VERSION}
+        about: dict[str, Any] = {"started": now(), "host": socket.gethostname(), "pid": os.getpid(), "version": VERSION}
         if "SLURM_JOB_ID" in os.environ:
             about["slurm_job"] = os.environ["SLURM_JOB_ID"]
         try:
@@ -217,7 +218,8 @@ class Run:
                 raise UserError("this is not the config of a run: it has no keys")
             cfg.run_dir = ""  # where the run was does not matter
             if not self.trust:
-                trust.require_plain(OmegaConf.to_container(cfg))
+                content: Any = OmegaConf.to_container(cfg)
+                trust.require_plain(content)
             if re.search(r"\$\{|[\udc80-\udcff]", str(self.path)):  # the latter stand for bytes that no letter has
                 raise UserError("the name of a folder cannot have ${, nor bytes that are no UTF-8: rename it")
             cfg.run_dir = str(self.path)

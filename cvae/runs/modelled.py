@@ -31,7 +31,7 @@ def modelled(config: dict) -> str:
     data = config.get("data")
     if not isinstance(data, dict) or not isinstance(config.get("likelihood"), dict):
         return UNKNOWN
-    source = data.get("source") if isinstance(data.get("source"), dict) else {}
+    source: dict = data["source"] if isinstance(data.get("source"), dict) else {}
     kind = last_name(data)
     name = str(source.get("dataset") or last_name(source) or kind)
     options = {key: value for key, value in source.items() if not key.startswith("_") and key not in BESIDE}

@@ -1,7 +1,6 @@
 """Files that are whole or absent, folders that are new, and locks."""
 
 import importlib
-import itertools
 import logging
 import os
 import time
@@ -52,13 +51,14 @@ def save(path: Path, content: bytes, previous: Path | None = None, check: Callab
 def new_folder(path: Path) -> Path:
     """Make a folder that nobody has made: `path`, or if it is taken path_2, path_3, …"""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
+    number = 1
+    while True:
         folder = path if number == 1 else path.with_name(f"{path.name}_{number}")
         try:
             folder.mkdir()  # of several processes one succeeds
             return folder
         except FileExistsError:
-            pass
+            number += 1
 
 
 def lock(path: Path) -> bool:

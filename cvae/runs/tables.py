@@ -190,7 +190,7 @@ def shown(table: list[Row], width: int | None = None) -> tuple[list[Column], lis
 
     width: signs of a line that they must fit into, if they must
     """
-    kept, left_out = columns(table), []
+    kept, left_out = columns(table), list[str]()
     if not any(column.title == "run" for column in kept) and len(table[0].settings) > COLUMNS:
         kept.insert(0, Column("run", 0, [row.label for row in table]))  # else rows may look alike
     signs = min(SIGNS, max(16, width // 3)) if width else SIGNS
