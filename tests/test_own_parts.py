@@ -11,7 +11,7 @@ from conftest import ROOT, config
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from cvae.build import build_vae, make
+from cvae.build import build_data, build_vae, make
 from cvae.cli.messages import find_own_parts
 from cvae.errors import ConfigError, UserError
 from cvae.objectives import ELBO
@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
         (tmp_path / name).write_text(content)
     monkeypatch.syspath_prepend(tmp_path / "my_parts")
     yield tmp_path
-    for name in ("patches", "laplace", "denoising"):
+    for name in ("noise", "patches", "laplace", "denoising"):
         sys.modules.pop(name, None)
 
 
@@ -39,16 +39,16 @@ def own(folder, *words):
 
 
 def test_what_the_document_has():
-    folders = ["model", "objective", "prior"]
-    python = ["denoising.py", "laplace.py", "patches.py"]
+    folders = ["model", "objective", "prior", "data"]
+    python = ["denoising.py", "laplace.py", "patches.py", "noise.py"]
     assert sorted(FILES) == sorted(
         [*(f"my_parts/{name}" for name in python)]
         + [
             f"my_parts/{group}/{name[:-3]}.yaml"
-            for group, name in zip(folders, ["patches.py", "denoising.py", "laplace.py"], strict=True)
+            for group, name in zip(folders, ["patches.py", "denoising.py", "laplace.py", "noise.py"], strict=True)
         ]
     )
-    assert len(COMMANDS) == 3
+    assert len(COMMANDS) == 4
     listed = re.findall(r"^  (\w+\.py) +(\w+/\w+\.yaml)$", DOCUMENT, re.MULTILINE)
     assert sorted(f"my_parts/{name}" for pair in listed for name in pair) == sorted(FILES)
 
@@ -88,6 +88,13 @@ def test_the_objective(folder):
     cfg.objective.drop = 1
     with pytest.raises(ConfigError, match="^objective.drop=1: must be at least 0 and below 1$"):
         make(cfg, "objective")
+
+
+def test_the_data(folder):
+    data = build_data(config(f"hydra.searchpath=[file://{folder}/my_parts]", "data=noise", "data.source.size=15"))
+    data.setup()
+    assert data.train.images.x.shape == (15, 3, 32, 32) and len(data.test) == 3
+    assert set(data.train.images.y.tolist()) <= set(range(10)) and data.train.images.y.unique().numel() > 1
 
 
 @pytest.fixture

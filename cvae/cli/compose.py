@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1]
 # The groups of choices: in the package where it was installed, beside it where it is used as it was checked out.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
-OWN = ("image_folder", "npz")  # members of data/ that read a user's own images
+OWN = ("image_folder", "npz", "huggingface")  # members of data/ that read a user's own images
 
 apply_what_was_typed = ConfigLoaderImpl._apply_overrides_to_config
 

@@ -133,21 +133,27 @@ def read_file(path: str | Path, reading: Reading) -> tuple[np.ndarray, int, floa
     """
     content = content_of(path)
     digest = int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
-    channels, height, width = reading.shape
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         # A JPEG decodes faster at a fraction of its size; at least twice ours keeps the detail.
-        image.draft(None, (2 * max(height, width),) * 2)
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        upright = ImageOps.exif_transpose(image) if turned else image  # it would make a copy
-        deep = upright.mode.startswith("I;16") or (upright.mode == "I" and image.format in ("PNG", "PPM"))
-        shown, peak = in_levels(upright, deep, reading.white)
-        if shown.has_transparency_data and reading.transparent != "alpha":
-            behind = Image.new("RGBA", shown.size, reading.transparent)
-            behind.alpha_composite(shown.convert("RGBA"))
-            shown = behind
-        fitted = fit(shown.convert(MODES[channels]), (width, height), reading)
+        image.draft(None, (2 * max(reading.shape[1:]),) * 2)
+        levels, peak, bits = levels_of(image, reading)
+    return levels, digest, peak, bits
+
+
+def levels_of(image: Image.Image, reading: Reading) -> tuple[np.ndarray, float, int]:
+    """An image as levels uint8 (C, H, W), with its peak, or NaN, and bits (see `Decoded`)."""
+    channels, height, width = reading.shape
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image  # it would make a copy
+    deep = upright.mode.startswith("I;16") or (upright.mode == "I" and image.format in ("PNG", "PPM"))
+    shown, peak = in_levels(upright, deep, reading.white)
+    if shown.has_transparency_data and reading.transparent != "alpha":
+        behind = Image.new("RGBA", shown.size, reading.transparent)
+        behind.alpha_composite(shown.convert("RGBA"))
+        shown = behind
+    fitted = fit(shown.convert(MODES[channels]), (width, height), reading)
     levels = np.frombuffer(fitted.tobytes(), np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
-    return levels, digest, np.nan if peak is None else peak, 16 if deep else 8
+    return levels, np.nan if peak is None else peak, 16 if deep else 8
 
 
 def content_of(path: str | Path) -> bytes:
