@@ -134,8 +134,9 @@ def read_file(path: str | Path, reading: Reading) -> tuple[np.ndarray, int, floa
     content = content_of(path)
     digest = int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        # A JPEG decodes faster at a fraction of its size; at least twice ours keeps the detail.
-        image.draft(None, (2 * max(reading.shape[1:]),) * 2)
+        twice = 2 * max(reading.shape[1:])
+        if min(image.size) >= 2 * twice:  # a JPEG decodes faster at a fraction of its size; twice ours keeps the detail
+            image.draft(None, (twice, twice))
         levels, peak, bits = levels_of(image, reading)
     return levels, digest, peak, bits
 
@@ -151,7 +152,8 @@ def levels_of(image: Image.Image, reading: Reading) -> tuple[np.ndarray, float, 
         behind = Image.new("RGBA", shown.size, reading.transparent)
         behind.alpha_composite(shown.convert("RGBA"))
         shown = behind
-    fitted = fit(shown.convert(MODES[channels]), (width, height), reading)
+    mode = MODES[channels]
+    fitted = fit(shown if shown.mode == mode else shown.convert(mode), (width, height), reading)
     levels = np.frombuffer(fitted.tobytes(), np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
     return levels, np.nan if peak is None else peak, 16 if deep else 8
 

@@ -21,7 +21,6 @@ import numpy as np
 
 from cvae.data.decode import Decoded, Reading, decode
 from cvae.errors import DataError
-from cvae.runtime.console import console, progress_bar
 
 BLOCK = 128  # files that a process gets at once
 FEW = 2000  # files, up to which this process decodes them itself
@@ -34,6 +33,8 @@ def decoded_blocks(files: Sequence[str], reading: Reading) -> Iterator[tuple[int
 
     Raises DataError where a file ends a process that reads it.
     """
+    from cvae.runtime.console import console, progress_bar  # the processes that decode don't need it
+
     starts = range(0, len(files), BLOCK)
     blocks = (files[start : start + BLOCK] for start in starts)
     several = len(files) > FEW
