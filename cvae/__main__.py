@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def program() -> str:
-    """What the user has typed: cvae, or python -m cvae."""
+    """The program's name as the user typed it: cvae, or python -m cvae."""
     return "cvae" if Path(sys.argv[0]).stem == "cvae" else "python -m cvae"
 
 

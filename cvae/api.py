@@ -49,7 +49,7 @@ class TrainedRun:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What metrics.json says: test/elbo, evaluation/nll, … in nats per image; empty before the end of a run."""
+        """The content of metrics.json: test/elbo, evaluation/nll, … in nats per image; empty until the run ends."""
         return read_json(self.files.metrics)
 
     @property
@@ -125,7 +125,7 @@ class Runs(list[TrainedRun]):
     """Runs, in the order in which they were found."""
 
     def table(self, sort: str = "ELBO", each: bool = False) -> "Table":
-        """What was set differently and what came of it, as `cvae compare` prints it: a part for each thing modelled.
+        """Settings that differ, and results, as `cvae compare` prints them. Runs of one part can be ranked.
 
         Args:
             sort: the column by which the rows are sorted

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    """Text that a terminal shows and does not obey: escapes in place of control characters, lines and tabs apart.
+    """Text that is safe for a terminal: escapes replace control characters, except newlines and tabs.
 
     It may come from somebody else's run: names of files, of weights, values of a config.
     """

@@ -1,10 +1,9 @@
 """Combine an experiment's values with the user's choices: values that no longer apply are left out, typed ones win.
 
 An experiment (conf/experiment/NAME.yaml) chooses a member of each group and sets values of them. Hydra composes the
-choices, the user's before the experiment's. The values then go in before those that the user typed, and only where they
-mean something: not for a key that the chosen member does not have, nor over a choice within a group
-(objective/beta=linear). Hydra has no place for such a rule, so it is added to the step in which Hydra applies what the
-user typed.
+choices, the user's before the experiment's. The experiment's values then go in before those that the user
+typed, unless the chosen member lacks the key, or they would undo a choice within a group (objective/beta=linear). Hydra
+has no hook for such a rule, so this module wraps the step in which Hydra applies what the user typed.
 """
 
 from pathlib import Path
@@ -60,7 +59,7 @@ def merge(target: DictConfig, values: DictConfig, place: str = "") -> list[str]:
 
 
 def choice(current: DictConfig, value: Any) -> str | None:
-    """What was chosen within a group, if `value` would put something else in its place."""
+    """The class chosen within a group, if `value` would replace it; else None."""
     target = current.get("_target_")
     if not isinstance(value, DictConfig):
         return target

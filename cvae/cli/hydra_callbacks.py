@@ -1,4 +1,4 @@
-"""What happens around the runs that Hydra starts: each gets a folder of its own, and errors end no sweep."""
+"""Hydra's callbacks: each run gets a folder of its own, and an error ends its run, not the sweep."""
 
 import logging
 from pathlib import Path
@@ -61,7 +61,7 @@ class NewRunDirectory(Callback):
 
 
 def save_config(run: Run, cfg: DictConfig) -> None:
-    """Write what a run was started with, each file whole or not at all; that of a run which has begun stays."""
+    """Save the config of a new run, each file whole or not at all; a run that has begun keeps its own."""
     if first_process() and not run.began():
         hydra = HydraConfig.instance().cfg
         run.save_overrides(hydra.hydra.overrides.task)
@@ -72,7 +72,7 @@ def save_config(run: Run, cfg: DictConfig) -> None:
 def claim(config: DictConfig, kind: str, resume: bool = False) -> None:
     """Claim hydra.KIND.dir, and put the name of the claimed folder there.
 
-    Ends the process if that cannot be: Hydra turns an Exception of a callback into a warning and goes on.
+    Ends the process if that fails: Hydra would turn an Exception of a callback into a warning.
     """
     HydraConfig.instance().set_config(config)  # what ${hydra:…} in the folder's name is read from
     written, key = OmegaConf.to_container(config), f"hydra.{kind}.dir"

@@ -1,4 +1,4 @@
-"""What the command line says when something is wrong: one message, and a stack trace only with HYDRA_FULL_ERROR=1."""
+"""Errors on the command line: one message, and a stack trace only with HYDRA_FULL_ERROR=1."""
 
 import difflib
 import logging
@@ -79,7 +79,7 @@ def is_lack_of_memory(error: BaseException | None) -> bool:
 
 
 def is_lost_process(error: Exception) -> bool:
-    """Whether joblib or submitit miss the process of a member of a sweep."""
+    """Whether joblib or submitit lost the process of a member of a sweep."""
     return isinstance(error, BrokenExecutor) or type(error).__name__ == "UncompletedJobError"
 
 
@@ -125,7 +125,7 @@ def words_of(error: Exception) -> str:
 
 
 def no_such_key(full_key: str, keys: DictConfig) -> str:
-    """What to type instead: a key that is spelt alike, one of that name elsewhere, or a + for a new one."""
+    """Suggest a key: one spelt alike, one of that name elsewhere, or a + for a new one."""
     parent, _, name = full_key.rpartition(".")
     message = f"there is no key {full_key}."
     elsewhere = [key for key in leaves(keys._get_root()) if key.rpartition(".")[2] == name]
@@ -150,7 +150,7 @@ def leaves(cfg: DictConfig, place: str = "") -> list[str]:
 
 
 def not_readable(override: str) -> str:
-    """How to quote: for the shell, and within that for Hydra."""
+    """Explain how to quote: for the shell, and within that for Hydra."""
     key, equals, value = override.partition("=")
     if not equals:
         return f"{override} is not KEY=VALUE. A value with spaces needs quotes around both: 'KEY=\"VALUE WITH SPACES\"'"

@@ -50,9 +50,9 @@ def run_to_resume(words: list[str]) -> tuple[Run, list[str]] | None:
 
 
 def words_of_sweep(words: list[str]) -> list[str]:
-    """What Hydra is told to go on with the sweep that resume= names, given the words that began it; else the words.
+    """Words for Hydra that resume the sweep named by resume=; without one, the words as they are.
 
-    Its finished runs are kept, those that were stopped go on, those that are missing begin.
+    Finished runs are kept, interrupted ones resume, missing ones start.
 
     Raises:
         UserError: there is no such folder, or a link in it leads out of it, which --trust allows.
@@ -72,7 +72,7 @@ def words_of_sweep(words: list[str]) -> list[str]:
 def run_of_job(job: str, words: list[str]) -> Run | None:
     """The run that a SLURM job has begun: as the job has noted it; else in hydra.run.dir, or below outputs/.
 
-    What stands in a folder anybody can have written: only a run that the job has noted is trusted.
+    Anybody may have written a folder, so only a run that the job itself has noted is trusted.
     """
     noted = []
     with suppress(OSError, RuntimeError):
@@ -94,7 +94,7 @@ def note_run_of_job(run: Run) -> None:
 
 
 def note(job: str) -> Path:
-    """Where a SLURM job notes its run: outside of the run, where the user alone can write."""
+    """The file in which a SLURM job notes its run: outside the run, where only the user can write."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state, "cvae", "slurm", f"{os.environ.get('SLURM_CLUSTER_NAME', 'cluster')}_{job}")
 

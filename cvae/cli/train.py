@@ -1,4 +1,4 @@
-"""python train.py, cvae train and cvae.train: compose a config, train, return what came of it."""
+"""python train.py, cvae train and cvae.train: compose a config, train, return the result."""
 
 import logging
 import os
@@ -125,7 +125,7 @@ def hydra_of_its_own(config_dir: str | os.PathLike | None) -> Iterator[Hydra]:
 
 @contextmanager
 def logging_put_back() -> Iterator[None]:
-    """What a run sets up for log lines is closed at its end, and the handlers from before are there again."""
+    """Close the log handlers that a run adds, and restore those from before."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:

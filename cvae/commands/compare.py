@@ -179,7 +179,7 @@ def elbo_curve(run: Run) -> list[tuple[int, float]]:
 
 
 def rate_distortion(axes: "Axes", table: list[Row], palette: list) -> None:
-    """Where the runs are in the plane of rate and distortion; along the dotted lines the ELBO is the same."""
+    """Draw the runs in the plane of rate and distortion; along the dotted lines the ELBO is the same."""
     for row, colour in zip(table, palette, strict=True):
         axes.scatter(row.values("rate"), row.values("distortion"), color=colour)
     axes.locator_params(axis="x", nbins=5)

@@ -117,7 +117,7 @@ def table(
     codes: "ndarray | None" = None,
     classes: Sequence[str] | None = None,
 ) -> str:
-    """As comma-separated values: name, label and class (where known), codes (where there are), z.
+    """The latents as comma-separated values: name, label and class (where known), codes (where there are), z.
 
     z has all digits of a float32.
     """

@@ -25,7 +25,7 @@ SIZES = (1, 7)  # of the batches that this is checked with; the files take any
 
 
 class Part(NamedTuple):
-    """What becomes a file: a function of a model, and the names and an example of what it reads."""
+    """A function of a model that becomes a file, with the names and examples of its inputs."""
 
     name: str
     module: "nn.Module"
@@ -117,7 +117,7 @@ def parts_of(vae: "VAE") -> list[Part]:
 
 
 def sizes_below(vae: "VAE") -> list[int]:
-    """How many numbers each group of latents below the top one has."""
+    """The number of latents in each group below the top one."""
     import torch
 
     y = torch.zeros(1, dtype=torch.long) if vae.num_classes else None
@@ -154,7 +154,9 @@ def exported(part: Part) -> tuple[bytes, bytes, float]:
 
 
 def difference(part: Part, onnx: bytes, program: bytes, size: int) -> float:
-    """How far the files' results are from the model's for a batch of this size: absolute up to 1, relative above."""
+    """The largest difference between the files' results and the model's for a batch of this size: absolute up to 1,
+    relative above.
+    """
     import onnxruntime
     import torch
 
@@ -168,7 +170,7 @@ def difference(part: Part, onnx: bytes, program: bytes, size: int) -> float:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what exporters say of their own ways."""
+    """Silence the exporters' own log lines and warnings."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

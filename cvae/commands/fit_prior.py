@@ -122,7 +122,7 @@ def beside(old: Run, words: Sequence[str]) -> Path:
 
 
 def write(new: Run, old: Run, part: dict[str, Any], words: Sequence[str], vae: "VAE", step: int) -> None:
-    """The files that a model is loaded from, and that say what it is."""
+    """Write the files of the new run: config, overrides and checkpoint."""
     import torch
 
     from cvae.build import saved_config
@@ -142,7 +142,7 @@ def write(new: Run, old: Run, part: dict[str, Any], words: Sequence[str], vae: "
 
 
 def measure(new: Run, old: Run, vae: "VAE", data: "ImageData", settings: "Settings", step: int) -> None:
-    """Its figures, under the names that those of a training have."""
+    """Measure the new run, and save its figures under the names that a training gives them."""
     from cvae.commands.evaluate import into_run
     from cvae.evaluation.report import scalars
 

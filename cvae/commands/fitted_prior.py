@@ -76,7 +76,7 @@ def of_size(part: Mapping[str, Any], weights: Mapping[str, "Tensor"]) -> dict[st
 
 
 def say_what_was_kept(part: Mapping[str, Any], prior: "Prior", vae: "VAE") -> None:
-    """Where it is less than one might think: fewer components, or one group of several."""
+    """Say so if less was kept or fitted than one might expect: fewer components, or one group of several."""
     if (kept := of_size(part, prior.state_dict())) != part:
         said(f"{kept['components']} of {part['components']} components are kept, as suits draws held out best")
     if vae.groups > 1:
@@ -95,7 +95,7 @@ def unfitted(part: Mapping[str, Any], vae: "VAE") -> "Prior":
 
 
 def posterior_draws(vae: "VAE", data: "ImageData") -> "Tensor":
-    """What a prior scores of one draw of q(z|x) for each training image: z (N, D), or codes (N, M)."""
+    """One draw of q(z|x) for each training image, as a prior scores it: z (N, D), or codes (N, M)."""
     import torch
 
     parts = []

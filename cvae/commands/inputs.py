@@ -1,4 +1,4 @@
-"""What the commands share: the model and the data of a run, the user's images, and where results go."""
+"""Shared by the commands: the model and the data of a run, the user's images, and output files."""
 
 import argparse
 import io
@@ -157,7 +157,7 @@ def labels_of(args: argparse.Namespace, vae: "VAE", num: int) -> "Tensor | None"
 
 
 def target(args: argparse.Namespace, default: Path, endings: Sequence[str]) -> Path:
-    """Where the result goes: --out, or the default. "" among the endings is a folder.
+    """The output file or folder: --out, or the default. "" among the endings allows a folder.
 
     Raises:
         ConfigError: the name ends otherwise, or something else has it.

@@ -1,4 +1,4 @@
-"""What a distribution of latents is like: independent over its dimensions, or standard normal."""
+"""Questions about a distribution of latents: is it independent over its dimensions? Standard normal?"""
 
 from typing import TypeGuard
 

@@ -39,7 +39,7 @@ def from_noise(p: Distribution, noise: Tensor, choice: Tensor) -> Tensor:
 
 
 def component(components: Distribution, chosen: Tensor) -> Distribution | None:
-    """Of components with batch (K,) those at `chosen` (...), with that batch; None where they are no plain normals."""
+    """The components at `chosen` (...), with that batch, of components (K,); None if they are not plain normals."""
     if isinstance(components, Independent) and isinstance(base := components.base_dist, Normal):
         one = Normal(base.loc[chosen], base.scale[chosen], validate_args=False)
         return Independent(one, 1, validate_args=False)

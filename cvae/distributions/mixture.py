@@ -30,7 +30,7 @@ class Mixture(MixtureSameFamily):
         return components.base_dist if isinstance(components.base_dist, Normal) else None
 
     def _chunk(self, drawn: bool = False) -> int:
-        """How many z are scored, or drawn, at once."""
+        """The number of z to score, or draw, at once."""
         components, event = self.component_distribution, self.event_shape.numel()
         scored = 2 if self._diagonal else getattr(components, "scratch", event)  # a float64 is two floats
         return max(1, self.floats // (components.batch_shape[-1] * (event if drawn else scored)))

@@ -18,5 +18,5 @@ def precise(t: Tensor) -> Tensor:
 
 
 def full_precision(t: Tensor) -> Tensor:
-    """What a network computed under trainer.precision=bf16-mixed or 16-mixed as float32."""
+    """A network's output under trainer.precision=bf16-mixed or 16-mixed, as float32."""
     return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t

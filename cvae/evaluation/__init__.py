@@ -1,4 +1,4 @@
-"""What a trained model is measured by, over a set of images."""
+"""Measures of a trained model over a set of images."""
 
 from cvae.evaluation.measure import Figure, evaluate
 from cvae.evaluation.settings import Settings

@@ -1,8 +1,8 @@
 """Blocks: the unit of randomness and of memory. A block is some images with SAMPLES draws each.
 
-A block is always drawn as a whole, and what is not needed of it is thrown away. The noise of block (i, k) has a seed of
-its own, a hash of (seed, i, k). So the draws of an image depend neither on the batches that the images come in, nor on
-how many images there are, nor on how many samples are asked for.
+A block is always drawn as a whole, and draws that are not needed are thrown away. The noise of block (i, k) has a seed
+of its own, a hash of (seed, i, k). So an image gets the same draws whatever the batch size, the number of images and
+the number of samples.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor | None]  # x (B, C, H, W), y (B,) or None
 
 
 def images_of_a_block(vae: VAE, x: Tensor, y: Tensor | None, memory: float) -> int:
-    """How many images with SAMPLES draws each fit into `memory` GiB, 1 to IMAGES.
+    """The number of images, with SAMPLES draws each, that fit into `memory` GiB: from 1 to IMAGES.
 
     x (B, C, H, W), y (B,): any of the images, with their labels.
     """

@@ -22,7 +22,7 @@ ENOUGH = 50  # effective samples that tell the variance of the weights
 
 
 class PerImage(NamedTuple):
-    """What the draws say of each image, in nats, float64 on the CPU. L: groups of latents, the top one first."""
+    """The estimates for each image, in nats, float64 on the CPU. L: groups of latents, the top one first."""
 
     log_px: Tensor  # (B,) the importance-sampled log p(x)
     rates: Tensor  # (B, L) mean over samples of log q(z|x) - log p(z) of each group
@@ -65,7 +65,7 @@ class Draws:
         self.samples += len(log_px_z)
 
     def keep_first(self, trace: Trace) -> None:
-        """Of the first trace its first draw, and what is the same in all traces."""
+        """Keep the first draw, and whatever is the same in all traces."""
         top, count = trace.latents[0], self.count
         self.first = top.z[0, :count].clone(), precise(top.log_q[0, :count]), precise(top.log_p[0, :count])
         self.known = precise(known_mean(trace.latents, len(self.x))[:count]).cpu()
@@ -77,7 +77,7 @@ class Draws:
         return error_of(torch.cat(self.log_w))
 
     def result(self, reached: bool = True) -> tuple[PerImage, Means]:
-        """What the draws give; reached: whether their error is as small as was asked for."""
+        """The estimates from all draws; reached: whether their error is as small as was asked for."""
         log_px, effective, k = from_weights(torch.cat(self.log_w).cpu(), self.one_code)
         rates, distortion, shift, square = self.sums
         numbers = torch.full((self.count,), self.samples), torch.full((self.count,), reached)
@@ -132,7 +132,7 @@ def error_of(log_w: Tensor) -> float:
 
 
 def from_weights(log_w: Tensor, one_code: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Of importance weights (K, B): log p(x), the effective sample size and Pareto k-hat, (B,) each.
+    """log p(x), the effective sample size and Pareto k-hat, (B,) each, from log-weights (K, B).
 
     one_code: all draws of an image are the same. Their weights are equal, and still no estimate: the last two are NaN.
     """

@@ -1,4 +1,4 @@
-"""What the latents of a set of images are like: the aggregate posterior, dimension by dimension."""
+"""The latents of a set of images: the aggregate posterior, dimension by dimension."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class Latents(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """Of the aggregate posterior: (D,)."""
+        """Mean of the aggregate posterior in each dimension: (D,)."""
         return self.draws.mean(0)
 
     @property
@@ -32,7 +32,7 @@ class Latents(NamedTuple):
         return self.draws.std(0, correction=0)
 
     def at(self, units: Tensor, dims: list[int]) -> Tensor:
-        """Values (len(dims), S) of z, so many standard deviations (S,) of the aggregate posterior from its mean."""
+        """Values of z (len(dims), S), `units` (S,) standard deviations of the aggregate posterior from its mean."""
         return self.mean[dims, None] + units * self.std[dims, None]
 
     def units(self, z: Tensor) -> Tensor:
@@ -49,10 +49,11 @@ class Latents(NamedTuple):
 def latents(vae: VAE, batches: Iterable[Batch]) -> Latents:
     """The latents of the images in `batches`: x (B, C, H, W) and y (B,), None for a model without classes.
 
-    The rate of dimension d is KL(q(z_d|x) || p(z_d)), averaged over the images, where posterior and prior are
-    independent over the dimensions. Elsewhere it has no such parts, and stands for what z_d tells of x: the capacity of
-    a Gaussian channel, log(V / v) / 2, with the variances V of the aggregate posterior and v of q(z_d|x), the latter
-    averaged over the images. A deterministic posterior has no such channel: the dimensions go by how much they vary.
+    If posterior and prior are independent over the dimensions, the rate of dimension d is KL(q(z_d|x) || p(z_d)),
+    averaged over the images. Otherwise the KL does not split up, and the figure estimates how much z_d tells of x: the
+    capacity of a Gaussian channel, log(V / v) / 2, where V is the variance of the aggregate posterior and v that of
+    q(z_d|x), averaged over the images. A deterministic posterior has no such channel: there the variance alone ranks
+    the dimensions.
     """
     p = vae.p_z()
     parts = [of_batch(vae.encode(x, y), p) for x, y in batches]

@@ -55,23 +55,23 @@ def evaluate(
     nll, elbo, rate and distortion share the same draws; elbo = -rate - distortion. The expected nll falls with the
     number of samples towards -log p(x) (Burda et al. 2016, theorem 1).
 
-    How near it is, effective_samples says: the median over images of the effective sample size (Kish 1965), and
-    few_effective the share of images where it is below 10, if there were more samples. Where a few heavy weights carry
+    effective_samples says how near it is: the median over images of the effective sample size (Kish 1965).
+    few_effective is the share of images where it is below 10, if there were more samples. If a few heavy weights carry
     the estimate, it is a loose bound, and its standard error over images does not show that. pareto_k is the median of
     the Pareto k-hat of the weights, high_pareto_k the share of images where it is above min(1 - 1/log10 S, 0.7) for S
     samples: there the estimate cannot be relied on (Vehtari et al. 2024). Both need the package arviz-stats and 25
     samples. Where settings.until is given, not_reached is the share of images in blocks whose error is still above it.
 
-    A group whose posterior is one code (vq, fsq) makes nll a bound, which the table calls "at most": samples do not
-    show what other codes would add to p(x) (van den Oord et al. 2017, section 3.2). Of a hierarchy they tighten it in
-    the groups below. Where there are none, all samples are the same, and effective_samples is None.
+    If the posterior of a group is a single code (vq, fsq), nll is an upper bound, and the table says "at most": no
+    sample shows what other codes would add to p(x) (van den Oord et al. 2017, section 3.2). In a hierarchy, samples of
+    the groups below tighten it. Without such groups all samples are the same, and effective_samples is None.
 
-    Of codes there are perplexity, code_information and codebook_perplexity, see `figures_of_codes`, and used_codes, how
-    many values occur among the first draws of all images.
+    Models of codes have perplexity, code_information and codebook_perplexity too, see `figures_of_codes`, and
+    used_codes, the number of values among the first draws of all images.
 
     active_units are the latents that depend on the image, see `Spread.active`.
 
-    Where there are several groups of latents, rate_1, rate_2, … are those of each from the top down. They sum to rate.
+    With several groups of latents, rate_1, rate_2, … are their rates from the top down. They sum to rate.
 
     mutual_information is I_q(x; z), aggregate_kl is KL(q(z) || p(z)), and aggregate_rate is exactly their sum (Hoffman
     and Johnson 2016). The three are of the top group of latents and over the first `aggregate_images` images, with a
@@ -192,9 +192,9 @@ def effective_samples(effective: Tensor, samples: Tensor) -> Figure:
 
 
 def pareto(k: Tensor, samples: Tensor) -> dict[str, Figure]:
-    """Of Pareto k-hat (N,), from so many samples (N,), the median over the images that have one.
+    """The median of Pareto k-hat (N,) over the images that have one, and the share of these where it is too high.
 
-    And the share of these where it is too high.
+    samples: (N,), the number for each image.
     """
     known, limits = k[~k.isnan()], highest(samples)
     said = dict.fromkeys(f"{limit:.2g}" for limit in (limits.min().item(), limits.max().item()))
@@ -212,7 +212,7 @@ def median_of(values: Tensor) -> float:
 
 
 def of_groups(rates: Tensor) -> dict[str, Figure]:
-    """Of several groups of latents the rates (N, L), and how many groups have one above 0.1 nats; else nothing."""
+    """The mean of the rates (N, L) for each of several groups, and the number above 0.1 nats; {} for one group."""
     groups = rates.shape[1]
     if groups == 1:
         return {}

@@ -1,4 +1,4 @@
-"""How heavy the tail of importance weights is."""
+"""Pareto k-hat: the tail of the importance weights."""
 
 import importlib.util
 

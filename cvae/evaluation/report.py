@@ -24,7 +24,7 @@ LOOSE = 0.05  # share of images with few effective samples, above which the tabl
 
 
 class TestData(Protocol):
-    """What an evaluation asks of data (cvae.data.ImageData)."""
+    """The part of the data that an evaluation uses (cvae.data.ImageData)."""
 
     test: Sized
     binarization: str
@@ -113,7 +113,7 @@ def table(figures: dict[str, Figure], settings: dict, said: Sequence[str] = ()) 
 
 
 def taken(samples: int, until: float | None) -> str:
-    """What a table says of the samples of each image."""
+    """How the table describes the samples of each image."""
     return f"importance samples until {until:g} nats off" if until else f"{samples:,} importance samples"
 
 

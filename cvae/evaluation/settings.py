@@ -1,4 +1,4 @@
-"""How a model is measured."""
+"""The settings of an evaluation."""
 
 from dataclasses import dataclass
 

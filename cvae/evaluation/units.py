@@ -1,4 +1,4 @@
-"""What single latents say of the images: which are active, and how codes are used."""
+"""Which latents are active, and how codes are used."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ TOLD = 0.01  # nats that a code says of the image, above which it counts as acti
 
 
 class Means(NamedTuple):
-    """What single latents say of images, float64 on the CPU. D: latents of all groups without codes, the top one first.
+    """Posterior means for B images, float64 on the CPU. D: latents of all groups without codes, the top one first.
 
     mean: (B, D) of the top group the mean of q(z|x). Below it, how far q's mean lies from p's, given the groups above,
         in standard deviations of p: the mean over draws of these.
@@ -31,7 +31,7 @@ class Means(NamedTuple):
 
 
 def shifts(latents: tuple[Latent, ...]) -> Tensor:
-    """What `Means` are made of, (K, B, D): z of the top group, unless it has codes, and shifts of those below."""
+    """The samples (K, B, D) that `Means` average: z of the top group, unless of codes, and the shifts below it."""
     z = latents[0].z
     return torch.cat([z[..., :0] if isinstance(latents[0].p, Codes) else z, *map(shift, latents[1:])], -1)
 
@@ -65,10 +65,10 @@ def means_of(known: Tensor, total: Tensor, squares: Tensor, samples: int, codes:
 
 
 def code_sums(latent: Latent, images: int | None = None) -> Tensor:
-    """Of a group of M codes with C values each, sums over (the first so many) images, (M, C + 1) in float64.
+    """Sums over the images, or the first few, for a group of M codes with C values each: (M, C + 1) in float64.
 
-    They are of q(z_m = c|x), and in the last column of the entropy of q(z_m|x), in nats: exact, whatever the draws are.
-    So sums of batches and of processes can be added.
+    The first C columns sum q(z_m = c|x), the last one the entropy of q(z_m|x) in nats. Both are exact, whatever was
+    drawn, and the sums of batches and processes can be added.
     """
     q, p = latent.q, latent.p
     assert isinstance(p, Codes)
@@ -81,9 +81,9 @@ def code_sums(latent: Latent, images: int | None = None) -> Tensor:
 
 
 def information_of_codes(sums: Tensor) -> Tensor:
-    """What each code says of which of the images it is, (M,) nats, from their `code_sums`.
+    """The mutual information I(x; z_m) of each code, (M,) in nats, from their `code_sums`.
 
-    It is the mutual information I(x; z_m), entropy of the mean of q(z_m|x) less the mean of its entropies.
+    It is the entropy of the mean of q(z_m|x) less the mean of its entropies.
     """
     images = sums[0, :-1].sum()
     return torch.special.entr(sums[:, :-1] / images).sum(-1) - sums[:, -1] / images
@@ -95,11 +95,11 @@ OF_CODES = ("perplexity", "code_information", "codebook_perplexity")
 def figures_of_codes(sums: Tensor) -> dict[str, float]:
     """How codes are used, from their `code_sums` over images.
 
-    perplexity: exp(entropy) of the aggregate posterior of a code, the mean over the codes of an image: so many values,
-        used equally, would have this entropy. It is high also where a code is drawn at random, whatever the image is
-    code_information: what a code says of the image, nats, the mean over codes; log(perplexity) is the most that it can
+    perplexity: exp(entropy) of the aggregate posterior of a code, the mean over the codes of an image. That many
+        values, used equally often, have this entropy. A code that is drawn at random has a high one, too
+    code_information: I(x; code) in nats, the mean over codes; at most log(perplexity)
     codebook_perplexity: exp(entropy) of all codes of all images together (van den Oord et al. 2017 report it): how much
-        of the codebook is used. It is high also where each code always has the same value, another for each
+        of the codebook is used. It is high too if each code always has the same value, another for each
     """
     shares = sums[:, :-1] / sums[0, :-1].sum()
     perplexities = [torch.special.entr(part).sum(-1).exp() for part in (shares, shares.mean(0))]
@@ -115,7 +115,7 @@ class Spread:
         self.codes: Tensor | None = None  # `code_sums`
 
     def add(self, means: Means) -> None:
-        """Those of more images."""
+        """Add the means of more images."""
         self.count += len(means.mean)
         self.sums = self.sums + torch.stack([part.sum(0) for part in means[:3]])
         if means.codes is not None:
@@ -127,14 +127,14 @@ class Spread:
         return square - mean**2 - error
 
     def active(self) -> tuple[int | None, int]:
-        """How many latents depend on the image, given the groups above, and of how many; None if one is unknown.
+        """The number of latents that depend on the image, given the groups above, and of all; None if one is unknown.
 
         A latent of the top group does if the mean of q(z|x) has a variance over the images above 0.01 (Burda et al.
-        2016, section 5.2). One below it would follow the groups above also where it says nothing of x of its own, as
-        in a group that has collapsed to p. So there the variance is that of the distance between the means of q and p,
+        2016, section 5.2). The mean of a latent below it varies with the groups above even if the group has
+        collapsed to p and says nothing of x. So there it is the distance between the means of q and p that must vary,
         over images and draws of the groups above, in standard deviations of p. With p = N(0, 1) both are the same.
 
-        A code does if I(x; z_m) is above 0.01 nats, whatever vectors the codes are written as.
+        A code does if I(x; z_m) is above 0.01 nats; the vectors of the codes do not matter.
         """
         variance = self.variance()
         told = variance.new_empty(0) if self.codes is None else information_of_codes(self.codes)

@@ -87,7 +87,7 @@ class Page:
         ui.timer(0, self.show, once=True)
 
     def head(self, title: str) -> None:
-        """What is looked at, which dimensions, what a click does, and the legend."""
+        """The controls: the image, the two dimensions, what a click does, and the legend."""
         with ui.row(wrap=False).classes("head items-center gap-4"):
             with ui.column().classes("gap-0 grow"):
                 ui.label("Latent space").classes("text-2xl font-medium")

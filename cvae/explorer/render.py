@@ -1,4 +1,4 @@
-"""What is shown, as pictures: the plane with the test images on it, single images, and all of it in one file."""
+"""Pictures for the page: the plane with the test images on it, single images, and all of it in one file."""
 
 import base64
 from functools import lru_cache
@@ -93,7 +93,7 @@ def url(png: bytes) -> str:
 
 
 def overlay(plane: Plane, marks: list[Mark], way: Tensor | None, ring: Tensor | None) -> str:
-    """What lies above the plane as SVG, PIXELS x PIXELS: the marks, a way (K, D), and a ring at a place (2,)."""
+    """An SVG to lay over the plane, PIXELS x PIXELS: the marks, a path (K, D), and a ring at a place (2,)."""
     parts = []
     for across, down in [] if way is None else PIXELS * plane.places(way):
         parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="4" fill="#0f172a" fill-opacity="0.6"/>')
@@ -113,7 +113,7 @@ def overlay(plane: Plane, marks: list[Mark], way: Tensor | None, ring: Tensor | 
 
 
 def snapshot(space: Space, plane: Plane, marks: list[Mark], images: dict[str, Tensor], strip: Tensor | None) -> bytes:
-    """What is seen as one PNG: the plane with its marks, images (C, H, W) under their names, a strip (K, C, H, W)."""
+    """The whole view as one PNG: the plane with its marks, images (C, H, W) under their names, a strip (K, C, H, W)."""
     heights = [8, 1.4] if strip is not None else [8]
     figure = Figure(figsize=(11, sum(heights)), dpi=130, layout="constrained")
     rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)

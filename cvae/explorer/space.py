@@ -1,4 +1,4 @@
-"""What is shown: a model, the test images in its latent space, and what a pointer's position means."""
+"""The state of the explorer: a model, the test images in its latent space, and how a pointer's position becomes z."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -93,16 +93,16 @@ class Space:
         return Plane(right, up, *(tuple(ends[list(dims)].tolist()) for ends in (self.low, self.high)))
 
     def first_plane(self) -> Plane:
-        """That of the two most active dimensions, in the order of their numbers."""
+        """The plane of the two most active dimensions, in the order of their numbers."""
         return self.plane(*sorted(self.order[:2])) if self.dims > 1 else self.plane(0, None)
 
     def places(self, plane: Plane) -> Tensor:
-        """Where the test images lie: (N, 2)."""
+        """The test images' places in the plane: (N, 2)."""
         places = plane.places(self.means)
         return rows_of_classes(places, self.of_class) if plane.up is None else places
 
     def labels(self, label: int, num: int = 1) -> Tensor | None:
-        """What the model's methods take: `num` times a class, or None for a model without classes."""
+        """Labels for the model's methods: `num` times a class, or None for a model without classes."""
         return self.vae.labels(torch.full((num,), label))
 
     @torch.no_grad()
@@ -116,7 +116,7 @@ class Space:
         return latent_paths.posterior_mean(self.vae.encode(x[None], self.labels(label)))[0]
 
     def kind(self, label: int) -> str:
-        """What a class is called."""
+        """The name of a class."""
         return self.data.test.images.kind(label)
 
     def called(self, index: int) -> str:

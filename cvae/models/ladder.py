@@ -70,7 +70,7 @@ class Ladder(VAE):
 
     @torch.no_grad()
     def variations(self, num: int, y: Tensor | None = None) -> Tensor:
-        """What each group decides, a row a group: (L, num, C, H, W).
+        """The effect of each group on the image, a row for each: (L, num, C, H, W).
 
         In a row that group alone differs between the images. The groups above it are the same in all images and rows,
         those below are at the means of p. y (num,): labels, all alike.

@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
-DRAWS = 100  # whose mean stands for that of a distribution that does not know its own
+DRAWS = 100  # to estimate a mean that has no closed form
 
 
 def posterior_mean(q: Distribution) -> Tensor:
-    """The mean of q, (B, D), or of draws where it has no closed form."""
+    """The mean of q, (B, D); if it has no closed form, the mean of some draws."""
     try:
         return q.mean
     except NotImplementedError:

@@ -1,4 +1,4 @@
-"""What a model does with a batch: the contract between models, objectives and evaluation."""
+"""Trace, the contract between models, objectives and evaluation."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,8 +13,8 @@ class Latent(NamedTuple):
     """One group of latents: K draws for each of B images, with their log-densities in nats.
 
     Attributes:
-        z: (K, B, D), the draw as p, the decoder and the groups below see it. A hook on its gradient leaves the gradient
-            of log_q alone
+        z: (K, B, D), the draw that p, the decoder and the groups below read. A hook on it does not touch the gradient
+            of log_q
         log_q: (K, B), log q(z|x) given the groups above
         log_p: (K, B), log p(z) given the groups above
         q: event (D,); batch (B,), or (K, B) where it depends on the draws above
@@ -29,14 +29,14 @@ class Latent(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What a model does with a batch: all that objectives and evaluation know of it.
+    """What a model returns for a batch, and all that objectives and evaluation know of it.
 
     The joint densities are the sums over the groups: log q(z|x) = sum of log_q, log p(z) = sum of log_p.
 
     Attributes:
         latents: the groups of latents, the top one first
         px: p(x|z), batch (K, B), event (C, H, W)
-        penalties: (B,) each: what a part adds to the loss alone, as a codebook's commitment
+        penalties: (B,) each, added to the loss alone, such as a codebook's commitment
     """
 
     latents: tuple[Latent, ...]

@@ -203,7 +203,7 @@ class VAE(nn.Module):
         return self.likelihood(full_precision(params).unflatten(0, z.shape[:-1]))
 
     def _rows(self, z: Tensor, y: Tensor | None) -> Tensor:
-        """What the decoder reads of z (*batch, D): (prod(batch), D [+ num_classes])."""
+        """The decoder's input for z (*batch, D): (prod(batch), D [+ num_classes])."""
         if y is not None:
             z = torch.cat([z, F.one_hot(y, self.num_classes).to(z.dtype).expand(*z.shape[:-1], -1)], -1)
         return z.reshape(-1, z.shape[-1])

@@ -95,7 +95,10 @@ class Group(nn.Module):
         return mean, bounded(logvar)
 
     def posterior(self, state: Tensor, seen: Tensor, prior: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Those of q(z|x, above), relative to p's (Vahdat and Kautz 2020, section 3.2); seen: the encoder's map."""
+        """Mean and log-variance of q(z|x, above), relative to p's (Vahdat and Kautz 2020, section 3.2).
+
+        seen: the encoder's map (N, width, h, w).
+        """
         shift, change = full_precision(self.q(torch.cat([state, seen], 1))).chunk(2, 1)
         mean, logvar = prior
         return mean + shift, logvar + bounded(change)
@@ -125,7 +128,7 @@ class Step(NamedTuple):
 
 
 class BottomUp(nn.Module):
-    """The encoder: x (B, C, H, W) -> features (B, F) of the top group; `features_and_maps` has those of the others."""
+    """The encoder: x (B, C, H, W) -> features (B, F) for the top group; `features_and_maps` has maps for the rest."""
 
     def __init__(self, parts: Sequence[nn.Module], features: nn.Module) -> None:
         super().__init__()
@@ -202,7 +205,7 @@ def counts_of(groups: Sequence[str], image: Size) -> dict[Size, int]:
 
 
 def kernel_at(size: Size) -> int:
-    """Of the convolutions at this size: one number has no neighbours."""
+    """The kernel of the convolutions at this size: a single position has no neighbours."""
     return 1 if size == (1, 1) else 3
 
 

@@ -1,4 +1,4 @@
-"""What the networks share: TensorFlow's padding and flattening, Keras's initialization, checks of sizes."""
+"""Shared layers: TensorFlow's padding and flattening, Keras's initialization, checks of sizes."""
 
 import math
 from collections.abc import Sequence
@@ -86,7 +86,7 @@ def to_map(channels: int, num_features: int, places: Sequence[int]) -> list[nn.M
 
 
 def of_each_place(what: str, count: int, places: Sequence[int]) -> int:
-    """How many of `count` numbers each place of a map (H', W') has. Raises ConfigError unless all have as many."""
+    """The number of `count` values at each position of a map (H', W'). Raises ConfigError unless they divide evenly."""
     height, width = places
     if count % (height * width):
         allowed = (

@@ -13,7 +13,7 @@ from cvae.models.vae import VAE
 
 
 class Terms(NamedTuple):
-    """What an objective says of each image of a batch; every tensor is (B,), in nats.
+    """The terms of an objective for each image of a batch; every tensor is (B,), in nats.
 
     Attributes:
         loss: what the optimizer minimizes, its mean over the batch
@@ -36,7 +36,7 @@ class Terms(NamedTuple):
 
 
 class Objective(nn.Module):
-    """What is optimized: from a model and a batch to Terms.
+    """An objective: from a model and a batch to Terms.
 
     A module, so that it can have parameters of its own (a critic). They get a parameter group of the same optimizer,
     and the same backward pass trains them.
@@ -48,7 +48,7 @@ class Objective(nn.Module):
     deterministic: bool = False
 
     def prepare(self, num_images: int) -> None:
-        """Told once, before training, how many training images there are."""
+        """Receive the number of training images, once, before training."""
 
     def forward(self, vae: VAE, x: Tensor, y: Tensor | None = None, step: int | Tensor = 0) -> Terms:
         """The terms for images x (B, C, H, W) in [0, 1] with labels y (B,), None for a model without classes.
@@ -74,7 +74,7 @@ def penalized(loss: Tensor, trace: Trace) -> Tensor:
 
 
 class Weights(NamedTuple):
-    """Of K draws for each of B images, (K, B) each, in nats: log p(x, z) - log q(z|x), and what it is made of.
+    """log p(x, z) - log q(z|x) and its parts for K draws for each of B images: (K, B) each, in nats.
 
     Attributes:
         log_w: -distortion - the sum of the rates

@@ -1,4 +1,4 @@
-"""What pictures of the latent space show: the manifold's images, and a plane for more than two dimensions."""
+"""Content for pictures of the latent space: the manifold's images, and a plane for more than two dimensions."""
 
 from importlib.util import find_spec
 

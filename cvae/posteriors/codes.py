@@ -1,4 +1,4 @@
-"""What posteriors of codes share."""
+"""The contract of posteriors of codes."""
 
 from abc import abstractmethod
 

@@ -38,9 +38,9 @@ class Posterior(nn.Module, ABC):
         return p
 
     def read(self, z: Tensor) -> Tensor:
-        """What a prior scores, from z (..., D): z itself, or the numbers of its codes (..., latent_dim)."""
+        """The value that a prior scores for z (..., D): z itself, or the numbers of its codes (..., latent_dim)."""
         return z
 
     def penalties(self, q: Distribution) -> Mapping[str, Tensor]:
-        """What this part adds to the loss alone, (B,) each: no part of the bound."""
+        """Terms (B,) that are added to the loss alone, and are no part of the bound."""
         return {}

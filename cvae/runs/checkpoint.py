@@ -65,7 +65,7 @@ class OfOmegaConf:
 
 
 def read_checkpoint(file: Path, device: str = "cpu") -> dict[str, Any]:
-    """What a checkpoint holds; its tensors stay in the file until they are used.
+    """The content of a checkpoint; its tensors stay in the file until they are used.
 
     Raises:
         Damaged: bytes are missing or changed.
@@ -96,7 +96,7 @@ def read_checkpoint(file: Path, device: str = "cpu") -> dict[str, Any]:
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong; of an error that is not ours its type, too, as many say little else."""
+    """The error's first line; with its type if it is another library's, as many messages say little."""
     return (str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}").splitlines()[0]
 
 
@@ -179,7 +179,7 @@ def require_size(content: Any, most: int) -> None:
 
 
 def misfit(value: Any, kind: Any, place: str = "it") -> str:
-    """Where a value is not of its kind, as in cvae.logs.0; empty if it is. Whole numbers are counts: at least 0."""
+    """The place of a value of the wrong kind, as cvae.logs.0; empty if all fit. Integers are counts: at least 0."""
     if isinstance(kind, tuple):
         return place if all(misfit(value, one) for one in kind) else ""
     if isinstance(kind, list):
@@ -200,7 +200,7 @@ def misfit(value: Any, kind: Any, place: str = "it") -> str:
 
 
 class Budget(TorchDispatchMode):
-    """Within it torch makes no more than a model of a checkpoint's size takes: what would exceed that is not made.
+    """A limit on the tensors that torch makes: no more than a model of the checkpoint's size needs.
 
     A config can ask for sizes that no machine has. How large its model may be is known: a checkpoint holds it. All that
     is made is counted, intermediate results too (cvae's parts make up to 4 times their weights), and each tensor as at

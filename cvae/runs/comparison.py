@@ -94,7 +94,7 @@ def natural(text: str) -> list:
 
 
 def read(runs: Iterable[Run]) -> list[Entry]:
-    """What the runs have left. A file that is missing or damaged leaves its figures out."""
+    """An entry for each run, from its files. A missing or damaged file leaves its figures out."""
     entries, configs, typed = [], [], Counter[str]()
     for run in runs:
         config, hydra = read_config(run.config_file), read_config(run.hydra_file)
@@ -139,7 +139,7 @@ def setting(config: dict, choices: dict[str, str], key: str, follow: bool = True
 
 
 def choices(hydra: dict) -> dict[str, str]:
-    """What was chosen of each group, typed or not: {"prior": "vamp", …}."""
+    """The choice in each group, typed or not: {"prior": "vamp", …}."""
     said = trust.found(hydra, "hydra.runtime.choices")
     return said if isinstance(said, dict) else {}
 

@@ -77,7 +77,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What tells this run from others: its folder's name without the time, or without the number in a sweep."""
+        """The folder's name without the time, or without the number in a sweep."""
         return re.sub(r"^(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d|\d+)_", "", self.path.resolve().name)
 
     def events(self, split: str | None = None) -> Path:
@@ -94,7 +94,7 @@ class Run:
         return self.images / (f"{name}.png" if epoch is None else f"{name}_{epoch:04d}.png")
 
     def frames(self, epochs: int) -> list[tuple[int, Path, Path]]:
-        """Each epoch from 0 to `epochs` with its grids, reconstruction and sample, where both are there.
+        """Each epoch from 0 to `epochs` that has both grids, with its reconstruction and its sample.
 
         Without a prior no epoch has samples: there the originals stand in their place.
         """
@@ -171,7 +171,7 @@ class Run:
                 file.truncate()
 
     def status(self) -> dict:
-        """What status.json says, with a state that is true now.
+        """The content of status.json, with the state of this moment.
 
         state: running, finished, interrupted (by a signal, or the process was killed) or failed; reason: of the last
         two. A run of a version without status.json is finished if it has figures, else interrupted.
@@ -245,7 +245,7 @@ class Run:
         save(self.hydra_file, OmegaConf.to_yaml(cfg).encode())
 
     def result(self) -> float | None:
-        """What a finished run returned to its sweeper, which maximizes it; None unless it is finished."""
+        """The bound that a finished run returned to its sweeper, which maximizes it; None if it is not finished."""
         metrics = read_json(self.metrics) if self.state() == "finished" else {}
         names = [f"{split}/{name}" for name in ("bound", "minus_loss") for split in ("validation", "test")]
         return next((metrics[name] for name in names if is_number(metrics.get(name))), None)

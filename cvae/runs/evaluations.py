@@ -19,7 +19,7 @@ class Evaluation(NamedTuple):
 
 
 def best_evaluation(run: Run, step: int | None) -> Evaluation | None:
-    """Of a run's last checkpoint, on the most test images, and of these with the most importance samples.
+    """The evaluation of the last checkpoint on the most test images; of several, that with the most samples.
 
     step: how many optimizer steps the model has had; None: the most that one was evaluated after
 

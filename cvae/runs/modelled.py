@@ -1,4 +1,4 @@
-"""What a run models, in words, and what its test images were used for. Needs no torch.
+"""A run's model and data in words, and any use of its test images before the test. Needs no torch.
 
 An ELBO ranks runs only where they model the same: the same images, seen in the same way, by likelihoods of one kind.
 """
@@ -51,7 +51,7 @@ def modelled(config: dict) -> str:
 
 
 def measure(likelihood: dict) -> str:
-    """What log p(x|z) is a logarithm of."""
+    """The kind of log p(x|z): of probabilities or of densities, which cannot be compared."""
     name = last_name(likelihood)
     if name == "Bernoulli" and likelihood.get("soft") is True:
         return "cross-entropies, no log p(x)"
@@ -93,7 +93,7 @@ def chosen_by(config: dict) -> bool:
 
 
 def remarks(config: dict, checkpoint: str = "") -> list[str]:
-    """What must be said beside a figure of the test images; nothing where they were held out.
+    """Notes to print beside a figure of the test images; none if they were held out.
 
     checkpoint: the file of the model that was measured
     """

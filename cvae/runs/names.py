@@ -14,7 +14,7 @@ LONGEST = 100  # characters: file systems allow 255, a table or a legend not tha
 
 
 def suffix(name: str | None, overrides: Iterable[str] = (), leave_out: Iterable[str] = ()) -> str:
-    """What is put behind the time in the name of a run's folder: _NAME, or nothing.
+    """The end of a run's folder name, behind the time: _NAME, or nothing.
 
     name: given by hand, else None
     overrides: what was typed, KEY=VALUE
@@ -50,7 +50,7 @@ def safe(text: str) -> str:
 
 
 def folder_of_sweep(experiment: str, overrides: Iterable[str]) -> str:
-    """Where a sweep is, below outputs/: EXPERIMENT/multirun; just multirun where it is over several experiments."""
+    """The folder of a sweep below outputs/: EXPERIMENT/multirun, or multirun if it sweeps over experiments."""
     typed = OverridesParser.create().parse_overrides(list(overrides))
     several = any(override.key_or_group == "experiment" and override.is_sweep_override() for override in typed)
     return "multirun" if several else f"{experiment}/multirun"

@@ -23,7 +23,7 @@ READ = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCT
 
 
 def read_bytes(file: Path, most: int) -> bytes:
-    """What a file holds. A pipe, a device or a file of more than `most` bytes is not read.
+    """The bytes of a file. A pipe, a device or a file of more than `most` bytes is refused.
 
     Raises:
         UserError: it is one of these; the message says what it has instead of a name, which the caller knows.
@@ -46,7 +46,7 @@ def read_text(file: Path, most: int) -> str:
 
 
 def read_json(file: Path) -> dict:
-    """What a file in JSON says; nothing if it cannot be read, has no keys, or is none that a run writes."""
+    """The content of a JSON file; {} if it cannot be read, has no keys, or is none that a run writes."""
     try:
         content = plain(json.loads(read_text(file, FIGURES)))
     except (OSError, ValueError, RecursionError, UserError):
@@ -55,7 +55,7 @@ def read_json(file: Path) -> dict:
 
 
 def read_yaml(file: Path) -> Any:
-    """What a file in YAML says, as data: nothing is resolved. None where it is missing, damaged or no such data."""
+    """The content of a YAML file as plain data, nothing resolved. None if it is missing, damaged or no plain data."""
     try:
         return plain(yaml.load(yaml_text(file), Loader))
     except (OSError, ValueError, UserError, yaml.YAMLError):
@@ -63,7 +63,7 @@ def read_yaml(file: Path) -> Any:
 
 
 def read_config(file: Path) -> dict:
-    """A config as it stands there: nothing is resolved. {} where it is missing or damaged."""
+    """A config, nothing resolved; {} if it is missing or damaged."""
     config = read_yaml(file)
     return config if isinstance(config, dict) else {}
 

@@ -61,7 +61,7 @@ class Row:
 
 
 class Part(NamedTuple):
-    """What can be ranked: the runs that model the same. It has a row at least."""
+    """Runs that model the same, and so can be ranked. A part has at least one row."""
 
     modelled: str
     rows: list[Row]
@@ -213,7 +213,7 @@ def ways(table: list[Row]) -> set[str]:
 
 
 def remarks(table: list[Row], left_out: list[str]) -> list[str]:
-    """What must be said below a part of the table, each in a line."""
+    """Notes to print below a part of the table, a line each."""
     said, nll = ways(table) or {NO_SETTINGS}, "NLL" not in left_out
     lines = [f"NLL by {next(iter(said))}"] if nll and len(said) == 1 and NO_SETTINGS not in said else []
     if nll and any(row.at_most() for row in table):

@@ -1,4 +1,4 @@
-"""What the config in a run directory may say: it may come from somebody else, and then it must be data, not code.
+"""Rules for the config of a run directory: it may be somebody else's, so it must be data, not code.
 
 Hydra calls any function whose name stands at `_target_`; OmegaConf's resolvers (`${oc.env:…}`) read the environment. So
 before anything is resolved or called, these rules decide, and all else is refused by name:
@@ -114,7 +114,7 @@ def is_part(target: Any, places: tuple[str, ...]) -> bool:
 
 
 def walk(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Each key with its value, of lists their items, at all depths: (full key, value)."""
+    """Each key with its value, and each item of a list, at all depths: (full key, value)."""
     inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in inner:
         full = f"{place}.{key}" if place else str(key)

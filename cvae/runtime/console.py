@@ -74,7 +74,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def how_to_resume(folder: object) -> str:
-    """What to type to go on with the run in a folder, in the way in which this process was started."""
+    """The command that resumes the run in a folder, in the form in which this process was started."""
     program = "python train.py" if sys.argv[0].endswith("train.py") else sys.argv[0]
     if not program.endswith((" train.py", "cvae train")):  # Python, or a notebook
         return f'cvae.train("resume={folder}")'

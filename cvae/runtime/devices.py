@@ -41,7 +41,7 @@ def main_memory() -> int:
 
 
 def left_of_limits() -> list[int]:
-    """What `ulimit -v` and `ulimit -d` leave to this process, in bytes, as far as they are set."""
+    """The bytes that `ulimit -v` and `ulimit -d` leave to this process, where they are set."""
     if not STATM.exists():
         return []
     import resource  # where there is /proc, there is this
@@ -57,7 +57,7 @@ def left_of_limits() -> list[int]:
 
 
 def tell_torch_of_no_gpu() -> None:
-    """Where torch finds no GPU, say so in CUDA_VISIBLE_DEVICES.
+    """Say in CUDA_VISIBLE_DEVICES that there is no GPU, if torch finds none.
 
     Otherwise its optimizers look for one at each step: a torch built for CUDA tries to load the driver's library, which
     takes 0.5 ms of the tutorial's step of 9 ms on 2 cores.
