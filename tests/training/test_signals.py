@@ -135,7 +135,7 @@ def test_several_processes_agree_every_so_many_steps(monkeypatch):
     monkeypatch.setattr(module.dist, "all_reduce", all_reduce)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     signals = Signals()
-    for step, now, stops in ((4, False, 0), (5, False, 15), (6, True, 15), (10, False, 15)):
+    for step, now, stops in ((4, False, 0), (7, False, 15), (9, False, 0), (9, True, 15), (11, False, 15)):
         trainer = SimpleNamespace(world_size=2, global_step=step, log_every_n_steps=5, strategy=strategy)
         assert signals.to_stop(trainer, now) == stops
     assert asked == [torch.distributed.ReduceOp.MAX] * 3
