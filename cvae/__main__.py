@@ -9,6 +9,7 @@ from cvae.cli import train
 from cvae.cli.messages import readable_errors
 from cvae.commands import (
     compare,
+    data,
     encode,
     evaluate,
     explore,
@@ -24,6 +25,7 @@ from cvae.runs.trust import require_inside
 from cvae.runtime.console import ConsoleHandler
 
 COMMANDS = (
+    data,
     evaluate,
     sample,
     reconstruct,

@@ -102,6 +102,15 @@ def held_out(count: int, test_size: int | float, seed: int, place: str) -> tuple
     return sorted(order[size:]), sorted(order[:size])
 
 
+def in_turns(y: Tensor, order: Tensor) -> Tensor:
+    """The images of an order (N,), such that the classes that occur take turns; y (N,): the labels."""
+    of = y[order].unique(return_inverse=True)[1]
+    count, by_class = of.bincount(), of.argsort(stable=True)
+    turn = torch.empty_like(by_class)  # of each image in its class: the first, the second, …
+    turn[by_class] = torch.arange(len(y)) - (count.cumsum(0) - count).repeat_interleave(count)
+    return order[turn.argsort(stable=True)]
+
+
 class ImageDataset(Dataset):
     """Returns a whole batch at once: a DataLoader calls `__getitems__` if a dataset has it."""
 

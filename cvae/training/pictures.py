@@ -15,6 +15,7 @@ from torch import Tensor
 from cvae import pictures
 from cvae.checks import is_int, positive_int
 from cvae.data import ImageData
+from cvae.data.images import in_turns
 from cvae.distributions import Unknown, is_discrete
 from cvae.errors import ConfigError
 from cvae.evaluation.latents import Latents, latents, traverse
@@ -265,15 +266,6 @@ class Pictures(Callback):
             if not self.lost:
                 log.warning("Pictures are missing, the training goes on: %s", error)
             self.lost = True
-
-
-def in_turns(y: Tensor, order: Tensor) -> Tensor:
-    """The images of an order (N,), such that the classes that occur take turns; y (N,): the labels."""
-    of = y[order].unique(return_inverse=True)[1]
-    count, by_class = of.bincount(), of.argsort(stable=True)
-    turn = torch.empty_like(by_class)  # of each image in its class: the first, the second, …
-    turn[by_class] = torch.arange(len(y)) - (count.cumsum(0) - count).repeat_interleave(count)
-    return order[turn.argsort(stable=True)]
 
 
 def thinned(epoch: int) -> int:
