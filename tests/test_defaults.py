@@ -237,7 +237,7 @@ model/conv_tfp: {_target_: cvae.networks.conv_tfp, latent_dim: 16, filters: [32,
 model/ladder:
   _target_: cvae.networks.ladder
   latent_dim: 16
-  groups: [7x2, 14x2]
+  groups: null
   channels: 4
   width: 32
   depth: 1

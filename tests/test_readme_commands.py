@@ -37,6 +37,8 @@ ELSEWHERE = {  # a command that is not run here: why
         "hydra.run.dir=outputs/mine": "needs two machines, of which tests/test_ends.py makes some"
         for machine in (0, 1)
     },
+    "python -m cvae data /my/images": "tests/data/test_survey.py looks at folders and arrays",
+    "python -m cvae encode RUN /my/images": "tests/commands/test_use.py encodes a folder",
     "python -m cvae": "how the commands after a run begin",
     "python -m cvae fit-prior": "how that command begins",
 }

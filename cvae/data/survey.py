@@ -196,7 +196,7 @@ def advised(train: Images, channels: int, edges: float) -> tuple[list[str], list
 
 def components(x: Tensor) -> int:
     """How many principal components of x (N, D) carry VARIANCE of it."""
-    centred = (x - x.mean(0)).double().cpu()
+    centred = (x - x.mean(0)).cpu().double()
     gram = centred @ centred.T if len(x) < x.shape[1] else centred.T @ centred
     variance = torch.linalg.eigvalsh(gram).flip(0).clamp(min=0)
     if variance.sum() < 1e-12:  # all images are the same

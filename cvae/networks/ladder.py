@@ -23,7 +23,7 @@ def ladder(
     latent_dim: int,
     num_features: int,
     num_params: int,
-    groups: Sequence[str] = ("7x2", "14x2"),
+    groups: Sequence[str] | None = ("7x2", "14x2"),
     channels: int = 4,
     width: int = 32,
     depth: int = 1,
@@ -36,7 +36,8 @@ def ladder(
     are dense; with these alone the whole network is.
 
     Args:
-        groups: from the top down, SIZExCOUNT: 7x3 are three groups of 7x7 positions (7 is the height of the map)
+        groups: from the top down, SIZExCOUNT: 7x3 are three groups of 7x7 positions (7 is the height of the map); None:
+            as the image has them, see `groups_of`
         channels: latents at each position of a group
         width: channels of all maps
         depth: residual blocks at each size of the encoder, and after each group of the decoder
@@ -50,7 +51,7 @@ def ladder(
     if width < 2:
         raise ConfigError("width", width, "an integer of at least 2, as a single number can't be normalized")
     planes, *image = image_shape
-    counts = counts_of(groups, (image[0], image[1]))
+    counts = counts_of(groups_of(image[0], image[1]) if groups is None else groups, (image[0], image[1]))
     sizes = [*counts]
     top = width * math.prod(sizes[0])  # numbers in the smallest map
 
@@ -187,6 +188,15 @@ class TopDown(nn.Module):
                 posteriors.append(step.group.posterior(state, maps[step.stage], prior))
             state = step.group(state, prior[0] if draws is None else draws[number])
         return self.end(state) if draws is None else posteriors
+
+
+def groups_of(height: int, width: int) -> list[str]:
+    """Two groups at each of the two smallest sizes of at least 4 positions a side: 28 -> 7x2, 14x2; 64 -> 4x2, 8x2."""
+    sizes = [height]
+    while min(height, width) >= 8 and height % 2 == width % 2 == 0:
+        height, width = height // 2, width // 2
+        sizes.insert(0, height)
+    return [f"{size}x2" for size in sizes[:2]]
 
 
 def counts_of(groups: Sequence[str], image: Size) -> dict[Size, int]:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cvae.errors import ConfigError
-from cvae.networks.ladder import Group, bounded, counts_of, enlarge, ladder, shrink
+from cvae.networks.ladder import Group, bounded, counts_of, groups_of, enlarge, ladder, shrink
 
 
 @pytest.mark.parametrize(
@@ -170,3 +170,17 @@ def test_parameters_of_a_group():
     assert count(group.p) == norm(5) + conv(5, 5) + norm(5) + conv(5, 6)
     assert count(group.q) == norm(10) + conv(10, 5) + norm(5) + conv(5, 6)
     assert count(group.put) == 3 * 5 + 5 and count(group.blocks) == 2 * (2 * norm(5) + 2 * conv(5, 5))
+
+
+@pytest.mark.parametrize(
+    ("image", "groups"),
+    [
+        ((28, 28), ["7x2", "14x2"]), ((8, 8), ["4x2", "8x2"]), ((64, 64), ["4x2", "8x2"]), ((48, 32), ["6x2", "12x2"]),
+        ((27, 30), ["27x2"]), ((4, 4), ["4x2"]),
+    ],
+)  # fmt: skip
+def test_groups_that_the_image_decides(image, groups):
+    assert groups_of(*image) == groups
+    encoder, decoder = ladder((1, *image), 2, 5, 1, groups=None, width=8)
+    assert len(decoder.groups) == 2 * len(groups)
+    assert decoder(encoder(torch.rand(2, 1, *image))[:, :2]).shape == (2, 1, *image)
