@@ -125,8 +125,9 @@ def build_data(cfg: DictConfig) -> ImageData:
 
 
 def require_same_latents(cfg: DictConfig, posterior: Posterior) -> None:
-    """Raise UserError, naming both keys, unless posterior and prior are both of codes, or both continuous."""
-    of_codes = getattr(make(cfg, "prior", _partial_=True).func, "of_codes", False)
+    """Raise UserError, naming both keys, unless posterior and prior are both of codes, of a sphere, or of numbers."""
+    of_prior = make(cfg, "prior", _partial_=True).func
+    of_codes = getattr(of_prior, "of_codes", False)
     both = f"posterior ({cfg.posterior._target_}) and prior ({cfg.prior._target_}) do not fit"
     if of_codes != (posterior.num_codes is not None):
         kinds = {False: "numbers", True: "codes"}
@@ -135,6 +136,8 @@ def require_same_latents(cfg: DictConfig, posterior: Posterior) -> None:
             f"{kinds[not of_codes]}, the prior of {kinds[of_codes]}. Of codes are posterior=categorical, fsq "
             "and vq, with prior=uniform and autoregressive; the others are of numbers"
         )
+    if getattr(of_prior, "sphere", False) != posterior.sphere:
+        raise UserError(f"{both}: posterior=power_spherical and prior=uniform_sphere go with each other alone")
     if cfg.prior._target_.endswith(".NoPrior") and not posterior.deterministic:
         raise UserError(f"{both}: prior=none goes with posterior=deterministic alone, as a rate needs a p(z)")
 

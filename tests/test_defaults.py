@@ -299,6 +299,7 @@ posterior/categorical:
   temperature: 1.0
 posterior/fsq: {_target_: cvae.posteriors.FSQ, levels: [8, 6, 5]}
 posterior/temperature/linear: {_target_: cvae.schedules.Linear, start: 1.0, end: 0.5, steps: 10000}
+posterior/power_spherical: {_target_: cvae.posteriors.PowerSphericalPosterior}
 posterior/vq: {_target_: cvae.posteriors.VQ, codes: 128, width: 16, decay: 0.99, commitment: 0.25}
 posterior/deterministic: {_target_: cvae.posteriors.Deterministic}
 posterior/diagonal_gaussian: {_target_: cvae.posteriors.DiagonalGaussian}
@@ -310,6 +311,7 @@ prior/flow: {_target_: cvae.priors.FlowPrior, transforms: 3, hidden: 128, bins: 
 prior/mixture: {_target_: cvae.priors.MixtureOfGaussians, components: 10}
 prior/none: {_target_: cvae.priors.NoPrior}
 prior/standard_normal: {_target_: cvae.priors.StandardNormal}
+prior/uniform_sphere: {_target_: cvae.priors.UniformSpherePrior}
 prior/vamp: {_target_: cvae.priors.VampPrior, components: 500, pseudo_mean: 0.05, pseudo_std: 0.01}
 scheduler/constant: {_target_: torch.optim.lr_scheduler.ConstantLR, _partial_: true, factor: 1}
 scheduler/cosine:

@@ -40,6 +40,7 @@ OF_CODES = {
     "prior": ["uniform", "autoregressive"],
 }  # they go with each other alone
 PARTNERS = {"posterior": "prior=uniform", "prior": "posterior=categorical"}
+ON_SPHERE = {"posterior=power_spherical": "prior=uniform_sphere", "prior=uniform_sphere": "posterior=power_spherical"}
 AUTOENCODER = ["posterior=deterministic", "prior=standard_normal", "objective=wae"]  # these go with each other alone
 ALONE = {"posterior=deterministic", "prior=none", "objective=autoencoder", "objective=rae", "objective=wae"}
 GREY = ["data.binarization=none"]
@@ -129,7 +130,8 @@ def test_every_member_with_the_defaults(choice, half):
     group, _, name = choice.partition("=")
     if choice in ALONE:
         return step(*AUTOENCODER, *(["objective=rae"] if name == "none" else []), choice, half=half)
-    step(choice, *([PARTNERS[group]] if name in OF_CODES.get(group, []) else []), half=half)
+    beside = ON_SPHERE.get(choice, PARTNERS[group] if name in OF_CODES.get(group, []) else None)
+    step(choice, *([beside] if beside else []), half=half)
 
 
 GROUPS = {path.parent.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*/*.yaml")}
@@ -163,6 +165,9 @@ def test_posterior_and_prior(posterior, prior, half):
     """Both of codes, or both of numbers; what does not fit is refused, naming both keys."""
     if (posterior in OF_CODES["posterior"]) != (prior in OF_CODES["prior"]):
         with pytest.raises(UserError, match=r"^posterior \(cvae.* and prior \(cvae.* do not fit"):
+            step(f"posterior={posterior}", f"prior={prior}")
+    elif (posterior == "power_spherical") != (prior == "uniform_sphere"):
+        with pytest.raises(UserError, match="do not fit: posterior=power_spherical and prior=uniform_sphere go with"):
             step(f"posterior={posterior}", f"prior={prior}")
     elif posterior == "deterministic" and prior in ("none", "standard_normal"):
         step(f"posterior={posterior}", f"prior={prior}", "objective=rae", half=half)
@@ -261,6 +266,8 @@ def test_several_groups_of_latents_go_with_all_that_makes_sense(choice):
         with pytest.raises(UserError, match="another model=: this one has 4 groups of latents"):
             step("model=ladder", *AUTOENCODER, *(["objective=rae"] if name == "none" else []), choice)
         return None
+    if choice in ON_SPHERE:
+        return step("model=ladder", choice, ON_SPHERE[choice])
     if name in OF_CODES.get(group, []):  # of the top group
         return step("model=ladder", choice, PARTNERS[group])
     if name not in NOT_FOR_SEVERAL_GROUPS or name == "iwae":

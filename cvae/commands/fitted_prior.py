@@ -64,6 +64,8 @@ def fitted(kind: str, args: argparse.Namespace, vae: "VAE", step: int) -> "Prior
 
 def part_of(kind: str, vae: "VAE", key: str) -> dict[str, Any]:
     """The part of a config that makes a prior of this kind. Raises ConfigError unless it is one of such latents."""
+    if vae.posterior.sphere:
+        raise ConfigError(key, kind, "left out: latents on a sphere keep prior=uniform_sphere")
     parts, latents = (NUMBERS, "numbers") if vae.posterior.num_codes is None else (CODES, "codes")
     if kind not in parts:
         raise ConfigError(key, kind, f"{' or '.join(parts)}: the latents of this model are {latents}")

@@ -9,6 +9,7 @@ from cvae.distributions.from_noise import from_noise
 from cvae.distributions.mixture import Mixture
 from cvae.distributions.points import Dirac, Unknown
 from cvae.distributions.sampling import rsample_and_log_prob
+from cvae.distributions.sphere import PowerSpherical, UniformSphere
 from cvae.distributions.triangular_normal import TriangularNormal
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "MixtureOfLogistics",
     "OneHots",
     "Point",
+    "PowerSpherical",
     "TriangularNormal",
+    "UniformSphere",
     "Unknown",
     "factorizes",
     "from_noise",

@@ -1,18 +1,21 @@
 """Draws as a function of noise: what scales the noise scales the draws, and an exported sampler has no generator."""
 
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 from zuko.distributions import NormalizingFlow
 
 from cvae.distributions.points import Unknown
+from cvae.distributions.sphere import UniformSphere
 from cvae.errors import ConfigError
 
 
 def from_noise(p: Distribution, noise: Tensor, choice: Tensor) -> Tensor:
     """Draws z (..., D) of p, made of noise (..., D) that is normal and, for mixtures, choice (...) uniform in [0, 1).
 
-    With noise of a standard deviation below 1 (a temperature: Kingma and Dhariwal 2018, section 6) the draws are nearer
-    to the mean, of a mixture to that of the component that is chosen.
+    On a sphere the direction of the noise counts alone. With noise of a standard deviation below 1 (a temperature:
+    Kingma and Dhariwal 2018, section 6) the draws are nearer to the mean, of a mixture to that of the component that is
+    chosen.
 
     Raises:
         ConfigError: p is not made of normal distributions (a prior of codes is not).
@@ -31,6 +34,8 @@ def from_noise(p: Distribution, noise: Tensor, choice: Tensor) -> Tensor:
         of_each = from_noise(p.component_distribution, noise[..., None, :], choice[..., None])  # (..., K, D)
         index = chosen[..., None, None].expand(*noise.shape[:-1], 1, noise.shape[-1])
         return of_each.gather(-2, index).squeeze(-2)
+    if isinstance(p, UniformSphere):
+        return F.normalize(noise, dim=-1)
     if isinstance(p, Unknown):
         return p.sample()
     raise ConfigError(

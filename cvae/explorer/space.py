@@ -153,7 +153,9 @@ class Space:
 
 
 def require_numbers(vae: VAE) -> None:
-    """Raise UserError for a model of codes."""
+    """Raise UserError for a model of codes, or on a sphere."""
+    if vae.posterior.sphere:
+        raise UserError("explore shows planes of the latent space: this model's latents lie on a sphere")
     if is_discrete(vae.p_z()):
         raise UserError("explore needs a model whose latents are numbers: between two codes there is nothing")
 

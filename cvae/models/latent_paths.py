@@ -5,11 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
+from cvae.distributions import PowerSpherical
+
 DRAWS = 100  # to estimate a mean that has no closed form
 
 
 def posterior_mean(q: Distribution) -> Tensor:
-    """The mean of q, (B, D); if it has no closed form, the mean of some draws."""
+    """The mean of q, (B, D); if it has no closed form, the mean of some draws; on a sphere its direction."""
+    if isinstance(q, PowerSpherical):
+        return q.loc
     try:
         return q.mean
     except NotImplementedError:
@@ -44,3 +48,14 @@ def along(z: Tensor, dims: list[int], values: Tensor) -> Tensor:
     for row, dim in enumerate(dims):
         moved[row, ..., dim] = values[row].to(z).view(-1, *[1] * (z.dim() - 1))
     return moved
+
+
+def along_sphere(z: Tensor, dims: list[int], values: Tensor) -> Tensor:
+    """As `along`, for z on the unit sphere: (len(dims), S, ..., D). Values beyond [-1, 1] stand for the poles.
+
+    The other dimensions keep their direction, so the way is a great circle through both poles of the one that moves.
+    """
+    values = values.clamp(-1, 1)
+    others = along(z, dims, torch.zeros_like(values))
+    reach = (1 - values.square()).sqrt().view(*values.shape, *[1] * z.dim()).to(z)
+    return along(z, dims, values) - others + reach * F.normalize(others, dim=-1)

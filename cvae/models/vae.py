@@ -137,12 +137,14 @@ class VAE(nn.Module):
         """Means of p(x|z) at `steps` points from the means of q(z|x) for a to those for b: (steps, B, C, H, W).
 
         a and b are images (B, C, H, W) in [0, 1], and have the same labels y (B,). The way is spherical if p(z) is
-        N(0, I), else straight (see `cvae.models.latent_paths.from_to`). Raises as `encode` does.
+        N(0, I), on a sphere the great circle, else straight (see `cvae.models.latent_paths.from_to`). Raises as
+        `encode` does.
         """
         self._require_numbers("interpolate")
         start, end = (latent_paths.posterior_mean(self.encode(x, y)) for x in (a, b))
-        spherical = is_standard_normal(self.p_z())
-        return self.decode(latent_paths.from_to(start, end, positive_int("steps", steps), spherical), y).mean
+        spherical = self.posterior.sphere or is_standard_normal(self.p_z())
+        way = latent_paths.from_to(start, end, positive_int("steps", steps), spherical)
+        return self.decode(F.normalize(way, dim=-1) if self.posterior.sphere else way, y).mean
 
     @torch.no_grad()
     def traverse(
@@ -164,9 +166,8 @@ class VAE(nn.Module):
         values = torch.arange(-3.0, 4) if values is None else values
         if values.dim() not in (1, 2) or (values.dim() == 2 and len(values) != len(dims)):
             raise ValueError(f"values is {tuple(values.shape)}: must be (S,) or (len(dims), S) = ({len(dims)}, S)")
-        z = latent_paths.along(
-            latent_paths.posterior_mean(self.encode(x, y)), dims, values.expand(len(dims), values.shape[-1])
-        )
+        along = latent_paths.along_sphere if self.posterior.sphere else latent_paths.along
+        z = along(latent_paths.posterior_mean(self.encode(x, y)), dims, values.expand(len(dims), values.shape[-1]))
         return self.decode(z, y).mean
 
     def labels(self, y: Tensor) -> Tensor | None:
@@ -190,6 +191,8 @@ class VAE(nn.Module):
         p, shape = self.p_z(), (positive_int("num", num), *self.shapes[0])
         if number("temperature", temperature) == 1:
             return p.sample((num,))
+        if self.posterior.sphere:
+            raise ConfigError("temperature", temperature, "1 with prior=uniform_sphere, which is as wide as can be")
         like = next(self.parameters())
         noise, choice = (torch.randn(shape), torch.rand(num))
         return from_noise(p, temperature * noise.to(like), choice.to(like))

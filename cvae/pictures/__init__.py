@@ -1,13 +1,14 @@
 """Pictures as uint8 arrays (H, W, 3), and as encoded files."""
 
 from cvae.pictures.grids import gif, grid, headed, image_summary, png, reduced, side_by_side, strips
-from cvae.pictures.latent import code_maps, latent_manifold, plane, quantiles, require_plane
+from cvae.pictures.latent import code_maps, decoded_map, latent_manifold, plane, quantiles, require_plane, sphere_map
 from cvae.pictures.plots import as_it_is, curves, latent_map, manifold, rates, to_pixels, traversal
 
 __all__ = [
     "as_it_is",
     "code_maps",
     "curves",
+    "decoded_map",
     "gif",
     "grid",
     "headed",
@@ -22,6 +23,7 @@ __all__ = [
     "reduced",
     "require_plane",
     "side_by_side",
+    "sphere_map",
     "strips",
     "to_pixels",
     "traversal",

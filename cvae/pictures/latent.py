@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib import colormaps
@@ -9,9 +10,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from cvae.checks import one_of
-from cvae.distributions import factorizes
+from cvae.distributions import Unknown, factorizes
 from cvae.errors import ConfigError
 from cvae.models.vae import VAE
+from cvae.pictures.plots import manifold
 
 PLANES = {"pca": None, "tsne": "sklearn", "umap": "umap"}  # how a plane is found, and the package that it takes
 DRAWS = 10_000  # of a prior, for the quantiles of its marginals
@@ -61,6 +63,37 @@ def latent_manifold(vae: VAE, z: Tensor, label: int | None = None) -> Tensor:
     points = torch.stack([right, up], -1).reshape(-1, 2)
     labels = None if label is None else torch.full((len(points),), label, device=z.device)
     return vae.decode(points, labels).mean
+
+
+@torch.no_grad()
+def sphere_map(vae: VAE, steps: int, label: int | None = None) -> tuple[Tensor, Tensor]:
+    """Decoded means over a map of the sphere of three numbers, (steps * steps, C, H, W), and its axes (steps, 2).
+
+    Longitude, atan2(z[1], z[0]), grows to the right and latitude, asin(z[2]), upwards; both in degrees. Without the
+    poles, where all longitudes meet.
+
+    label: the class, for a conditional model.
+    """
+    middles = (torch.arange(steps) + 0.5) / steps - 0.5
+    degrees = torch.stack([360 * middles, 180 * middles], 1)
+    up, right = torch.meshgrid(degrees[:, 1].flip(0).deg2rad(), degrees[:, 0].deg2rad(), indexing="ij")
+    points = torch.stack([up.cos() * right.cos(), up.cos() * right.sin(), up.sin()], -1).reshape(-1, 3)
+    points = points.to(next(vae.parameters()))
+    labels = None if label is None else torch.full((len(points),), label, device=points.device)
+    return vae.decode(points, labels).mean, degrees
+
+
+def decoded_map(vae: VAE, means: Tensor, steps: int, label: int | None, of_class: str) -> np.ndarray:
+    """The manifold: what is decoded over quantiles of p(z), or where there is none of `means`; on a sphere its map.
+
+    means: (N, D), D = 2, of images; on a sphere D = 3. of_class: said behind the title.
+    """
+    if vae.posterior.sphere:
+        images, degrees = sphere_map(vae, steps, label)
+        return manifold(images, degrees, f"decoded map of the sphere{of_class}", ("longitude, degrees", "latitude"))
+    p = vae.p_z()
+    z, of = (quantiles(means, steps), "the codes") if isinstance(p, Unknown) else (quantiles(p, steps), "p(z)")
+    return manifold(latent_manifold(vae, z, label), z, f"decoded quantiles of {of}{of_class}")
 
 
 def require_plane(key: str, how: str) -> str:

@@ -48,7 +48,7 @@ def framed(pixels: np.ndarray, cells: tuple[int, int], left: int, right: int, to
     return axes
 
 
-def manifold(images: Tensor, z: Tensor, title: str) -> np.ndarray:
+def manifold(images: Tensor, z: Tensor, title: str, names: Sequence[str] = ("z[0]", "z[1]")) -> np.ndarray:
     """The images (steps * steps, C, H, W) of `latent_manifold` over the values z (steps, 2), with axes."""
     steps = len(z)
     zoom = max(1, 560 // (steps * images.shape[-1]))
@@ -57,7 +57,7 @@ def manifold(images: Tensor, z: Tensor, title: str) -> np.ndarray:
     places = [i + 0.5 for i in shown]
     for dim, axis in enumerate((axes.xaxis, axes.yaxis)):
         axis.set_ticks(places, [f"{z[i, dim]:.2f}".replace("-", "−") for i in shown])
-    axes.set(xlabel="z[0]", ylabel="z[1]", title=title)
+    axes.set(xlabel=names[0], ylabel=names[1], title=title)
     return to_pixels(axes.figure)
 
 

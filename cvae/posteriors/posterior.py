@@ -20,6 +20,7 @@ class Posterior(nn.Module, ABC):
         num_codes: how many values a code takes, None for continuous latents
         width: how many numbers of z a latent has: D = latent_dim * width
         deterministic: whether z is a function of x, without a density: there are no bounds, and no figures of them
+        sphere: whether z lies on the unit sphere of R^D
         relaxed: whether draws in training are no draws of q(z|x): figures of these are no bounds
     """
 
@@ -28,6 +29,7 @@ class Posterior(nn.Module, ABC):
     width: int = 1
     relaxed: bool = False
     deterministic: bool = False
+    sphere: bool = False
 
     @abstractmethod
     def forward(self, features: Tensor) -> Distribution:

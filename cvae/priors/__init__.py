@@ -8,6 +8,7 @@ from cvae.priors.prior import Prior
 from cvae.priors.standard_normal import StandardNormal
 from cvae.priors.standardized import Standardized
 from cvae.priors.uniform import UniformCodes
+from cvae.priors.uniform_sphere import UniformSpherePrior
 from cvae.priors.vamp import VampPrior
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "StandardNormal",
     "Standardized",
     "UniformCodes",
+    "UniformSpherePrior",
     "VampPrior",
 ]

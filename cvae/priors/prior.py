@@ -18,9 +18,11 @@ class Prior(nn.Module, ABC):
 
     Attributes:
         of_codes: whether it is a prior of codes
+        sphere: whether it is one of latents on the unit sphere
     """
 
     of_codes: bool = False
+    sphere: bool = False
 
     @abstractmethod
     def forward(self, infer: Callable[[Tensor], Distribution]) -> Distribution:

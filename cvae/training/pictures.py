@@ -209,15 +209,12 @@ class Pictures(Callback):
         (latent_dim,), codes = vae.shapes[0], is_discrete(vae.p_z())
         found, labels = latents(vae, test_batches(vae, data, len(data.test), device)), data.test.images.y.cpu()
         classes = data.test.images.classes
-        if latent_dim == 2 and not codes:
-            known = not isinstance(vae.p_z(), Unknown)
-            z = pictures.quantiles(vae.p_z() if known else found.means.to(device), self.manifold_steps)
-            of = "p(z)" if known else "the codes"
+        if latent_dim == (3 if vae.posterior.sphere else 2) and not codes:
             for label in range(min(vae.num_classes, self.max_classes)) if vae.num_classes else [None]:
-                title = f"decoded quantiles of {of}" + (
-                    "" if label is None else f", class {data.test.images.kind(label)}"
-                )
-                yield self.run.manifold(label), pictures.manifold(pictures.latent_manifold(vae, z, label), z, title)
+                of_class = "" if label is None else f", class {data.test.images.kind(label)}"
+                shown = pictures.decoded_map(vae, found.means.to(device), self.manifold_steps, label, of_class)
+                yield self.run.manifold(label), shown
+        if latent_dim == 2 and not codes:
             title = "posterior means of the test images"
             shown = pictures.latent_map(found.means.numpy(), labels.numpy(), ("z[0]", "z[1]"), title, classes)
             yield self.run.scatter, shown

@@ -337,6 +337,7 @@ def test_every_option_stands_in_its_file(name):
         *POSTERIORS,
         *CODES,
         "deterministic",
+        "power_spherical",
     }, "a line is missing"
 
 

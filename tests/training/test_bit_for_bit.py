@@ -20,6 +20,7 @@ CHOICES = {
         "data.binarization=stochastic", "logger=[tensorboard,csv]", PLAIN,
     ],
     "rae": ["posterior=deterministic", "prior=none", "objective=rae", "objective.regularizer=gradient_penalty", PLAIN],
+    "a sphere": ["posterior=power_spherical", "prior=uniform_sphere", "objective.kl=closed_form", PLAIN],
     "factor_vae": ["objective=factor_vae", "objective.hidden=8", PLAIN],
     "piwae": ["objective=piwae", "objective.estimates=2", "objective.samples=2", PLAIN],
     "iwae with dreg": ["objective=iwae", "objective.samples=3", "objective.gradient=dreg"],
