@@ -20,7 +20,7 @@ from cvae.commands import (
     sample,
     traverse,
 )
-from cvae.runs.directory import BEST, LAST, Run
+from cvae.runs.directory import AVERAGED, BEST, LAST, RAW, Run
 from cvae.runs.trust import require_inside
 from cvae.runtime.console import ConsoleHandler
 
@@ -44,6 +44,11 @@ def parser() -> argparse.ArgumentParser:
     run = argparse.ArgumentParser(add_help=False)  # the arguments of every command that loads a model
     run.add_argument("run", metavar="RUN", help="a run directory, as train.py writes it")
     run.add_argument("--checkpoint", metavar="FILE", default=LAST, help=f"{LAST} (default) or {BEST}")
+    run.add_argument(
+        "--weights",
+        choices=(AVERAGED, RAW),
+        help="of a run with averaging.decay: their averages over the training (default), or as they are",
+    )
     run.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     run.add_argument(
         "--trust",

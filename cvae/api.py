@@ -65,14 +65,16 @@ class TrainedRun:
 
     @cached_property
     def vae(self) -> "VAE":
-        """The model with the weights of last.ckpt, in eval mode, on the CPU. `cvae.load` has the other choices.
+        """The model of last.ckpt, in eval mode, on the CPU; of averaged weights, where there are some.
+
+        `cvae.load` has the other choices.
 
         Raises:
             UserError: there is no checkpoint, or it is damaged.
         """
         from cvae.build import load_with_step
 
-        return load_with_step(self.files, LAST, "cpu")[0]
+        return load_with_step(self.files, LAST, "cpu").vae
 
     @cached_property
     def data(self) -> "ImageData":
@@ -85,12 +87,15 @@ class TrainedRun:
 
         return load_data(self.files)
 
-    def evaluate(self, samples: int = 5000, checkpoint: str = LAST, **settings: Any) -> dict[str, float]:
+    def evaluate(
+        self, samples: int = 5000, checkpoint: str = LAST, weights: str | None = None, **settings: Any
+    ) -> dict[str, float]:
         """Measure the run on its test images, as `cvae evaluate` does, and keep the figures in the run.
 
         Args:
             samples: importance samples for each image
             checkpoint: last.ckpt or best.ckpt
+            weights: averaged or raw; None: the averages where there are some
             settings: images, aggregate_images, memory, seed, until: see `cvae.evaluation.Settings`
 
         Returns:
@@ -105,9 +110,9 @@ class TrainedRun:
         from cvae.evaluation.report import scalars
 
         chosen = Settings(samples, **settings)
-        vae, step = load_with_step(self.files, checkpoint, "cpu")
+        vae, step, weights = load_with_step(self.files, checkpoint, "cpu", weights)
         name = self.files.checkpoint(checkpoint).name
-        return scalars(into_run(vae, self.data, self.files, chosen, name, step))
+        return scalars(into_run(vae, self.data, self.files, chosen, name, step, weights))
 
     def _repr_html_(self) -> str:
         """The figures, and the pictures of the latent space and of the training."""

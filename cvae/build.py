@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra.errors import InstantiationException
@@ -20,7 +20,7 @@ from cvae.models.ladder import kind_of
 from cvae.models.vae import VAE
 from cvae.posteriors import Posterior
 from cvae.runs.checkpoint import Budget, read_checkpoint
-from cvae.runs.directory import LAST, Run
+from cvae.runs.directory import AVERAGED, LAST, RAW, Run
 from cvae.runs.trust import DATA_ROOT, PARTS, require_inside, require_parts
 from cvae.runtime.devices import DEVICES, available
 
@@ -187,40 +187,51 @@ def nodes(cfg: DictConfig) -> list[DictConfig]:
     ]
 
 
-def load(run: str | Path, checkpoint: str = LAST, device: str = "cpu", trust: bool = False) -> VAE:
+def load(
+    run: str | Path, checkpoint: str = LAST, device: str = "cpu", trust: bool = False, weights: str | None = None
+) -> VAE:
     """The trained model of a run directory, in eval mode: from the config and the weights that are saved in it.
 
     Args:
         run: the run directory
         checkpoint: last.ckpt or best.ckpt
         device: where the model is to be
-        trust: whether the config may name any class or function, which is then called: only for a run whose maker you
-            trust. Without it only cvae's own parts are built
+        trust: whether the config may name any class or function, which is then called, and not cvae's own parts alone:
+            only for a run whose maker you trust
+        weights: averaged or raw, of a run with averages (averaging.decay); None: the averages where there are some
 
     Raises:
-        UserError: this is no run directory, the checkpoint is missing, damaged or another model's, or the config names
-            what is no part of cvae.
+        UserError: run or checkpoint is missing, damaged or another model's, or the config names what is not of cvae.
     """
-    return load_with_step(Run(run, trust), checkpoint, device)[0]
+    return load_with_step(Run(run, trust), checkpoint, device, weights)[0]
 
 
-def load_with_step(run: Run, checkpoint: str, device: str) -> tuple[VAE, int]:
-    """The trained model, in eval mode, and how many optimizer steps it has had. Raises as `load` does."""
+class Loaded(NamedTuple):
+    vae: VAE  # in eval mode
+    step: int  # how many optimizer steps it has had
+    weights: str  # averaged or raw
+
+
+def load_with_step(run: Run, checkpoint: str, device: str, weights: str | None = None) -> Loaded:
+    """The trained model of a checkpoint. Raises as `load` does."""
     available("device", device.partition(":")[0], DEVICES)
     cfg, file = saved_config(run), run.checkpoint(checkpoint)
     content = read_checkpoint(file, device)
     with described(run, "model"):
         vae = build_vae(cfg)
     try:
-        weights = {
-            name.removeprefix("vae."): value for name, value in content["state_dict"].items() if name.startswith("vae.")
-        }
-        vae.load_state_dict(weights)
+        found = {name[4:]: value for name, value in content["state_dict"].items() if name.startswith("vae.")}
+        about = content.get("cvae", {})
+        there = (AVERAGED, RAW) if "averages" in about else (str(about.get("weights", RAW)),)
+        if weights not in (None, *there):
+            raise ConfigError("weights", weights, f"{' or '.join(there)}: {file} has no others")
+        weights = weights or there[0]
+        vae.load_state_dict(found | about.get("averages", {}) if weights == AVERAGED else found)
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{file} does not hold the weights of the model in {run.config_file}: {error}") from error
     if not all(part.isfinite().all() for part in vae.parameters()):
         raise UserError(f"{file} has weights that are no finite numbers, which no training saves")
-    return vae.to(device).eval(), content.get("global_step", 0)
+    return Loaded(vae.to(device).eval(), content.get("global_step", 0), weights)
 
 
 def load_data(run: Run, root: str | None = None) -> ImageData:

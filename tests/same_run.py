@@ -49,6 +49,7 @@ def require_equal(one, two):
 def require_equal_checkpoints(ours, theirs):
     for name in ("state_dict", "optimizer_states", "lr_schedulers"):
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0)
+    torch.testing.assert_close(ours["cvae"].get("averages"), theirs["cvae"].get("averages"), rtol=0, atol=0)
     for name in ("epoch", "global_step"):
         assert ours[name] == theirs[name]
     assert ours["callbacks"]["Checkpoints"] == theirs["callbacks"]["Checkpoints"]

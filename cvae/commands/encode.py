@@ -69,7 +69,7 @@ def write_latents(args: argparse.Namespace) -> None:
     from cvae.models.latent_paths import posterior_mean
     from cvae.runtime.noise import fixed_noise
 
-    vae, _ = model_of(args)
+    vae = model_of(args).vae
     names, labels, classes, batches = batches_of(args, vae)
     of_codes, means, read = vae.posterior.num_codes is not None, [], []
     with torch.no_grad(), fixed_noise(args.seed, torch.device("cpu")):  # training images may be drawn anew

@@ -3,10 +3,10 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from cvae.commands.inputs import add_device, device_of
+from cvae.commands.inputs import add_device, device_of, model_of
 from cvae.errors import ConfigError
-from cvae.runs.directory import Run
-from cvae.runs.modelled import remarks
+from cvae.runs.directory import RAW, Run
+from cvae.runs.modelled import remarks, weights_of
 from cvae.runs.small_files import read_config
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
 def measure(args: argparse.Namespace) -> None:
     """Measure a run as the options say: writes a file into RUN/evaluation, and prints a table.
 
-    An evaluation of all test images goes into TensorBoard too.
+    An evaluation of all test images goes into TensorBoard too, unless it is of raw weights beside averages.
 
     Raises:
         UserError: an option, the run or its data are wrong.
     """
-    from cvae.build import load_data, load_with_step
+    from cvae.build import load_data
     from cvae.evaluation import Settings
     from cvae.runtime.devices import keep_freed_memory
 
@@ -76,23 +76,26 @@ def measure(args: argparse.Namespace) -> None:
     device = device_of(args)
     keep_freed_memory()
     run = Run(args.run, args.trust)
-    vae, step = load_with_step(run, args.checkpoint, device)
+    vae, step, weights = model_of(args, device)
     data = load_data(run, args.data_root)
-    into_run(vae, data, run, settings, run.checkpoint(args.checkpoint).name, step)
+    into_run(vae, data, run, settings, run.checkpoint(args.checkpoint).name, step, weights)
 
 
 def into_run(
-    vae: "VAE", data: "ImageData", run: Run, settings: "Settings", checkpoint: str, step: int
+    vae: "VAE", data: "ImageData", run: Run, settings: "Settings", checkpoint: str, step: int, weights: str = RAW
 ) -> "dict[str, Figure]":
     """The figures of a checkpoint's model, of so many optimizer steps: as a table, into the run and TensorBoard."""
     from cvae.evaluation.report import markdown, report, scalars
     from cvae.training.loggers import close, log_curves, log_table
     from cvae.training.tensorboard import TensorBoard
 
-    figures = report(vae, data, run, settings, checkpoint, step)
-    if settings.images is None or settings.images >= len(data.test):
+    figures = report(vae, data, run, settings, checkpoint, step, weights)
+    config = read_config(run.config_file)
+    whole = settings.images is None or settings.images >= len(data.test)
+    if whole and weights == weights_of(config):  # a curve is of the weights that the training measures
         board = TensorBoard(str(run))
         log_curves([board], scalars(figures), step)
-        log_table([board], markdown(figures, settings, remarks(read_config(run.config_file), checkpoint)), step)
+        said = remarks(config, checkpoint, weights)
+        log_table([board], markdown(figures, settings, said), step)
         close([board], "success")
     return figures

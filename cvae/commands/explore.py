@@ -45,7 +45,7 @@ def look(args: argparse.Namespace) -> None:
     from cvae.explorer import static_tables
     from cvae.explorer.space import require_numbers, space_of
 
-    vae, _ = model_of(args)
+    vae = model_of(args).vae
     require_numbers(vae)
     if args.html:
         static_tables.require_two_dimensions(vae)

@@ -55,7 +55,7 @@ def write(args: argparse.Namespace) -> None:
     """
     if missing := [package for package in PACKAGES if not find_spec(package)]:
         raise UserError(f"export needs {', '.join(missing)}: pip install -e '.[export]'")
-    vae, _ = model_of(args)
+    vae = model_of(args).vae
     parts, folder = parts_of(vae), Run(args.run).export
     for part in watched(parts, "exporting", len(parts)):
         onnx, program, furthest = exported(part)

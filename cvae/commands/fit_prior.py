@@ -78,7 +78,7 @@ def make_run(args: argparse.Namespace) -> None:
     tell_torch_of_no_gpu()
     old = Run(args.run, args.trust)
     device = device_of(args)
-    vae, step = model_of(args, device)
+    vae, step, kept = model_of(args, device)
     part = with_keys(part_of(kind, vae, "prior"), keys)
     data = data_of(args)
     with fixed_noise(args.seed, torch.device(device)):
@@ -89,8 +89,8 @@ def make_run(args: argparse.Namespace) -> None:
     vae.prior = prior.eval()
     new = Run(new_folder(Path(args.out or beside(old, args.words))))
     with new.writing():
-        write(new, old, of_size(part, prior.state_dict()), args.words, vae, step)
-        measure(new, old, vae, data, Settings(args.samples, seed=args.seed), step)
+        write(new, old, of_size(part, prior.state_dict()), args.words, vae, step, kept)
+        measure(new, old, vae, data, Settings(args.samples, seed=args.seed), step, kept)
     by_old = f"{before:.2f} nats by the prior of {old}, " if math.isfinite(before) else "no prior before, "
     said(f"-log p(z) of posterior draws held out: {by_old}{after:.2f} by the new one")
     say_what_was_kept(part, prior, vae)
@@ -121,7 +121,7 @@ def beside(old: Run, words: Sequence[str]) -> Path:
     return folder.with_name(folder.name + (added if old.name == folder.name else f",{added[1:]}"))
 
 
-def write(new: Run, old: Run, part: dict[str, Any], words: Sequence[str], vae: "VAE", step: int) -> None:
+def write(new: Run, old: Run, part: dict[str, Any], words: Sequence[str], vae: "VAE", step: int, kept: str) -> None:
     """Write the files of the new run: config, overrides and checkpoint."""
     import torch
 
@@ -136,17 +136,17 @@ def write(new: Run, old: Run, part: dict[str, Any], words: Sequence[str], vae: "
         save(new.hydra_file, read_bytes(old.hydra_file, CONFIG))
     weights = {f"vae.{name}": value for name, value in vae.state_dict().items()}
     content = io.BytesIO()
-    about = {"format": FORMAT, "version": VERSION}
+    about = {"format": FORMAT, "version": VERSION, "weights": kept}
     torch.save({"state_dict": weights, "global_step": step, "cvae": about}, content)
     save(new.checkpoints / LAST, content.getvalue())
 
 
-def measure(new: Run, old: Run, vae: "VAE", data: "ImageData", settings: "Settings", step: int) -> None:
+def measure(new: Run, old: Run, vae: "VAE", data: "ImageData", settings: "Settings", step: int, weights: str) -> None:
     """Measure the new run, and save its figures under the names that a training gives them."""
     from cvae.commands.evaluate import into_run
     from cvae.evaluation.report import scalars
 
-    figures = into_run(vae, data, new, settings, LAST, step)
+    figures = into_run(vae, data, new, settings, LAST, step, weights)
     measured = {f"test/{name}": figures[name].value for name in ("elbo", "rate", "distortion") if name in figures}
     bound = {"test/bound": measured["test/elbo"]} if "test/elbo" in measured else {}
     before = read_json(old.metrics)

@@ -26,10 +26,10 @@ KINDS = (*NUMBERS, *CODES)
 ROUNDS = 50  # of fitting, at most
 
 
-def fitted(kind: str, args: argparse.Namespace, vae: "VAE", step: int) -> "Prior":
+def fitted(kind: str, args: argparse.Namespace, vae: "VAE", step: int, weights: str) -> "Prior":
     """p(z) of this kind, fitted to one draw of q(z|x) for each training image.
 
-    That of a checkpoint is kept in the run, under a name of the checkpoint and its step.
+    That of a checkpoint is kept in the run, under a name of the checkpoint, its step and its weights (averaged or raw).
 
     Raises:
         UserError: it is not there yet, and the data are missing; or the file is damaged or another model's; or it is no
@@ -42,7 +42,7 @@ def fitted(kind: str, args: argparse.Namespace, vae: "VAE", step: int) -> "Prior
     from cvae.runtime.noise import fixed_noise
 
     part = part_of(kind, vae, "--prior")
-    file = Run(args.run).fitted_prior(kind, args.checkpoint, step)
+    file = Run(args.run).fitted_prior(kind, args.checkpoint, step, weights)
     with fixed_noise(0, torch.device("cpu")):
         if not file.exists():
             prior = unfitted(part, vae)
@@ -54,9 +54,9 @@ def fitted(kind: str, args: argparse.Namespace, vae: "VAE", step: int) -> "Prior
             said(f"{kind} fitted to the aggregate posterior: -log p(z) of draws held out is {found:.2f} nats")
             say_what_was_kept(part, prior, vae)
     try:
-        weights = read_checkpoint(file)
-        prior = unfitted(of_size(part, weights), vae)
-        prior.load_state_dict(weights)
+        state = read_checkpoint(file)
+        prior = unfitted(of_size(part, state), vae)
+        prior.load_state_dict(state)
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{file} does not hold a density for this model; delete it: {error}") from error
     return prior.eval()

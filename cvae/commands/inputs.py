@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: not for --help, nor for a wr
     from numpy import ndarray
     from torch import Tensor
 
+    from cvae.build import Loaded
     from cvae.data import ImageData
     from cvae.models.vae import VAE
 
@@ -29,12 +30,15 @@ BATCH = 500  # images that go through the model at once
 BYTES = 50  # that a number of an image takes until it is in a picture: as float32, and three times as high and wide
 
 
-def model_of(args: argparse.Namespace, device: str = "cpu") -> "tuple[VAE, int]":
-    """The trained model, and how many optimizer steps it has had. Raises UserError if it, or --seed, is wrong."""
+def model_of(args: argparse.Namespace, device: str = "cpu") -> "Loaded":
+    """The trained model with what it is. Raises UserError if it, or --seed, is wrong."""
     seed_number("--seed", args.seed)
     from cvae.build import load_with_step
 
-    return load_with_step(Run(args.run, args.trust), args.checkpoint, device)
+    try:
+        return load_with_step(Run(args.run, args.trust), args.checkpoint, device, args.weights)
+    except ConfigError as error:
+        raise ConfigError(error.key.replace("weights", "--weights"), error.value, error.allowed) from error
 
 
 def data_of(args: argparse.Namespace) -> "ImageData":

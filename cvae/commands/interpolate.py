@@ -44,7 +44,7 @@ def walk(args: argparse.Namespace) -> None:
     out = target(args, Run(args.run).interpolation, (".png",))
     from cvae import pictures
 
-    vae, _ = model_of(args)
+    vae = model_of(args).vae
     require_room("--steps", args.steps, vae)
     x, y = images_of([args.a, args.b], args, vae)
     way = vae.interpolate(x[:1], x[1:], None if y is None else y[:1], args.steps)  # (steps, 1, C, H, W)

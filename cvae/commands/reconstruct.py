@@ -48,7 +48,7 @@ def redraw(args: argparse.Namespace) -> None:
     from cvae import pictures
     from cvae.runtime.noise import fixed_noise
 
-    vae, _ = model_of(args)
+    vae = model_of(args).vae
     files = own_files(args.files)
     x, y = own_images(files.paths, args), labels_of(args, vae, len(files.paths))
     rows = torch.arange(len(x)).split(BATCH)

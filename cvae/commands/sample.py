@@ -59,7 +59,7 @@ def draw(args: argparse.Namespace) -> None:
     from cvae import pictures
     from cvae.runtime.noise import fixed_noise
 
-    vae, step = model_of(args)
+    vae, step, weights = model_of(args)
     require_room("--num", num, vae)
     columns = round(num**0.5)
     if vae.num_classes and args.label is None:
@@ -69,7 +69,7 @@ def draw(args: argparse.Namespace) -> None:
     else:
         labels = labels_of(args, vae, num)
     if args.prior:
-        vae.prior = fitted(args.prior, args, vae, step)
+        vae.prior = fitted(args.prior, args, vae, step, weights)
     batches = torch.arange(num).split(BATCH)
     with fixed_noise(args.seed, torch.device("cpu")):
         parts = [

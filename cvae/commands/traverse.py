@@ -61,7 +61,7 @@ def move(args: argparse.Namespace) -> None:
     from cvae.evaluation.report import test_batches
     from cvae.runtime.noise import fixed_noise
 
-    vae, _ = model_of(args)
+    vae = model_of(args).vae
     require_room("--steps", args.steps, vae, min(args.dims, *vae.shapes[0]))
     data = data_of(args)
     x, y = images_of([args.image], args, vae, data)

@@ -15,7 +15,7 @@ from cvae.evaluation.batches import IMAGES, Batch
 from cvae.evaluation.measure import FEW, Figure, evaluate
 from cvae.evaluation.settings import Settings
 from cvae.models.vae import VAE
-from cvae.runs.directory import Run
+from cvae.runs.directory import RAW, Run
 from cvae.runs.modelled import remarks
 from cvae.runs.small_files import read_config
 from cvae.runtime.console import console, progress_bar
@@ -33,12 +33,15 @@ class TestData(Protocol):
         """x (B, C, H, W) and labels y (B,) of a split, as the model sees them."""
 
 
-def report(vae: VAE, data: TestData, run: Run, settings: Settings, checkpoint: str, step: int) -> dict[str, Figure]:
+def report(
+    vae: VAE, data: TestData, run: Run, settings: Settings, checkpoint: str, step: int, weights: str = RAW
+) -> dict[str, Figure]:
     """Measure a model (in eval mode) on the test images of `data`, after its setup().
 
     Shows a progress bar and a table, and writes a file into the run that is named after the settings.
 
-    checkpoint: the file that the model was read from. step: how many optimizer steps it has had.
+    checkpoint: the file that the model was read from. step: how many optimizer steps it has had. weights: averaged
+    over the training, or raw.
 
     Raises:
         UserError: a figure is not finite, or the memory does not suffice.
@@ -65,11 +68,11 @@ def report(vae: VAE, data: TestData, run: Run, settings: Settings, checkpoint: s
             raise UserError(f"the memory does not suffice with memory={settings.memory:g}: try less") from error
     about = asdict(settings) | {
         "images": count, "aggregate_images": aggregated, "checkpoint": checkpoint, "step": step, "split": "test",
-        "binarization": data.binarization, "device": device.type,
+        "binarization": data.binarization, "device": device.type, "weights": weights,
     }  # fmt: skip
     content = {name: figure._asdict() for name, figure in figures.items()} | {"settings": about}
     run.save_evaluation(content)
-    console.print(table(figures, about, remarks(read_config(run.config_file), checkpoint)))
+    console.print(table(figures, about, remarks(read_config(run.config_file), checkpoint, weights)))
     return figures
 
 

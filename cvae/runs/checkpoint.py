@@ -39,7 +39,7 @@ KINDS = {  # of the values that cvae itself uses; a tuple has alternatives, a li
     },
     "cvae": {
         "version": str, "figures": {str: (int, float)}, "points": {str: int}, "max_epochs": int,
-        "data": (str, None),
+        "data": (str, None), "averages": {str: Tensor}, "weights": str,
         "processes": [{name: {"names": [str], "sums": [Tensor], "count": int} for name in ("window", "epoch")}],
         "logs": [(int, None, {str: int})],
     },

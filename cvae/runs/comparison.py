@@ -12,9 +12,9 @@ from typing import Any, TypeGuard
 from cvae.checks import is_number
 from cvae.errors import UserError
 from cvae.runs import trust
-from cvae.runs.directory import Run
+from cvae.runs.directory import AVERAGED, Run
 from cvae.runs.evaluations import best_evaluation
-from cvae.runs.modelled import chosen_by, modelled, one_code
+from cvae.runs.modelled import chosen_by, modelled, one_code, weights_of
 from cvae.runs.small_files import read_config, read_json
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class Entry:
     by: str = ""  # how its NLL was found: samples and images
     at_most: bool = False  # its NLL is an upper bound that no number of samples makes tight
     chosen: bool = False  # of a search that chose by the test images
+    averaged: bool = False  # its figures are of averages of the weights
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -114,12 +115,13 @@ def entry_of(run: Run, config: dict, hydra: dict) -> Entry:
     seconds, tags = metrics.get("train/seconds_per_epoch"), config.get("tags")
     if seconds and isinstance(seconds, list) and all(map(usable, seconds)):
         metrics["seconds"] = sum(seconds)
-    if best := best_evaluation(run, metrics.get("steps")):
+    if best := best_evaluation(run, metrics.get("steps"), weights_of(config)):
         metrics, by, at_most = metrics | best.figures, best.by, at_most or best.at_most
     figures = {title: metrics[key] for title, (key, _) in FIGURES.items() if usable(metrics.get(key))}
     tags = list(map(str, tags[:TAGS])) if isinstance(tags, list) else []
     search = "optuna" in str(trust.found(hydra, "hydra.sweeper._target_"))
-    return Entry(run, modelled(config), run.state(), figures, tags, by, at_most, search and chosen_by(config))
+    chosen, averaged = search and chosen_by(config), weights_of(config) == AVERAGED
+    return Entry(run, modelled(config), run.state(), figures, tags, by, at_most, chosen, averaged)
 
 
 def setting(config: dict, choices: dict[str, str], key: str, follow: bool = True) -> Any:

@@ -27,6 +27,8 @@ from cvae.version import VERSION
 # Checkpoints: the last one, the one before it, and the one of the epoch with the best bound.
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
+AVERAGED, RAW = "averaged", "raw"  # weights of a checkpoint: their averages over the training, or as they are
+
 SPLITS = ("train", "validation", "test")  # which have curves
 STATES = ("running", "finished", "interrupted", "failed")
 
@@ -107,9 +109,10 @@ class Run:
         """The latent manifold, of a class of a conditional model."""
         return self.path / ("latent_manifold.png" if label is None else f"latent_manifold_{label}.png")
 
-    def fitted_prior(self, kind: str, checkpoint: str, step: int) -> Path:
+    def fitted_prior(self, kind: str, checkpoint: str, step: int, weights: str = RAW) -> Path:
         """A density fitted to the aggregate posterior of a model, by its checkpoint and number of optimizer steps."""
-        return self.path / "priors" / f"{kind}_{Path(checkpoint).stem}_step={step}.pt"
+        kept = "" if weights == RAW else f"_{weights}"
+        return self.path / "priors" / f"{kind}_{Path(checkpoint).stem}_step={step}{kept}.pt"
 
     def began(self) -> bool:
         """Whether a training has left something here: more than the config of a run that was refused."""
@@ -257,7 +260,8 @@ class Run:
         """Write figures with their settings. Each set of settings has a file of its own: nothing else is replaced."""
         about = content["settings"]
         checkpoint = Path(about["checkpoint"]).stem
-        name = f"{checkpoint}_samples={about['samples']}_images={about['images']}_seed={about['seed']}"
+        kept = "_averaged" if about.get("weights") == AVERAGED else ""
+        name = f"{checkpoint}{kept}_samples={about['samples']}_images={about['images']}_seed={about['seed']}"
         for number in itertools.count(1):
             file = self.evaluations / (f"{name}.json" if number == 1 else f"{name}_{number}.json")
             if not file.exists() or read_json(file).get("settings") == about:

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from cvae.checks import is_int, is_number
-from cvae.runs.directory import LAST, Run
+from cvae.runs.directory import AVERAGED, LAST, RAW, Run
 from cvae.runs.small_files import read_json
 
 MOST = 200  # evaluations of a run that are read
@@ -18,16 +18,19 @@ class Evaluation(NamedTuple):
     at_most: bool  # whether -log p(x) is an upper bound that no number of samples makes tight
 
 
-def best_evaluation(run: Run, step: int | None) -> Evaluation | None:
+def best_evaluation(run: Run, step: int | None, weights: str = RAW) -> Evaluation | None:
     """The evaluation of the last checkpoint on the most test images; of several, that with the most samples.
 
-    step: how many optimizer steps the model has had; None: the most that one was evaluated after
+    Args:
+        step: how many optimizer steps the model has had; None: the most that one was evaluated after
+        weights: averaged or raw; others are not looked at
 
     Files that are damaged, or are none of `Run.save_evaluation`, are left out.
     """
     files = sorted(run.evaluations.glob("*.json"))[:MOST]
     found = [content for file in files if readable(content := read_json(file))]
     found = [content for content in found if step in (None, content["settings"]["step"])]
+    found = [content for content in found if content["settings"].get("weights", RAW) == weights]
     if not found:
         return None
     best = max(found, key=rank)
@@ -57,4 +60,5 @@ def until(settings: dict) -> float:
 
 def by(settings: dict) -> str:
     more = f" or more, until {until(settings):g}" if until(settings) < math.inf else ""
-    return f"{settings['samples']:,} samples{more}, {settings['images']:,} images"
+    averaged = ", averaged weights" if settings.get("weights") == AVERAGED else ""
+    return f"{settings['samples']:,} samples{more}, {settings['images']:,} images{averaged}"

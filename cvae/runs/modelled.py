@@ -6,7 +6,7 @@ An ELBO ranks runs only where they model the same: the same images, seen in the 
 import re
 from typing import Any
 
-from cvae.runs.directory import BEST
+from cvae.runs.directory import AVERAGED, BEST, RAW
 from cvae.runs.trust import found
 
 UNKNOWN = "not known, as the config cannot be read"
@@ -92,12 +92,23 @@ def chosen_by(config: dict) -> bool:
     return not found(config, "data.validation_size") and monitor != "train_epoch/elbo"
 
 
-def remarks(config: dict, checkpoint: str = "") -> list[str]:
-    """Notes to print beside a figure of the test images; none if they were held out.
+def weights_of(config: dict) -> str:
+    """Whether the figures of a run are of averaged or of raw weights, unless they say so themselves."""
+    return RAW if found(config, "averaging.decay") is None else AVERAGED
 
-    checkpoint: the file of the model that was measured
+
+def remarks(config: dict, checkpoint: str = "", weights: str | None = None) -> list[str]:
+    """What must be said beside a figure of the test images; nothing where they were held out, of weights as they are.
+
+    Args:
+        checkpoint: the file of the model that was measured
+        weights: of it, averaged or raw; None: those that a training measures
     """
     said = ["the test images were trained on, too (data.train_on=all)"] if trained_on(config) else []
     if checkpoint == BEST and chosen_by(config):
         said.append(f"{BEST} was chosen by the test images (data.validation_size=0)")
+    if weights_of(config) == AVERAGED:
+        decay = found(config, "averaging.decay")
+        averaged = f"of averaged weights (averaging.decay={decay!s:.9})"
+        said.append("of the raw weights, not of their averages" if weights == RAW else averaged)
     return said

@@ -218,6 +218,8 @@ def remarks(table: list[Row], left_out: list[str]) -> list[str]:
     lines = [f"NLL by {next(iter(said))}"] if nll and len(said) == 1 and NO_SETTINGS not in said else []
     if nll and any(row.at_most() for row in table):
         lines.append("≤ of a single code for each image: a bound on the NLL that no number of samples makes tight")
+    if averaged := sum(entry.averaged for row in table for entry in row.entries):
+        lines.append(f"{averaged} of the runs: figures of averaged weights (averaging.decay)")
     if chosen := sum(entry.chosen for row in table for entry in row.entries):
         lines.append(f"{chosen} of the runs: their search chose by the test images (data.validation_size=0)")
     more = textwrap.shorten(", ".join(left_out), 100, placeholder=" …")

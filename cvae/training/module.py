@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import pytorch_lightning as L
@@ -9,21 +10,19 @@ import torch
 from pytorch_lightning.trainer.call import _call_callback_hooks
 from torch import Tensor
 
-from cvae.errors import NotFinite, UserError
+from cvae.errors import NotFinite
 from cvae.models.vae import VAE
 from cvae.objectives import Objective, Terms
-from cvae.runs.checkpoint import FORMAT
 from cvae.runtime.devices import float32
 from cvae.runtime.noise import fixed_noise, seed_step
+from cvae.training import restored
+from cvae.training.averages import Averages
 from cvae.training.engine import Compiled, count_step, training_terms
 from cvae.training.finite import in_training, require_finite
 from cvae.training.gradients import Clip, as_in_first_process, average
 from cvae.training.graphs import Graphed, capturable
-from cvae.training.log_rewind import positions
 from cvae.training.loggers import log_curves
-from cvae.training.means import CodeCounts, Totals, named, of_all_processes, selection, summed
-from cvae.training.restored import as_counted_here, require_optimizer, require_state, require_sums, scheduled_anew
-from cvae.version import VERSION
+from cvae.training.means import CodeCounts, Totals, named, selection, summed
 
 
 class VAEModule(L.LightningModule):
@@ -40,6 +39,7 @@ class VAEModule(L.LightningModule):
         graphs: whether steps are CUDA graphs
         clip: what is done to the gradients before an optimizer step
         accumulation: epoch -> how many minibatches share an optimizer step
+        decay: of the averages of the weights, which then are what is evaluated, see `Averages`; None for none
         watched: whether a callback sees each minibatch, which then is a batch of Lightning's
     """
 
@@ -56,11 +56,13 @@ class VAEModule(L.LightningModule):
         graphs: bool = False,
         clip: Clip | None = None,
         accumulation: Callable[[int], int] = lambda epoch: 1,
+        decay: float | None = None,
         watched: bool = True,
     ) -> None:
         super().__init__()
         self.training_terms = Compiled(training_terms) if compile else training_terms
         self.graphs, self.clip, self.accumulation, self.watched = graphs, clip, accumulation, watched
+        self.decay, self.averages, self.averaged = decay, None, None  # the last: of a checkpoint
         self.share, self.begins, self.ends = 1, True, True  # minibatches of a step; whether this is its first, its last
         self.vae, self.objective, self.seed = vae, objective, seed
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -77,6 +79,8 @@ class VAEModule(L.LightningModule):
         """One optimizer; a second parameter group where the objective has parameters of its own (a critic)."""
         groups = [list(self.vae.parameters()), list(self.objective.parameters())]
         optimizer = self.make_optimizer([{"params": parameters} for parameters in groups if parameters])
+        if self.decay is not None:  # here the model is on its device, also where no step is left
+            self.averages = Averages(self.vae, self.decay, self.averaged)
         return [optimizer], [self.make_scheduler(optimizer)]
 
     def terms(self, batch: tuple[Tensor, Tensor]) -> Terms:
@@ -132,6 +136,8 @@ class VAEModule(L.LightningModule):
                 self.clip(optimizer)
             self.scaler.step(optimizer)
             self.scaler.update()
+            if self.averages:
+                self.averages.update()
             as_in_first_process(map(self.get_buffer, self.learned))
         self.names, sums = summed(terms)
         return sums
@@ -198,28 +204,16 @@ class VAEModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """What a run needs to go on besides what Lightning saves; called in every process."""
-        own = {"window": self.window.state_dict(), "epoch": self.epoch.state_dict()}
-        checkpoint["cvae"] = {
-            "format": FORMAT,
-            "version": VERSION,
-            "processes": of_all_processes(own),
-            "figures": self.figures,
-            "points": self.points,
-            "minibatches": self.trainer.datamodule.minibatches,
-            "max_epochs": self.trainer.max_epochs,
-            "data": self.trainer.datamodule.fingerprint,
-            "logs": positions(self.loggers) if self.trainer.is_global_zero else [],
-        }
+        restored.complete(checkpoint, self)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Be as the module was when the checkpoint was saved."""
-        require_state(self.trainer, checkpoint)
+        restored.require_state(self.trainer, checkpoint)
         saved, data = checkpoint["cvae"], self.trainer.datamodule
-        data.minibatches = as_counted_here(checkpoint, data.minibatches)
-        if saved.get("data") not in (None, data.fingerprint):
-            raise UserError("the checkpoint is of a training with other images")
+        data.minibatches = restored.as_counted_here(checkpoint, data.minibatches)
         self.figures, self.points = dict(saved["figures"]), dict(saved["points"])
         self.sums, self.planned = saved["processes"][self.global_rank], saved["max_epochs"]
+        self.averaged = saved.get("averages", {})
 
     def on_train_start(self) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -228,8 +222,8 @@ class VAEModule(L.LightningModule):
         self.learned = [name for name, _ in self.named_buffers() if name in self.state_dict()]
         if self.planned is not None:  # the training goes on
             scheduler = self.trainer.lr_scheduler_configs[0].scheduler
-            require_optimizer(optimizer, scheduler, self.make_optimizer, self.make_scheduler)
-            require_sums(self.sums, self.names)
+            restored.require_optimizer(optimizer, scheduler, self.make_optimizer, self.make_scheduler)
+            restored.require_sums(self.sums, self.names)
         self.learning_rate = optimizer.param_groups[0]["lr"]
         capturable(optimizer, self.graphs)  # here, as a checkpoint may come from another device
         self.step = Graphed(self.optimize, optimizer, self.device, self) if self.graphs else self.optimize
@@ -237,7 +231,7 @@ class VAEModule(L.LightningModule):
             self.window.load_state_dict(self.sums["window"], self.device)
             self.epoch.load_state_dict(self.sums["epoch"], self.device)
         if self.planned not in (None, self.trainer.max_epochs):
-            self.trainer.lr_scheduler_configs[0].scheduler = scheduled_anew(
+            self.trainer.lr_scheduler_configs[0].scheduler = restored.scheduled_anew(
                 optimizer, self.make_scheduler, self.trainer.current_epoch
             )
             self.learning_rate = optimizer.param_groups[0]["lr"]
@@ -267,15 +261,20 @@ class VAEModule(L.LightningModule):
             self.codes = CodeCounts()
             self.hook = self.vae.register_forward_hook(self.codes)
         # The same noise at every evaluation, and training goes on as if there had been none.
-        self.noise = fixed_noise(self.seed + self.global_rank, self.device)
-        self.noise.__enter__()
+        self.noise = ExitStack()
+        self.noise.enter_context(fixed_noise(self.seed + self.global_rank, self.device))
+        self.noise.enter_context(self.as_evaluated())
+
+    def as_evaluated(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that are evaluated: the averages where there are some."""
+        return self.averages.in_use() if self.averages else nullcontext()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         with float32(self.device):  # trainer.precision is for training: what is reported is of the model as it is saved
             self.evaluation.add(self.terms(self.trainer.datamodule.as_seen(batch)))
 
     def on_validation_epoch_end(self) -> None:
-        self.noise.__exit__(None, None, None)
+        self.noise.close()
         split = "validation" if self.trainer.datamodule.validation and not self.trainer.testing else "test"
         means = self.evaluation.means_of_all_processes()
         if self.vae.posterior.num_codes is not None:

@@ -24,6 +24,11 @@ def two_decays(key: str, value: Any) -> None:
         raise ConfigError(key, value, "two numbers, each at least 0 and below 1")
 
 
+def decay(key: str, value: Any) -> None:
+    if type(value) not in (int, float) or not 0 <= value < 1:
+        raise ConfigError(key, value, "a number of at least 0 and below 1, as 0.999; or null for none")
+
+
 def or_null(rule: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
     """The rule, for a key that may be null too."""
     return lambda key, value: None if value is None else rule(key, value)
@@ -88,6 +93,7 @@ FLAG = partial(one_of, allowed=(False, True))
 RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config has; null is checked too
     "seed": seed_number,
     "conditional": FLAG,
+    "averaging.decay": or_null(decay),
     "trainer.accelerator": available,
     "trainer.compile": FLAG,
     "trainer.cuda_graphs": FLAG,
@@ -130,7 +136,7 @@ def check(cfg: DictConfig) -> None:
     """Raise ConfigError if a value breaks a rule, UserError if the optimizer or the scheduler refuses one."""
     for key, rule in RULES.items():
         group, _, name = key.rpartition(".")
-        if name in (cfg[group] if group else cfg):
+        if name in (cfg.get(group, {}) if group else cfg):
             rule(key, OmegaConf.select(cfg, key))
     optimizer = tried(cfg, "optimizer", [{"params": [nn.Parameter(torch.zeros(1))]}])
     scheduler = tried(cfg, "scheduler", optimizer)

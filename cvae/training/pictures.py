@@ -137,8 +137,10 @@ class Pictures(Callback):
         self._remember(module, epoch)
         device = trainer.strategy.root_device
         with fixed_noise(self.seed, device):
-            for file, pixels in self._at_the_end(module.vae.to(device).eval(), trainer.datamodule, device):
-                self._picture(trainer, file, pixels, file.stem, epoch)
+            vae = module.vae.to(device).eval()
+            with module.as_evaluated():
+                for file, pixels in self._at_the_end(vae, trainer.datamodule, device):
+                    self._picture(trainer, file, pixels, file.stem, epoch)
 
     def draws(self, epoch: int) -> bool:
         """Whether this epoch has pictures; 0 is before training."""
@@ -186,7 +188,7 @@ class Pictures(Callback):
         y, labels = (part if part is None else part.to(device) for part in (self.y, self.labels))
         module.eval()
         has_prior = not isinstance(vae.p_z(), Unknown)
-        with fixed_noise(self.seed, device):
+        with fixed_noise(self.seed, device), module.as_evaluated():
             reconstruction = pictures.grid(vae.reconstruct(self.x.to(device), y), self.columns)
             if has_prior:
                 sample = pictures.grid(vae.sample(self.num if labels is None else len(labels), labels), self.columns)

@@ -16,6 +16,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from cvae.errors import UserError
+from cvae.runs.checkpoint import FORMAT
+from cvae.training.log_rewind import positions
+from cvae.training.means import of_all_processes
+from cvae.version import VERSION
 
 
 @contextmanager
@@ -36,12 +40,34 @@ def going_on(file: Path | None, has_begun: Callable[[], bool]) -> Iterator[None]
         raise UserError(f"{file} does not hold the state of this training: {reason}") from error
 
 
+def complete(checkpoint: dict[str, Any], module: Any) -> None:
+    """Add what goes on of a VAEModule to a checkpoint of Lightning's; every process must call it."""
+    data, own = module.trainer.datamodule, {"window": module.window.state_dict(), "epoch": module.epoch.state_dict()}
+    checkpoint["cvae"] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "processes": of_all_processes(own),
+        "figures": module.figures,
+        "points": module.points,
+        "minibatches": data.minibatches,
+        "max_epochs": module.trainer.max_epochs,
+        "data": data.fingerprint,
+        "logs": positions(module.loggers) if module.trainer.is_global_zero else [],
+    }
+    if module.averages:
+        checkpoint["cvae"]["averages"], trained = module.averages.of_checkpoint()
+        # A callback may save during an evaluation, where the model has the averages.
+        checkpoint["state_dict"] |= {f"vae.{name}": weights for name, weights in trained.items()}
+
+
 def require_state(trainer: Trainer, content: dict[str, Any]) -> None:
     """Raise UserError unless the counters and the states of Lightning's callbacks are of the types that they have now,
     and name no file that is not in the run.
     """
     if len(content["optimizer_states"]) != 1 or len(content["lr_schedulers"]) != 1:
         raise UserError("the checkpoint has not the states of one optimizer and one schedule, as this training has")
+    if content["cvae"].get("data") not in (None, trainer.datamodule.fingerprint):
+        raise UserError("the checkpoint is of a training with other images")
     require_like(content["loops"].get("fit_loop"), trainer.fit_loop.state_dict(), "loops.fit_loop", counts=True)
     for part in trainer.callbacks:
         state = content["callbacks"].get(part.state_key)

@@ -18,7 +18,7 @@ from cvae.errors import ConfigError, NotFinite, Stopped, UserError
 from cvae.evaluation import Figure, Settings
 from cvae.evaluation.report import markdown, report, scalars
 from cvae.fitting import require_fit, require_objective
-from cvae.runs.directory import LAST, Run, first_process
+from cvae.runs.directory import AVERAGED, LAST, RAW, Run, first_process
 from cvae.runs.modelled import remarks
 from cvae.runs.small_files import read_config
 from cvae.runtime.console import how_to_resume, quiet_libraries
@@ -99,7 +99,7 @@ def train_assembled(cfg: DictConfig, parts: Parts, resume: bool, part: Callable[
     if trainer.is_global_zero:
         list_data(run, data)
         run.save_config(cfg)  # with what was left to the data, or what was changed for a run that goes on
-    status, said = "failed", remarks(read_config(run.config_file))
+    status, said = "failed", remarks(read_config(run.config_file), "", RAW if module.decay is None else AVERAGED)
     try:
         if not checkpoint:  # else what was logged then is still there
             log_start(trainer.loggers, cfg)
@@ -205,6 +205,7 @@ def assemble(cfg: DictConfig) -> Parts:
     limit = (cfg.trainer.get(f"gradient_clip_{key}") for key in ("val", "algorithm"))
     options = {
         "seed": cfg.seed, "compile": cfg.trainer.get("compile", False), "accumulation": accumulated, "watched": watched,
+        "decay": OmegaConf.select(cfg, "averaging.decay"),
         "graphs": graphs_of(trainer, alike and cfg.trainer.get("cuda_graphs", False)),
         "clip": clipping(trainer.precision_plugin, *limit),
     }  # fmt: skip
@@ -289,5 +290,6 @@ def evaluation(parts: Parts, run: Run) -> dict[str, Figure]:
     vae = module.vae.to(trainer.strategy.root_device).eval()
     samples = "" if vae.posterior.deterministic else f"{settings.samples} importance samples for each of "
     log.info("Evaluation: %s%s test images", samples, f"{count:,}")
-    checkpoint = LAST if trainer.checkpoint_callback else "none"
-    return report(vae, data, run, replace(settings, images=count), checkpoint, trainer.global_step)
+    checkpoint, weights = LAST if trainer.checkpoint_callback else "none", AVERAGED if module.averages else RAW
+    with module.as_evaluated():
+        return report(vae, data, run, replace(settings, images=count), checkpoint, trainer.global_step, weights)

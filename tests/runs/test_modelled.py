@@ -106,6 +106,7 @@ ALL, BEST = "the test images were trained on, too (data.train_on=all)", "best.ck
         (["callbacks.checkpoint.monitor=train_epoch/elbo"], "best.ckpt", []),
         (["data.train_on=all"], "last.ckpt", [ALL]),
         (["data.train_on=all"], "best.ckpt", [ALL, f"{BEST} (data.validation_size=0)"]),
+        (["averaging.decay=0.9"], "last.ckpt", ["of averaged weights (averaging.decay=0.9)"]),
     ],
 )
 def test_what_is_said_of_test_images(words, checkpoint, said):

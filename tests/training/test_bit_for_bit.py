@@ -41,9 +41,10 @@ CHOICES = {
     ],
     "clipped, two batches a step": ["trainer.gradient_clip_val=1", "+trainer.accumulate_grad_batches=2"],
     "training images changed": ["data.augment=[flip,shift,rotate90]", "data.binarization=stochastic", PLAIN],
+    "averages": ["averaging.decay=0.7", "callbacks.pictures.every_n_epochs=2"],
     "evaluated every other epoch": ["+trainer.check_val_every_n_epoch=2", "logger=[tensorboard,csv]"],
 }  # fmt: skip
-FAST = ("elbo", "warm-up, cosine, a flow, drawn images", "training images changed")
+FAST = ("elbo", "averages", "warm-up, cosine, a flow, drawn images", "training images changed")
 
 
 class Killed(BaseException):
@@ -118,6 +119,7 @@ def test_stopped_at_any_step(at, whole, tmp_path, monkeypatch):
     ("place", "at"),
     [
         ("test_step", 1),
+        ("test_step", 2),
         slow("validation_step", 4),
         slow("on_validation_epoch_end", 1),
         slow("on_train_epoch_end", 1),
@@ -127,9 +129,10 @@ def test_stopped_at_any_step(at, whole, tmp_path, monkeypatch):
 def test_stopped_between_steps(place, at, whole, tmp_path, monkeypatch):
     """During an evaluation, at the end of an epoch, in the test at the end, while a checkpoint is made."""
     monkeypatch.setattr(engine, "MINIBATCHES", 2)
-    killed(tmp_path, at=at, place=place)
-    run(tmp_path, resume=True)
-    require_equal(tmp_path, whole("elbo", 2))
+    choice = "averages" if at == 2 else "elbo"
+    killed(tmp_path, *CHOICES[choice], at=at, place=place)
+    run(tmp_path, *CHOICES[choice], resume=True)
+    require_equal(tmp_path, whole(choice, 2))
 
 
 def test_a_longer_run_has_the_learning_rates_of_its_length(tmp_path, recwarn):

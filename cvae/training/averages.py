@@ -1,0 +1,70 @@
+"""Averages of a model's weights over the steps of a training."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from cvae.errors import UserError
+
+
+class Averages(nn.Module):
+    """Exponential moving averages of the parameters of `model`: decay * average + (1 - decay) * parameter at each step.
+
+    They begin as the initial weights. torch's AveragedModel computes the same, but looks at a counter in each step,
+    which waits for a GPU and can't be recorded. They are buffers, as all that a step changes, and in no state_dict.
+
+    Args:
+        model: its parameters are averaged, its buffers (codebooks) are not
+        decay: from 0 to 1; about the last 1 / (1 - decay) steps are averaged
+        state: averages of a checkpoint, to go on with
+
+    Raises:
+        UserError: `state` is not of such a model.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, state: dict[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self.names, self.trained = zip(*model.named_parameters(), strict=True)  # a tuple: they are the model's
+        for number, parameter in enumerate(self.trained):
+            self.register_buffer(str(number), parameter.detach().clone(), persistent=False)
+        self.average, self.inside = get_ema_multi_avg_fn(decay), False
+        if state is not None:
+            self.load(state)
+
+    def update(self) -> None:
+        """Count the parameters as they are; part of a step, so it waits for nothing."""
+        self.average(list(self.buffers()), [parameter.detach() for parameter in self.trained], None)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """The model has the averages as its parameters inside; nothing is copied."""
+        if self.inside:
+            yield
+            return
+        self.exchange()
+        try:
+            yield
+        finally:
+            self.exchange()
+
+    def exchange(self) -> None:
+        self.to(self.trained[0].device)  # after a training the model alone may have moved
+        for parameter, average in zip(self.trained, self.buffers(), strict=True):
+            parameter.data, average.data = average.data, parameter.data
+        self.inside = not self.inside
+
+    def of_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The averages, and the weights that the steps change, by the names of the parameters."""
+        pair = list(self.buffers()), [parameter.detach() for parameter in self.trained]
+        averages, trained = reversed(pair) if self.inside else pair
+        return dict(zip(self.names, averages, strict=True)), dict(zip(self.names, trained, strict=True))
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        if state.keys() != set(self.names):
+            raise UserError("the checkpoint's cvae.averages are of another model")
+        for name, own in zip(self.names, self.buffers(), strict=True):
+            if state[name].shape != own.shape or state[name].dtype != own.dtype:
+                raise UserError(f"the checkpoint's cvae.averages.{name} is of another size or type than this model's")
+            own.copy_(state[name])

@@ -1,0 +1,184 @@
+"""Averages of the weights: what they are, and that all that is measured, drawn and loaded is of them."""
+
+import io
+
+import pytest
+import torch
+from same_run import last
+from tiny import QUIET, tiny
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import cvae
+from cvae.build import load_with_step
+from cvae.errors import ConfigError, UserError
+from cvae.runs.checkpoint import read_checkpoint
+from cvae.runs.comparison import read
+from cvae.runs.directory import Run
+from cvae.training.averages import Averages
+from cvae.training.module import VAEModule
+from cvae.training.pictures import Pictures
+from cvae.training.train import train
+
+DECAY = "averaging.decay=0.8"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    train(tiny(folder, *QUIET, DECAY, "evaluation.samples=2"))
+    return folder
+
+
+def test_they_are_those_of_torch_after_each_optimizer_step(tmp_path, monkeypatch):
+    """Told of the initial weights first, torch's AveragedModel has the same, to the last bit."""
+    torchs, optimize = [], VAEModule.optimize
+
+    def watched(self, *given):
+        if not torchs:
+            torchs.append(AveragedModel(self.vae, multi_avg_fn=get_ema_multi_avg_fn(0.8)))
+            torchs[0].update_parameters(self.vae)
+        sums = optimize(self, *given)
+        if self.ends:
+            torchs[0].update_parameters(self.vae)
+        return sums
+
+    monkeypatch.setattr(VAEModule, "optimize", watched)
+    train(tiny(tmp_path, *QUIET, DECAY, "+trainer.accumulate_grad_batches=2", "data.source.train_size=22"))
+    saved = last(tmp_path)["cvae"]["averages"]
+    assert int(torchs[0].n_averaged) == 1 + last(tmp_path)["global_step"] == 7
+    for name, parameter in torchs[0].module.named_parameters():
+        torch.testing.assert_close(saved[name], parameter.detach(), rtol=0, atol=0)
+    assert set(saved) == dict(torchs[0].module.named_parameters()).keys()
+
+
+def test_training_is_that_without_them(folder, tmp_path):
+    train(tiny(tmp_path, *QUIET))
+    torch.testing.assert_close(last(folder)["state_dict"], last(tmp_path)["state_dict"], rtol=0, atol=0)
+    assert "averages" not in last(tmp_path)["cvae"]
+
+
+def test_what_is_measured_and_loaded_is_of_them(folder, tmp_path):
+    """The test ELBO is that of a run that ends with the averages as its weights."""
+    averaged, raw = cvae.load(folder), cvae.load(folder, weights="raw")
+    for name, parameter in averaged.named_parameters():
+        torch.testing.assert_close(parameter.detach(), last(folder)["cvae"]["averages"][name], rtol=0, atol=0)
+        torch.testing.assert_close(
+            raw.get_parameter(name).detach(), last(folder)["state_dict"][f"vae.{name}"], rtol=0, atol=0
+        )
+        assert not torch.equal(parameter, raw.get_parameter(name))
+    train(tiny(tmp_path, *QUIET, "evaluation.samples=2"))
+    ours, without = cvae.open_run(folder), cvae.open_run(tmp_path)
+    assert ours.metrics["train_epoch/elbo"] == without.metrics["train_epoch/elbo"]
+    for figure in ("test/elbo", "evaluation/nll", "evaluation/elbo"):
+        assert ours.metrics[figure] != without.metrics[figure]
+    again = ours.evaluate(2)
+    assert again["evaluation/nll"] == ours.metrics["evaluation/nll"]
+    assert ours.evaluate(2, weights="raw")["evaluation/nll"] == without.metrics["evaluation/nll"]
+    torch.testing.assert_close(ours.vae.state_dict(), averaged.state_dict(), rtol=0, atol=0)
+
+
+def test_a_table_has_figures_of_the_weights_that_the_training_measures(folder):
+    run = cvae.open_run(folder)
+    raw = run.evaluate(50, weights="raw")["evaluation/nll"]
+    (entry,) = read([Run(folder)])
+    assert entry.figures["NLL"] != raw and entry.averaged and entry.by == "2 samples, 7 images, averaged weights"
+    assert "1 of the runs: figures of averaged weights" in cvae.find_runs(str(folder)).table()
+
+
+def test_each_evaluation_says_what_it_is_of(folder, call):
+    for words, said in (
+        ([], "of averaged weights (averaging.decay=0.8)"),
+        (["--weights", "raw"], "of the raw weights"),
+    ):
+        code, text = call("evaluate", folder, "--samples", "3", *words)
+        assert code == 0 and said in text
+    kept = {file.name: file for file in (folder / "evaluation").glob("*samples=3*")}
+    assert sorted(kept) == ["last_averaged_samples=3_images=7_seed=0.json", "last_samples=3_images=7_seed=0.json"]
+
+
+def test_a_picture_is_of_them_and_training_goes_on_with_the_others(tmp_path, monkeypatch):
+    seen, draw = [], Pictures._epoch
+
+    def watched(self, trainer, module, epoch):
+        reconstruct = module.vae.reconstruct
+
+        def looks(*given):
+            seen.append([parameter.detach().clone() for parameter in module.vae.parameters()])
+            return reconstruct(*given)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module.vae, "reconstruct", looks)
+            draw(self, trainer, module, epoch)
+
+    monkeypatch.setattr(Pictures, "_epoch", watched)
+    train(tiny(tmp_path, DECAY))
+    torch.testing.assert_close(seen[-1], list(last(tmp_path)["cvae"]["averages"].values()), rtol=0, atol=0)
+
+
+def test_a_checkpoint_saved_with_the_averages_in_use_has_both():
+    model = torch.nn.Linear(2, 1)
+    averages = Averages(model, 0.5)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 2
+    averages.update()
+    addresses = [parameter.data_ptr() for parameter in model.parameters()]
+    with averages.in_use(), averages.in_use():
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter.detach(), before[name] + 1)
+            torch.testing.assert_close(averages.of_checkpoint()[0][name], before[name] + 1)
+            torch.testing.assert_close(averages.of_checkpoint()[1][name], before[name] + 2)
+    assert addresses == [parameter.data_ptr() for parameter in model.parameters()]  # a CUDA graph goes on
+    torch.testing.assert_close(model.weight.detach(), before["weight"] + 2)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1, "x", True])
+def test_decays_that_are_refused(value, tmp_path):
+    with pytest.raises(ConfigError, match=r"^averaging.decay=.*: must be a number of at least 0 and below 1"):
+        train(tiny(tmp_path, f"averaging.decay={value}"))
+
+
+def test_weights_that_are_not_there(folder, tmp_path, call):
+    train(tiny(tmp_path, *QUIET))
+    with pytest.raises(ConfigError, match="^weights=averaged: must be raw: .*last.ckpt has no others"):
+        cvae.load(tmp_path, weights="averaged")
+    with pytest.raises(ConfigError, match="^weights=x: must be averaged or raw"):
+        cvae.load(folder, weights="x")
+    code, text = call("sample", tmp_path, "--weights", "averaged")
+    assert code and "--weights=averaged: must be raw" in text
+    assert load_with_step(Run(tmp_path), "last", "cpu").weights == "raw"
+
+
+def test_a_run_with_a_fitted_prior_keeps_the_averages_alone(folder, tmp_path, call):
+    code, text = call("fit-prior", folder, "prior=gmm", "prior.components=2", "--rounds", "2", "--samples", "2",
+                      "--out", tmp_path / "new")  # fmt: skip
+    assert code == 0, text
+    vae, _, weights = load_with_step(Run(tmp_path / "new"), "last", "cpu")
+    assert weights == "averaged" and torch.equal(vae.encoder[1].weight, cvae.load(folder).encoder[1].weight)
+    with pytest.raises(ConfigError, match="^weights=raw: must be averaged"):
+        cvae.load(tmp_path / "new", weights="raw")
+
+
+@pytest.mark.parametrize("change", ["shape", "type", "names", "kind"])
+def test_averages_of_another_model_are_refused(change, folder, tmp_path):
+    content = last(folder)
+    averages = content["cvae"]["averages"]
+    name = next(iter(averages))
+    if change == "shape":
+        averages[name] = torch.zeros(1)
+    elif change == "type":
+        averages[name] = averages[name].double()
+    elif change == "names":
+        del averages[name]
+    else:
+        averages[name] = "x"
+    if change == "kind":
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        (tmp_path / "last.ckpt").write_bytes(buffer.getvalue())
+        with pytest.raises(UserError, match=f"cvae.averages.{name} is of a type that no training saves"):
+            read_checkpoint(tmp_path / "last.ckpt")
+        return
+    with pytest.raises(UserError, match="cvae.averages"):
+        Averages(cvae.load(folder), 0.8, averages)
