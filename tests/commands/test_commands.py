@@ -75,6 +75,7 @@ def test_evaluate_reports_everywhere(run, call):
     assert report["settings"] == {
         "samples": 3, "images": 128, "aggregate_images": 50, "memory": 1.0, "seed": 5, "until": None,
         "checkpoint": "last.ckpt", "step": 7, "split": "test", "binarization": "static", "device": "cpu",
+        "weights": "raw",
     }  # fmt: skip
     nll = report["nll"]
     assert nll["unit"] == "nats" and nll["standard_error"] > 0 and report["bits_per_dim"]["value"] is None

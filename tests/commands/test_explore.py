@@ -40,7 +40,7 @@ def test_defaults():
     given = vars(entry.parser().parse_args(["explore", "RUN"]))
     assert given == {
         "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "trust": False, "port": 8080, "no_browser": False,
-        "html": None, "images": None, "data_root": None, "call": explore.look,
+        "weights": None, "html": None, "images": None, "data_root": None, "call": explore.look,
     }  # fmt: skip
 
 

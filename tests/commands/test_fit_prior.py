@@ -90,7 +90,7 @@ def test_a_run_with_the_same_model_and_the_fitted_prior(tmp_path, call, kind):
     assert report["settings"]["checkpoint"] == "last.ckpt" and report["settings"]["step"] == 7
     assert load_with_step(Run(new), "last.ckpt", "cpu")[1] == 7
     content = torch.load(new / "checkpoints" / "last.ckpt", weights_only=True)
-    assert content["cvae"] == {"format": FORMAT, "version": VERSION}
+    assert content["cvae"] == {"format": FORMAT, "version": VERSION, "weights": "raw"}
     # As one of many runs.
     assert (new / ".hydra" / "hydra.yaml").read_bytes() == (old / ".hydra" / "hydra.yaml").read_bytes()
     assert Run(new).state() == "finished" and saved_config(Run(new)).run_dir == str(new)

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cvae import __main__ as entry
 from cvae import pictures
+from cvae.build import Loaded
 from cvae.commands import evaluate as evaluate_module
 from cvae.commands import sample as sample_module
 from cvae.errors import ConfigError
@@ -24,10 +25,11 @@ from cvae.evaluation.measure import Figure
 EVALUATE = {
     "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "samples": 5000, "images": None, "aggregate_images": 2000,
     "memory": 1.0, "until": None, "data_root": None, "device": None, "trust": False, "call": evaluate_module.measure,
+    "weights": None,
 }  # fmt: skip
 SAMPLE = {
     "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "num": 64, "label": None, "out": None, "trust": False,
-    "temperature": 1.0, "prior": None, "data_root": None, "call": sample_module.draw,
+    "weights": None, "temperature": 1.0, "prior": None, "data_root": None, "call": sample_module.draw,
 }  # fmt: skip
 
 
@@ -203,16 +205,16 @@ class Stub:
         self.data = SimpleNamespace(test=range(9))
         for name, value in {
             "runtime.devices.keep_freed_memory": lambda: self.seen.append("memory"),
-            "build.load_with_step": lambda run, name, device: (
-                self.seen.append((run.path, run.trust, name, device)) or (self.vae, 31)
+            "build.load_with_step": lambda run, name, device, weights: (
+                self.seen.append((run.path, run.trust, name, device)) or Loaded(self.vae, 31, weights or "raw")
             ),
             "build.load_data": lambda run, root: self.seen.append((run.path, run.trust, root)) or self.data,
             "evaluation.report.report": self.report,
         }.items():
             monkeypatch.setattr(f"cvae.{name}", value)
 
-    def report(self, vae, data, run, settings, checkpoint, step):
-        assert step == 31 and vae is self.vae and data is self.data and run.path == self.folder
+    def report(self, vae, data, run, settings, checkpoint, step, weights):
+        assert weights == "raw" and step == 31 and vae is self.vae and data is self.data and run.path == self.folder
         self.seen.append((settings, checkpoint))
         return {"nll": Figure(2.5, None, "nats", ""), "bits_per_dim": Figure(None, None, "bits", "")}
 
@@ -275,10 +277,10 @@ def drawn(folder, monkeypatch, classes=0, **options):
             found["temperature"] = temperature
             return torch.zeros(num, 1, 2, 2)
 
-    def load(run, checkpoint, device):
+    def load(run, checkpoint, device, weights):
         found["loaded"] = (str(run), checkpoint, run.trust)
         assert device == "cpu"
-        return Model(), 0
+        return Loaded(Model(), 0, "raw")
 
     grid = pictures.grid
     monkeypatch.setattr("cvae.build.load_with_step", load)

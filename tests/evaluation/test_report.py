@@ -112,6 +112,7 @@ def test_what_is_measured_and_written(reported, images, limit, measured, aggrega
         "settings": {
             "samples": 7, "images": measured, "aggregate_images": aggregated, "memory": 0.5, "seed": 9, "until": None,
             "checkpoint": "best.ckpt", "step": 12, "split": "test", "binarization": "static", "device": "cpu",
+            "weights": "raw",
         },
     }  # fmt: skip
 
