@@ -60,7 +60,7 @@ def parts(*choices):
     return vae, objective, x, torch.zeros(6, dtype=torch.long) if vae.num_classes else None
 
 
-OF_NUMBERS = [name for name in members("prior") if name not in OF_CODES["prior"]]
+OF_NUMBERS = [name for name in members("prior") if name not in [*OF_CODES["prior"], "none"]]
 CHOICES = [
     *[(f"model={name}", "conditional=true") for name in members("model")],
     *[(f"likelihood={name}", *LIKELIHOODS[name]) for name in LIKELIHOODS],
@@ -71,6 +71,8 @@ CHOICES = [
     *[("objective=iwae", f"objective.gradient={way}", "posterior=iaf") for way in ("stl", "dreg")],
     *[(f"objective/beta={name}",) for name in members("objective/beta")],
     ("posterior=categorical", "prior=uniform", "posterior/temperature=linear"),
+    *[("posterior=deterministic", "prior=none", f"objective={name}") for name in ("autoencoder", "rae")],
+    ("posterior=deterministic", "objective=wae"),
     ("model=ladder", "objective.free_bits=0.5"),
     ("objective.kl=closed_form", "objective.free_bits=0.5"),
     ("objective=infovae", "objective.kernel=imq"),

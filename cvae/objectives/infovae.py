@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from cvae.checks import number, one_of, positive_number
 from cvae.errors import ConfigError
@@ -48,13 +49,17 @@ class InfoVAE(Objective):
         z, p = latent.z[0], latent.p  # (B, D)
         distortion, rate = -trace.px.log_prob(x)[0], (latent.log_q - latent.log_p)[0]
         if len(z) > 1:
-            drawn = p.rsample((len(z),)) if p.has_rsample else p.sample((len(z),))
-            discrepancy = mmd(z, drawn, self.kernel, self.bandwidth)
+            discrepancy = mmd(z, draws(p, len(z)), self.kernel, self.bandwidth)
         else:
             discrepancy = z.new_zeros(())
         loss = distortion + (1 - self.alpha) * rate + (self.alpha + self.lambda_ - 1) * discrepancy
         parts = {"mmd": discrepancy.expand_as(rate), **trace.penalties}
         return Terms(penalized(loss, trace), -distortion - rate, rate, distortion, parts)
+
+
+def draws(p: Distribution, num: int) -> Tensor:
+    """(num, D) of p, with a gradient where it can have one: Normal.sample looks at scales, and waits for a GPU."""
+    return p.rsample((num,)) if p.has_rsample else p.sample((num,))
 
 
 def rbf(squared: Tensor, scale: float) -> Tensor:

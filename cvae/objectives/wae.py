@@ -6,7 +6,7 @@ from cvae.checks import one_of, positive_number
 from cvae.distributions import Unknown
 from cvae.errors import ConfigError
 from cvae.models.vae import VAE
-from cvae.objectives.infovae import KERNELS, mmd
+from cvae.objectives.infovae import KERNELS, draws, mmd
 from cvae.objectives.terms import Objective, Terms, only_group, penalized
 
 
@@ -42,7 +42,7 @@ class WAE(Objective):
             raise ConfigError("objective", "wae", allowed)
         z, distortion = latent.z[0], -trace.px.log_prob(x)[0]
         if len(z) > 1:
-            discrepancy = mmd(z, latent.p.sample((len(z),)), self.kernel, self.bandwidth)
+            discrepancy = mmd(z, draws(latent.p, len(z)), self.kernel, self.bandwidth)
         else:
             discrepancy = z.new_zeros(())
         parts = {"mmd": discrepancy.expand_as(distortion), **trace.penalties}
