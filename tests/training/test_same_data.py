@@ -103,3 +103,11 @@ def test_files_left_out_are_listed_in_the_run(tmp_path, images, caplog):
         'a/gone.png,,,,"not a file, or a link to none"',
     ]
     assert len(lines) == 1 + 12 + 2 and sum(",test," in line for line in lines) >= 1
+
+
+@pytest.mark.parametrize(("scale", "said"), [("1.0", True), ("global", False)])
+def test_a_gaussian_as_wide_as_the_range_is_advised_against(tmp_path, images, caplog, scale, said):
+    caplog.set_level("INFO")
+    words = ["likelihood=gaussian", f"likelihood.scale={scale}", "data.binarization=none", "trainer.max_epochs=1"]
+    train(own(tmp_path / "run", images, *words))
+    assert ("likelihood.scale=global learns it" in caplog.text) == said
