@@ -96,13 +96,11 @@ def table(figures: dict[str, Figure], settings: dict, said: Sequence[str] = ()) 
     settings: those of the evaluation, with images, aggregate_images, checkpoint and binarization as they were
     said: what must be said of the test images (cvae.runs.modelled.remarks)
     """
-    samples = taken(settings["samples"], settings.get("until"))
-    title = f"{settings['images']:,} test images, {samples}, {settings['checkpoint']}"
+    samples = taken(figures, settings["samples"], settings.get("until"))
+    title = f"{settings['images']:,} test images{samples}, {settings['checkpoint']}"
     caption = "binarization: {binarization}; seed: {seed}"
-    if "mutual_information" in figures:
+    if "nll" in figures:
         caption += "\nmutual information is at most log {aggregate_images} = {limit:.2f}"
-    else:
-        title = title.replace(f" {samples},", "")
     caption = caption.format(**settings, limit=math.log(settings["aggregate_images"])) + loose(figures)
     caption = "\n".join([caption, *said])
     shown = Table(title=title, caption=caption)
@@ -115,15 +113,17 @@ def table(figures: dict[str, Figure], settings: dict, said: Sequence[str] = ()) 
     return shown
 
 
-def taken(samples: int, until: float | None) -> str:
-    """How the table describes the samples of each image."""
-    return f"importance samples until {until:g} nats off" if until else f"{samples:,} importance samples"
+def taken(figures: dict[str, Figure], samples: int, until: float | None) -> str:
+    """How the table describes the samples of each image, behind its number of images; an autoencoder has none."""
+    if "nll" not in figures:
+        return ""
+    return f", importance samples until {until:g} nats off" if until else f", {samples:,} importance samples"
 
 
 def markdown(figures: dict[str, Figure], settings: Settings, said: Sequence[str] = ()) -> str:
     """The figures as a table in Markdown, as TensorBoard shows it. said: as for `table`."""
     lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows(figures)]
-    head = [f"test images, {taken(settings.samples, settings.until)} | | ± std. error | ", "--- | ---: | ---: | ---"]
+    head = [f"test images{taken(figures, settings.samples, settings.until)} | | ± std. error | ", "--- | ---: | ---: | ---"]
     return "\n".join([*(f"| {line} |" for line in [*head, *lines]), *(f"\n{line}" for line in said)])
 
 

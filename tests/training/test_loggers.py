@@ -51,7 +51,8 @@ def test_hyperparameters_are_what_one_would_sweep_or_read():
     assert hyperparameters(config(*words)) == {
         "seed": 0, "conditional": "false", "data": "IdxFiles", "data.source.dataset": "FashionMNIST",
         "data.binarization": "stochastic", "data.invert": "false", "data.train_on": "train", "data.batch_size": 100,
-        "data.validation_size": 0, "data.seed": 4, "model": "mlp", "model.latent_dim": 40, "model.hidden": "[300,300]",
+        "data.validation_size": 0, "data.augment": "null", "data.fingerprint": "null", "data.seed": 4,
+        "model": "mlp", "model.latent_dim": 40, "model.hidden": "[300,300]",
         "model.activation": "tanh", "posterior": "DiagonalGaussian", "prior": "VampPrior", "prior.components": 500,
         "prior.pseudo_mean": 0.05, "prior.pseudo_std": 0.01, "likelihood": "Bernoulli", "likelihood.soft": "false",
         "objective": "ELBO", "objective.samples": 1, "objective.kl": "monte_carlo", "objective.beta": "Linear",
