@@ -99,7 +99,7 @@ def table(figures: dict[str, Figure], settings: dict, said: Sequence[str] = ()) 
     samples = taken(figures, settings["samples"], settings.get("until"))
     title = f"{settings['images']:,} test images{samples}, {settings['checkpoint']}"
     caption = "binarization: {binarization}; seed: {seed}"
-    if "nll" in figures:
+    if not is_of_autoencoder(figures):
         caption += "\nmutual information is at most log {aggregate_images} = {limit:.2f}"
     caption = caption.format(**settings, limit=math.log(settings["aggregate_images"])) + loose(figures)
     caption = "\n".join([caption, *said])
@@ -115,15 +115,23 @@ def table(figures: dict[str, Figure], settings: dict, said: Sequence[str] = ()) 
 
 def taken(figures: dict[str, Figure], samples: int, until: float | None) -> str:
     """How the table describes the samples of each image, behind its number of images; an autoencoder has none."""
-    if "nll" not in figures:
+    if is_of_autoencoder(figures):
         return ""
     return f", importance samples until {until:g} nats off" if until else f", {samples:,} importance samples"
+
+
+def is_of_autoencoder(figures: dict[str, Figure]) -> bool:
+    """Whether there is a distortion and no bound beside it."""
+    return "distortion" in figures and "elbo" not in figures
 
 
 def markdown(figures: dict[str, Figure], settings: Settings, said: Sequence[str] = ()) -> str:
     """The figures as a table in Markdown, as TensorBoard shows it. said: as for `table`."""
     lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows(figures)]
-    head = [f"test images{taken(figures, settings.samples, settings.until)} | | ± std. error | ", "--- | ---: | ---: | ---"]
+    head = [
+        f"test images{taken(figures, settings.samples, settings.until)} | | ± std. error | ",
+        "--- | ---: | ---: | ---",
+    ]
     return "\n".join([*(f"| {line} |" for line in [*head, *lines]), *(f"\n{line}" for line in said)])
 
 
