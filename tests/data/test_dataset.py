@@ -136,3 +136,24 @@ def test_what_is_wrong_is_said(library, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match="needs the library datasets: pip install"):
         data_of(f"data.root={tmp_path}").setup()
+
+
+def test_the_library_itself(tmp_path):
+    """Folders that it has saved, of one split and of two, and a file of Parquet. It reaches nothing: all is here."""
+    datasets = pytest.importorskip("datasets")
+    columns = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    rows = {"image": [pillow(x) for x in LEVELS], "label": [number % 2 for number in range(12)]}
+    whole = datasets.Dataset.from_dict(rows, columns)
+    parts = datasets.DatasetDict(train=whole.select(range(10)), test=whole.select(range(10, 12)))
+    whole.save_to_disk(tmp_path / "one")
+    parts.save_to_disk(tmp_path / "two")
+    data = data_of(f"data.root={tmp_path}/two")
+    data.prepare_data()
+    data.setup()
+    assert torch.equal(data.train.images.x, torch.from_numpy(LEVELS[:10])) and data.test.images.y.tolist() == [0, 1]
+    assert data.train.images.classes == ("cat", "dog")
+    data = data_of(f"data.root={tmp_path}/one", "data.source.test_size=3")
+    data.setup()
+    assert sorted([*data.train.images.names, *data.test.images.names]) == list(range(12)) and len(data.test) == 3
+    with pytest.raises(DataError, match=r"has no column picture .*; it has image, label"):
+        data_of(f"data.root={tmp_path}/two", "data.source.image=picture").setup()

@@ -7,6 +7,7 @@ from conftest import config
 from omegaconf import OmegaConf
 
 from cvae.build import build_data
+from cvae.data.decode import Reading
 from cvae.data.folder import ImageFolder
 from cvae.data.listing import drawn, list_folder
 from cvae.errors import ConfigError, DataError
@@ -148,4 +149,4 @@ def test_the_experiment_draws_by_hash_and_a_saved_run_by_position(tmp_path):
     del cfg.data["split"]
     assert split_of(build_data(cfg).source.listing()) == split_of(listed(tmp_path, 8, split="position"))
     with pytest.raises(ConfigError, match=r"^split=name: must be one of hash, position$"):
-        ImageFolder(str(tmp_path), (1, 8, 8), 0.1, 0, "name")
+        ImageFolder(Reading((1, 8, 8)), str(tmp_path), 0.1, 0, "name")

@@ -56,7 +56,7 @@ def test_synthetic_pixels():
 @pytest.mark.parametrize(
     "values, key",
     [
-        (((2, 5, 9), 5, 4, 4), "image_shape"),
+        (((1, 0, 9), 5, 4, 4), "image_shape"),
         (((1, 5, 9), None, 4, 4), "num_classes"),
         (((1, 5, 9), 5, 0, 4), "source.train_size"),
         (((1, 5, 9), 5, 4, True), "source.test_size"),

@@ -58,7 +58,8 @@ def test_hyperparameters_are_what_one_would_sweep_or_read():
         "objective": "ELBO", "objective.samples": 1, "objective.kl": "monte_carlo", "objective.beta": "Linear",
         "objective.beta.start": 0, "objective.beta.end": 1, "objective.beta.steps": 6000, "objective.free_bits": 0,
         "optimizer": "Adam", "optimizer.lr": 1e-3, "optimizer.betas": "[0.9,0.999]", "optimizer.eps": 1e-8,
-        "scheduler": "ConstantLR", "scheduler.factor": 1, "trainer.max_epochs": 100, "trainer.precision": "32-true",
+        "scheduler": "ConstantLR", "scheduler.factor": 1,
+        "averaging.decay": "null", "trainer.max_epochs": 100, "trainer.precision": "32-true",
         "trainer.gradient_clip_val": 1,
     }  # fmt: skip
 

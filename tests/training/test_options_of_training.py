@@ -28,6 +28,7 @@ WHOLE_OR_NULL = ([1, 100, None], [0, -1, 2.5, True, "few"], "a positive integer"
 CASES = {  # key: values that are taken, values that are not, what is said of these
     "seed": ([0, 7, 4294967295], [-1, 4294967296, 1.5, True, None], "an integer from 0 to 4294967295"),
     "conditional": FLAG,
+    "averaging.decay": ([None, 0, 0.5, 0.9999], [1, -0.1, True, "half"], "a number of at least 0 and below 1"),
     "trainer.accelerator": (["auto", "cpu"], [None, "abacus", "tpu"], "a device of this machine: one of auto, cpu"),
     "trainer.compile": FLAG,
     "trainer.cuda_graphs": FLAG,

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import warnings
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +21,7 @@ from cvae.build import build_data, build_vae
 from cvae.errors import ConfigError, UserError
 from cvae.evaluation import Settings
 from cvae.objectives import ELBO, Terms
-from cvae.runs.directory import Run
+from cvae.runs.directory import RAW, Run
 from cvae.runtime.noise import fixed_noise, seed_step
 from cvae.training import train as training
 from cvae.training.means import CodeCounts, Totals
@@ -38,10 +39,10 @@ def whole(tmp_path_factory):
     ours, report = logging.getLogger("cvae"), training.report
     before = ours.level
 
-    def noted(vae, data, run, settings, checkpoint, step):
-        assert step == 4  # 7 images in batches of 4, twice
+    def noted(vae, data, run, settings, checkpoint, step, weights):
+        assert weights == RAW and step == 4  # 7 images in batches of 4, twice
         measured.append((vae.training, settings, checkpoint, len(data.test)))
-        return report(vae, data, run, settings, checkpoint, step)
+        return report(vae, data, run, settings, checkpoint, step, weights)
 
     ours.addHandler(handler), ours.setLevel("INFO")
     training.report = noted
@@ -299,12 +300,15 @@ def test_as_many_images_are_evaluated_as_were_tested(tmp_path, monkeypatch, capl
         global_step=31,
     )
     data = SimpleNamespace(test=range(7), eval_batch_size=3)
-    module = SimpleNamespace(vae=torch.nn.Linear(1, 1))
+    vae = torch.nn.Linear(1, 1)
+    vae.posterior = SimpleNamespace(deterministic=False)
+    module = SimpleNamespace(vae=vae, averages={}, as_evaluated=nullcontext)
     settings = Settings(samples=4, images=images, seed=2)
     assert training.evaluation(training.Parts(data, module, trainer, settings), Run(tmp_path)) == {"nll": 1}
-    ((vae, given, run, used, checkpoint, step),) = seen
+    ((vae, given, run, used, checkpoint, step, weights),) = seen
     assert vae is module.vae and not vae.training and given is data and run.path == tmp_path
     assert used == Settings(samples=4, images=count, seed=2) and checkpoint == "last.ckpt" and step == 31
+    assert weights == RAW
     said = f"Evaluation: 4 importance samples for each of {count} test images"
     assert [record.message for record in caplog.records] == [said]
 
@@ -538,5 +542,5 @@ def test_no_picture_is_named_that_there_is_not(tmp_path, caplog):
     caplog.set_level("INFO")
     folder = tmp_path / "my runs"
     trained(folder, *QUIET, "trainer.max_epochs=1")
-    *_, end, following = (record.message for record in caplog.records if record.name == "cvae.training.train")
+    *_, end, following = (record.message for record in caplog.records if record.name == "cvae.training.progress")
     assert end.startswith("Test ELBO ") and following == f"Next: python -m cvae sample '{folder}'"
