@@ -490,4 +490,4 @@ def test_each_kind_of_latents_has_priors_of_its_own(vae, kind, latents):
     if latents == "numbers":
         vae.posterior = DiagonalGaussian(2)
     with pytest.raises(ConfigError, match=f"^--prior={kind}: must be .*: the latents of this model are {latents}$"):
-        fitted(kind, SimpleNamespace(run="nowhere"), vae, 1)
+        fitted(kind, SimpleNamespace(run="nowhere"), vae, 1, "raw")
