@@ -23,7 +23,7 @@ def ladder(
     latent_dim: int,
     num_features: int,
     num_params: int,
-    groups: Sequence[str] | None = ("7x2", "14x2"),
+    groups: Sequence[str] | None = None,
     channels: int = 4,
     width: int = 32,
     depth: int = 1,
