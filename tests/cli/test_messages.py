@@ -100,7 +100,7 @@ def composed(*words):
         (["space"], "space is not KEY=VALUE."),
         (["model.filters=[3"], "model.filters=[3 cannot be read."),
         (["logger=null"], "GROUP=null is no choice: name a file of conf/GROUP; ~callbacks.NAME and ~logger.NAME leave"),
-        (["prior=none"], "In 'config': Could not find 'prior/none'"),
+        (["prior=nothing"], "In 'config': Could not find 'prior/nothing'"),
     ],
 )
 def test_hydras_errors_in_words(words, message):
