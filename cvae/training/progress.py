@@ -52,11 +52,9 @@ class ProgressBar(Callback):
             self._draw(trainer, module)
 
     def _draw(self, trainer: Trainer, module: VAEModule) -> None:
-        shown = SHOWN if console.width >= 100 else SHOWN[:1]  # leave room for the time left
-        shown = SHOWN if module.vae.posterior.deterministic else shown  # which has the distortion alone
-        figures = "  ".join(
-            f"{name} {value:.2f}" for name, value in module.recent.items() if name.removeprefix("relaxed_") in shown
-        )
+        shown = [name for name in module.recent if name.removeprefix("relaxed_") in SHOWN]  # an autoencoder has one
+        shown = shown if console.width >= 100 else shown[:1]  # leave room for the time left
+        figures = "  ".join(f"{name} {module.recent[name]:.2f}" for name in shown)
         epoch = f"{min(trainer.current_epoch + 1, trainer.max_epochs)}/{trainer.max_epochs}"
         self.bar.update(self.task, completed=trainer.global_step, epoch=epoch, figures=figures, refresh=True)
         self.drawn = time.monotonic()

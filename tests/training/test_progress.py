@@ -81,6 +81,15 @@ def test_what_is_no_bound_is_not_called_one(clock, screen):
     assert fields(bar)[3] == "relaxed_elbo -3.00  relaxed_rate 2.00  relaxed_distortion 1.00"
 
 
+@pytest.mark.parametrize("width", [99, 100])
+def test_an_autoencoder_has_its_distortion_at_any_width(clock, screen, width):
+    screen.width = width
+    bar = ProgressBar()
+    bar.on_train_start(trainer(), MODULE)
+    bar.on_train_end(trainer(), SimpleNamespace(recent={"distortion": 1.14159, "loss": 9.0, "minus_loss": -9.0}))
+    assert fields(bar)[3] == "distortion 1.14"
+
+
 def test_before_the_first_figures_the_bar_has_none(clock, screen):
     bar = ProgressBar()
     bar.on_train_start(trainer(), MODULE)
