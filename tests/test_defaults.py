@@ -30,19 +30,8 @@ data/cifar10: {source: {_target_: cvae.data.cifar10.CIFAR10, _partial_: true}, i
 data/fashion_mnist:
   source: {_target_: cvae.data.idx_files.IdxFiles, _partial_: true, dataset: FashionMNIST}
   image_shape: [1, 28, 28]
-data/huggingface:
-  source:
-    _target_: cvae.data.huggingface.HuggingFace
-    _partial_: true
-    image_shape: '${data.image_shape}'
-    seed: '${data.seed}'
-    name: null
-    image: image
-    label: label
-    test_size: 0.1
-  root: null
-  num_classes: null
-  image_shape: [3, 32, 32]
+data/huggingface: {_target_: cvae.data.huggingface.huggingface, root: null, name: null, image: image, label: label,
+  test_size: 0.1, split: hash, num_classes: null, image_shape: [3, 32, 32]}
 data/image_folder:
   _target_: cvae.data.folder.image_folder
   split: hash

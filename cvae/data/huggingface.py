@@ -10,11 +10,28 @@ from cvae.checks import one_of, seed_number
 from cvae.data.dataset import images_of
 from cvae.data.images import Images, size_of_test_set
 from cvae.data.listing import DRAWN_BY, drawn
+from cvae.data.module import ImageData
 from cvae.errors import ConfigError, DataError, UserError
 
-__all__ = ["HuggingFace"]  # what conf/ and saved configs may name
+__all__ = ["huggingface"]  # what conf/ and saved configs may name
 
 SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk leaves, of several splits or of one
+
+
+def huggingface(
+    image_shape: Sequence[int],
+    seed: int,
+    root: str | None,
+    name: str | None = None,
+    image: str = "image",
+    label: str | None = "label",
+    test_size: float = 0.1,
+    split: str = "hash",
+    **options: Any,
+) -> ImageData:
+    """ImageData of a data set of the library `datasets`; see `HuggingFace`."""
+    source = HuggingFace(root, image_shape, seed, name, image, label, test_size, split)
+    return ImageData(lambda _: source, root=root, image_shape=image_shape, seed=seed, split=split, **options)
 
 
 class HuggingFace:
@@ -44,13 +61,11 @@ class HuggingFace:
         split: str = "hash",
     ):
         if (root is None) == (name is None):
-            raise ConfigError(
-                "root", root, "a folder, or data.source.name a name in the library's cache: one of the two"
-            )
+            raise ConfigError("root", root, "a folder, or data.name a name in the library's cache: one of the two")
         self.root, self.name = None if root is None else Path(root).expanduser(), name
         self.shape, self.seed = checks.image_shape("image_shape", image_shape), seed_number("seed", seed)
         self.image, self.label = image, label
-        self.test_size, self.split = size_of_test_set("source.test_size", test_size), one_of("split", split, DRAWN_BY)
+        self.test_size, self.split = size_of_test_set("test_size", test_size), one_of("split", split, DRAWN_BY)
 
     def download(self) -> None:
         """Let the library put a data set that is named into its cache. Raises DataError if it cannot."""
@@ -62,9 +77,7 @@ class HuggingFace:
         train = self._images(splits["train"])
         if "test" in splits:
             return train, self._images(splits["test"])
-        kept, held = drawn(
-            range(len(train.x)), self.test_size, self.seed, self._place(), self.split, "data.source.test_size"
-        )
+        kept, held = drawn(range(len(train.x)), self.test_size, self.seed, self._place(), self.split, "data.test_size")
         return train.take(kept), train.take(held)
 
     def _place(self) -> str:
@@ -103,7 +116,7 @@ class HuggingFace:
         wanted = [name for name in (self.image, self.label) if name is not None]
         if missing := [name for name in wanted if name not in dataset.column_names]:
             columns = ", ".join(dataset.column_names)
-            raise DataError(f"{self._place()} has no column {missing[0]} (data.source.image, label); it has {columns}")
+            raise DataError(f"{self._place()} has no column {missing[0]} (data.image, label); it has {columns}")
         names = None if self.label is None else getattr(dataset.features[self.label], "names", None)
         return images_of(Rows(dataset, self.image, self.label), self.shape, names)
 

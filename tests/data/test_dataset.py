@@ -106,15 +106,27 @@ def test_splits_by_value(library, tmp_path):
 def test_what_was_saved_to_disk_without_a_test_split(library, tmp_path, file):
     (tmp_path / file).touch()
     library.found = library.found["train"]
-    data = data_of(f"data.root={tmp_path}", "data.source.test_size=3", "data.source.label=null")
+    data = data_of(f"data.root={tmp_path}", "data.test_size=3", "data.label=null")
     data.setup()
     assert len(data.train) == 7 and len(data.test) == 3 and library.calls == [("disk", str(tmp_path))]
     assert sorted([*data.train.images.names, *data.test.images.names]) == list(range(10))
     assert data.train.images.y.tolist() == [0] * 7
 
 
+def test_data_seed_draws_the_test_set(library, tmp_path):
+    """And the run's seed does not, where data.seed is set."""
+    library.found = library.found["train"]
+
+    def drawn(*words):
+        data = data_of(f"data.root={tmp_path}", "data.test_size=3", *words)
+        data.setup()
+        return sorted(data.test.images.names)
+
+    assert drawn("seed=1", "data.seed=0") == drawn() == drawn("data.seed=0") != drawn("data.seed=1") == drawn("seed=1")
+
+
 def test_only_download_reaches_out(library):
-    data = data_of("data.source.name=ylecun/mnist")
+    data = data_of("data.name=ylecun/mnist")
     data.prepare_data()
     data.setup()
     assert library.calls == [("ylecun/mnist", False), ("ylecun/mnist", True)]  # local files only?
@@ -126,7 +138,7 @@ def test_what_is_wrong_is_said(library, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="data.root=None: must be a folder, or"):
         data_of()
     with pytest.raises(DataError, match="has no column picture .* it has image, label"):
-        data_of(f"data.root={tmp_path}", "data.source.image=picture").setup()
+        data_of(f"data.root={tmp_path}", "data.image=picture").setup()
     library.found = {"validation": library.found["test"]}
     with pytest.raises(DataError, match="has no split train; it has validation"):
         data_of(f"data.root={tmp_path}").setup()
