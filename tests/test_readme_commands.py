@@ -63,7 +63,12 @@ def commands(text):
     lines += [span for span in spans if re.match(r"(python|pip|bash|pytest|tensorboard|torchrun|srun) ", span)]
     lines += re.findall(r"tensorboard --logdir \w+", text)  # in the middle of a line
     parts = [part for line in lines for part in line.split(" && ")]
-    return list(dict.fromkeys(" ".join(shlex.split(part, comments=True)) for part in parts))
+    return list(dict.fromkeys(" ".join(map(quoted, shlex.split(part, comments=True))) for part in parts))
+
+
+def quoted(word):
+    """A word so that a shell reads it as it is, with quotes only where it needs them."""
+    return word if shlex.split(word) == [word] else shlex.quote(word)
 
 
 OWN_PARTS = "docs/own_parts.md"  # tests/test_own_parts.py runs its commands
@@ -80,9 +85,13 @@ def test_commands_are_found():
         "```\npip install . && python train.py\npython train.py a=1  # why\nmake\n```\nor\n`python train.py -m b=1,2\n"
     )
     text += "c=3`, `python`, `a=1`.\n```python\nx = 1\n```\n```\noutputs/x\n  y  z: tensorboard --logdir outputs\n```\n"
+    text += "```\npython train.py 'd={e: null, f: [1]}' 'g={h:1}'\n```\n"
     assert commands(text) == [
-        "pip install .", "python train.py", "python train.py a=1", "make", "python train.py -m b=1,2 c=3",
-        "tensorboard --logdir outputs",
+        "pip install .", "python train.py", "python train.py a=1", "make",
+        "python train.py 'd={e: null, f: [1]}' g={h:1}", "python train.py -m b=1,2 c=3", "tensorboard --logdir outputs",
+    ]  # fmt: skip
+    assert words_of("python train.py 'd={e: null, f: [1]}' seed=S") == [
+        "python", "train.py", "d={e: null, f: [1]}", "seed=3",
     ]  # fmt: skip
 
 
@@ -99,7 +108,7 @@ def test_every_extra_is_installed_by_the_checks():
 
 def words_of(command):
     """What is typed: the page's words, then those that make the command small."""
-    words = [TYPED.get(word, word) for word in command.split()]
+    words = [TYPED.get(word, word) for word in shlex.split(command)]
     return words + [more for word in words for more in LESS.get(word, [])]
 
 
