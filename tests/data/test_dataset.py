@@ -164,8 +164,8 @@ def test_the_library_itself(tmp_path):
     data.setup()
     assert torch.equal(data.train.images.x, torch.from_numpy(LEVELS[:10])) and data.test.images.y.tolist() == [0, 1]
     assert data.train.images.classes == ("cat", "dog")
-    data = data_of(f"data.root={tmp_path}/one", "data.source.test_size=3")
+    data = data_of(f"data.root={tmp_path}/one", "data.test_size=3")
     data.setup()
     assert sorted([*data.train.images.names, *data.test.images.names]) == list(range(12)) and len(data.test) == 3
     with pytest.raises(DataError, match=r"has no column picture .*; it has image, label"):
-        data_of(f"data.root={tmp_path}/two", "data.source.image=picture").setup()
+        data_of(f"data.root={tmp_path}/two", "data.image=picture").setup()
