@@ -42,16 +42,8 @@ def main(folder: str, first: str, *resume: str) -> None:
         log.error(
             "Error: %s", message_of(error), exc_info=None if of_the_user(error) and not traces_wanted() else error
         )
-        leave()
-        sys.exit(1)
-
-
-def leave() -> None:
-    """No longer be one of the processes of the run, which all find out by that."""
-    import torch.distributed as dist  # takes seconds: not before `train`, which needs it
-
-    if dist.is_initialized():
-        dist.destroy_process_group()
+        logging.shutdown()
+        os._exit(1)  # at once: the others fail when this one's connections close, and then ask for its exit code
 
 
 def end_with(first: int) -> None:

@@ -16,6 +16,14 @@ from cvae.runs.directory import Run
 from cvae.training import train as training
 
 
+class Ended(BaseException):
+    """In place of the end of this process."""
+
+
+def ended(code):
+    raise Ended(code)
+
+
 @pytest.fixture
 def joined(tmp_path, monkeypatch):
     """Call main with something in place of the training; the terminal's handlers are put back."""
@@ -24,6 +32,7 @@ def joined(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "7")
     monkeypatch.setattr(child_process.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(child_process, "end_with", lambda first: None)
+    monkeypatch.setattr(os, "_exit", ended)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     before, level = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGHUP)}, root.level
 
@@ -69,10 +78,10 @@ def test_an_error_is_in_the_log_of_the_run(joined, capsys, error):
     def trained(cfg, resume):
         raise error
 
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(Ended) as end:
         call(trained)
     patience = child_process.PATIENCE if isinstance(error, UserError) else child_process.LONG
-    assert end.value.code == 1 and waited == [patience]
+    assert end.value.args == (1,) and waited == [patience]
     said = capsys.readouterr().err
     assert (
         said.startswith("process 7: Error: ")
