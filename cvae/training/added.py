@@ -17,7 +17,7 @@ from cvae.training.module import VAEModule
 
 REFUSED = {  # kind of callback -> why it does not work here, and what does
     lightnings.StochasticWeightAveraging: "it copies the module with its random numbers, which cannot be copied. "
-    "pytorch_lightning.callbacks.EMAWeightAveraging averages weights, too",
+    "averaging.decay=0.999 averages weights, after every step",
     lightnings.LearningRateFinder: "it trains before the run, which then could not be repeated. Compare learning rates "
     "by python train.py -m optimizer.lr=1e-4,1e-3",
     lightnings.BatchSizeFinder: "it trains before the run, which then could not be repeated. Choose data.batch_size",

@@ -72,7 +72,7 @@ CALLBACKS = {  # name: [(keys of the callback, other words, None where it works,
     "RichModelSummary": [({}, [], None)],
     "RichProgressBar": [({}, [], NO_BAR), ({}, ["trainer.enable_progress_bar=true"], None)],
     "SpikeDetection": [({}, [], None)],
-    "StochasticWeightAveraging": [({"swa_lrs": 0.1}, [], REFUSED + ".*EMAWeightAveraging averages weights, too")],
+    "StochasticWeightAveraging": [({"swa_lrs": 0.1}, [], REFUSED + ".*averaging.decay=0.999 averages weights")],
     "TQDMProgressBar": [({}, [], NO_BAR), ({}, ["trainer.enable_progress_bar=true"], None)],
     "ThroughputMonitor": [
         ({"batch_size_fn": LEN}, [], "callbacks.own: {} needs a logger, as logger=tensorboard"),
