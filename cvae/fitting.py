@@ -23,7 +23,7 @@ def require_fit(cfg: DictConfig, vae: VAE, data: ImageData) -> None:
             f"likelihood is for {' or '.join(KINDS.get(kind, kind) for kind in describes)}, the data are "
             f"{KINDS.get(data.kind, data.kind)}. Choose another likelihood=, or another data.binarization="
         )
-    own = str(cfg.data.get("_target_")).rpartition(".")[2] in ("image_folder", "npz")
+    own = str(cfg.data.get("_target_")).rpartition(".")[2] in ("image_folder", "npz", "huggingface")
     if own and str(cfg.likelihood._target_).endswith(".Gaussian") and cfg.likelihood.get("scale") == 1:
         wide = "as wide as from black to white, so z tells little and images come out blurred"
         log.info("likelihood.scale=1 is %s. likelihood.scale=global learns it", wide)

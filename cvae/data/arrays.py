@@ -22,9 +22,7 @@ class Header(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     file: Path
-    offset: (
-        int | None
-    )  # of the first value in the file; None: packed, or in Fortran's order, so that no row lies together
+    offset: int | None  # of the first value; None: packed, or in Fortran's order, where no row lies together
 
     @property
     def nbytes(self) -> int:

@@ -245,8 +245,7 @@ def read_all(files: Files, reading: Reading, cache: Cache | None) -> tuple[Mappe
     Where they are many (IN_MEMORY), those that are kept stay on disk; those that are not are in memory.
     Raises DataError where the memory does not suffice.
     """
-    index = cache.read() if cache else Index([], np.zeros(0, LINE))
-    if not index.rows or not cache:
+    if not cache or not cache.read().rows:
         found = in_memory(files, np.arange(len(files.names)), reading)
         return torch.from_numpy(found.x), found
     index, array = cache.open()

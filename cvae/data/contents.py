@@ -51,7 +51,7 @@ def of_array(name: str, x: np.ndarray) -> dict[str, str]:
 
 
 def changed(before: Contents, now: Contents) -> str:
-    """In words: "2 are new (a/1.png, a/2.png), 1 is another (b/3.png)"."""
+    """In words: "2 new (a/1.png, a/2.png), 1 changed (b/3.png)"."""
     new, gone = (sorted(one.keys() - other.keys()) for one, other in ((now, before), (before, now)))
     other = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
     said = [("new", new), ("missing", gone), ("changed", other)]

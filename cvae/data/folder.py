@@ -54,7 +54,7 @@ def image_folder(
     reading = Reading(shape, fit, transparent, white, pixel_limit)
     how = {"split": split, "skip_unreadable": skip_unreadable, "cache": cache}
     source = partial(ImageFolder, reading, test_size=test_size, seed=seed, **how)
-    return ImageData(lambda root: source(root=root), image_shape=shape, seed=seed, split=split, **options)
+    return ImageData(source, image_shape=shape, seed=seed, split=split, **options)
 
 
 class ImageFolder:

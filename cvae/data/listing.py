@@ -49,7 +49,7 @@ def list_folder(root: Path, test_size: int | float, seed: int, split: str = "pos
     are drawn for testing: a share, or how many.
 
     split: hash: by each name's own hash with the seed, so that a new file moves no other
-        position: as up to cvae 0.2, by the places in the list; only folders that are called train and test are splits
+        position: as up to cvae 0.1, by the places in the list; only folders that are called train and test are splits
 
     Raises:
         DataError: the folder is missing or has no images; or some folders have the names of splits, and it is not clear

@@ -66,7 +66,7 @@ class Npz:
             `root` is a file
         seed: draws the test set
         split: how it is drawn (`cvae.data.listing.drawn`). With position labels are integers that stay as they are, as
-            up to cvae 0.2
+            up to cvae 0.1
         values: how numbers become levels
     """
 
@@ -192,7 +192,7 @@ def read_labels(file: Path, count: int) -> np.ndarray:
 def numbered(labels: list[np.ndarray], split: str) -> tuple[list[Tensor], tuple[str, ...]]:
     """Labels as int64 (N,) each, and what the classes are called: those that occur, in their order.
 
-    split: position: up to cvae 0.2 labels were as they are
+    split: position: up to cvae 0.1 labels were as they are
     """
     if split == "position":
         last = max(int(y.max()) for y in labels)

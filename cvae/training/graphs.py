@@ -24,10 +24,8 @@ from cvae.training.step_state import Kept, Operators, StepState, difference, sha
 log = logging.getLogger(__name__)
 
 WARM_UP = 4  # steps before one is recorded, in which torch and its libraries set up what they keep
-NOTED = (
-    2,
-    3,
-)  # those of them whose operators are compared: torch.compile looks away meanwhile, and compiles in the first
+# The two of them whose operators are compared. torch.compile is off while they are noted, and compiles in the first.
+NOTED = (2, 3)
 CHECKED = 2  # replays of a recording that are held against the step itself
 TOLERANCE = 0.01  # of the change that a step makes
 NOISE = 10  # times the difference of two steps that should be the same: kernels may add up in any order

@@ -88,7 +88,7 @@ class Pictures(Callback):
         self.every_n_epochs = every_n_epochs
         self.columns = round(num**0.5)
         self.lost = False
-        self.chosen: list[int] | None = None  # the test images that are shown; []: the first ones, as up to cvae 0.2
+        self.chosen: list[int] | None = None  # the test images that are shown; []: the first ones, as up to cvae 0.1
         self.history: dict[str, list[tuple[int, float]]] = {}  # the learning curves: (epoch, nats per image)
 
     def on_fit_start(self, trainer: Trainer, module: VAEModule) -> None:

@@ -71,7 +71,7 @@ def test_an_empty_folder_of_a_split_is_named(tmp_path):
 
 
 def test_saved_runs_keep_their_reading(tmp_path):
-    """Up to cvae 0.2 only train and test in small letters were splits."""
+    """Up to cvae 0.1 only train and test in small letters were splits."""
     touch(tmp_path, *(f"{folder}/{n}.png" for folder in ("Train", "Test") for n in range(5)))
     listing = listed(tmp_path, 2, split="position")
     assert listing.classes == ["Test", "Train"] and listing.splits == ["train"] * 8 + ["test"] * 2
