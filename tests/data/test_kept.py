@@ -73,6 +73,20 @@ def test_a_second_start_decodes_nothing_and_has_the_same_images(root, decoded, m
         assert isinstance(made.train.images.x, Mapped) == (limit == 0)
 
 
+@pytest.mark.parametrize("limit", [0, 10**6])
+def test_images_that_are_kept_and_others_that_are_not(root, monkeypatch, limit):
+    """As where a run of somebody else's is read, for which nothing is written: each image is its own."""
+    for module in (mapped, cache):
+        monkeypatch.setattr(module, "IN_MEMORY", limit)
+    data_of(root)
+    for number in (1, 4, 20):  # two are changed, one is new
+        Image.fromarray(RNG.integers(0, 256, (8, 8), np.uint8)).save(root / "ab"[number % 2] / f"{number:02}.png")
+    monkeypatch.setattr(folder.ImageFolder, "keeps", False)
+    made = data_of(root)
+    assert isinstance(made.train.images.x, Mapped) == (limit == 0)
+    require_same(made, data_of(root, cache=None))
+
+
 def test_auto_keeps_many_images_in_a_hidden_folder(root, monkeypatch):
     data_of(root)
     assert [path.name for path in root.iterdir() if path.name not in "ab"] == [folder.BESIDE]

@@ -1,6 +1,7 @@
 """Averages of the weights: what they are, and that all that is measured, drawn and loaded is of them."""
 
 import io
+import json
 
 import pytest
 import torch
@@ -75,6 +76,13 @@ def test_what_is_measured_and_loaded_is_of_them(folder, tmp_path):
     assert again["evaluation/nll"] == ours.metrics["evaluation/nll"]
     assert ours.evaluate(2, weights="raw")["evaluation/nll"] == without.metrics["evaluation/nll"]
     torch.testing.assert_close(ours.vae.state_dict(), averaged.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("words", "weights"), [([DECAY], "averaged"), ([], "raw")])
+def test_the_evaluation_at_the_end_of_a_training_says_what_it_is_of(tmp_path, words, weights):
+    train(tiny(tmp_path, *QUIET, "evaluation.samples=2", *words))
+    (file,) = (tmp_path / "evaluation").iterdir()
+    assert json.loads(file.read_text())["settings"]["weights"] == weights
 
 
 def test_a_table_has_figures_of_the_weights_that_the_training_measures(folder):
