@@ -123,6 +123,18 @@ def test_a_picture_is_of_them_and_training_goes_on_with_the_others(tmp_path, mon
     torch.testing.assert_close(seen[-1], list(last(tmp_path)["cvae"]["averages"].values()), rtol=0, atol=0)
 
 
+def test_the_pictures_at_the_end_are_of_them(tmp_path, monkeypatch):
+    seen, draw = [], Pictures._at_the_end
+
+    def watched(self, vae, *given):
+        seen.extend(parameter.detach().clone() for parameter in vae.parameters())
+        return draw(self, vae, *given)
+
+    monkeypatch.setattr(Pictures, "_at_the_end", watched)
+    train(tiny(tmp_path, DECAY))
+    torch.testing.assert_close(seen, list(last(tmp_path)["cvae"]["averages"].values()), rtol=0, atol=0)
+
+
 def test_a_checkpoint_saved_with_the_averages_in_use_has_both():
     model = torch.nn.Linear(2, 1)
     averages = Averages(model, 0.5)
