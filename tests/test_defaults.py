@@ -53,6 +53,22 @@ data/kmnist:
 data/mnist: {source: {_target_: cvae.data.mnist.MNIST, _partial_: true}, image_shape: [1, 28, 28]}
 data/npz: {_target_: cvae.data.npz.npz, root: null, test_size: 0.1, split: hash, white: null, first: null,
   num_classes: null, image_shape: null}
+data/sprites:
+  source:
+    _target_: cvae.data.sprites.Sprites
+    _partial_: true
+    image_shape: '${data.image_shape}'
+    shape: 3
+    size: 6
+    rotation: 40
+    x: 32
+    y: 32
+    train_size: 20000
+    test_size: 5000
+    seed: 0
+  root: null
+  num_classes: null
+  image_shape: [1, 64, 64]
 data/synthetic:
   source:
     _target_: cvae.data.synthetic.Synthetic

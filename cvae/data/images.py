@@ -19,7 +19,7 @@ class Images(NamedTuple):
 
     x uint8 (N, C, H, W): the levels, in memory or on disk; y int64 (N,): the labels; factors (N, F): the known factors
     of variation, or None; names (N,): what each image is called, texts, or numbers in the user's own array, or None;
-    classes: k is called classes[k], or None.
+    classes: k is called classes[k], or None; factor_names: what the F factors are called, or None.
     """
 
     x: Tensor | Mapped
@@ -27,6 +27,7 @@ class Images(NamedTuple):
     factors: Tensor | None = None
     names: np.ndarray | None = None
     classes: tuple[str, ...] | None = None
+    factor_names: tuple[str, ...] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -42,7 +43,7 @@ class Images(NamedTuple):
         names = self.names if self.names is None else self.names[plain(indices)]
         factors = self.factors if self.factors is None else self.factors[indices]
         x = self.x.take(indices) if isinstance(self.x, Mapped) else self.x[indices]
-        return Images(x, self.y[indices], factors, names, self.classes)
+        return Images(x, self.y[indices], factors, names, self.classes, self.factor_names)
 
     def to(self, device: torch.device | str) -> "Images":
         """These images on a device."""
@@ -62,7 +63,8 @@ class Images(NamedTuple):
         factors = None if self.factors is None else torch.cat([self.factors, other.factors])  # type: ignore[list-item]
         named = self.names is not None and other.names is not None
         names = np.concatenate([self.names, other.names]) if named else None  # type: ignore[list-item]
-        return Images(joined(self.x, other.x), torch.cat([self.y, other.y]), factors, names, self.classes)
+        y = torch.cat([self.y, other.y])
+        return Images(joined(self.x, other.x), y, factors, names, self.classes, self.factor_names)
 
 
 def joined(one: Tensor | Mapped, two: Tensor | Mapped) -> Tensor | Mapped:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +18,22 @@ IN_MEMORY = 2**28  # bytes of images, up to which they are read into memory, whe
 BLOCK = 1000  # images that are read at once where all of them are wanted
 
 
+class Rows(Protocol):
+    """What is used of an array: of a file, or one that is drawn when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: np.ndarray, axis: int) -> np.ndarray:
+        """The rows of these numbers (B,), which ascend: (B, …)."""
+
+
 class Part(NamedTuple):
     """An array (n, …), and what makes levels uint8 (B, C, H, W) of rows of it, one function after the other.
 
     check: called before something is read
     """
 
-    array: np.ndarray
+    array: Rows
     changes: tuple[Change, ...] = ()
     check: Callable[[], None] | None = None
 

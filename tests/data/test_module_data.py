@@ -15,7 +15,7 @@ from cvae.data.images import draw, drawn_once
 from cvae.errors import ConfigError
 
 CONF = ROOT / "conf"
-DATA = ("mnist", "fashion_mnist", "kmnist", "cifar10", "image_folder", "synthetic")
+DATA = ("mnist", "fashion_mnist", "kmnist", "cifar10", "image_folder", "sprites", "synthetic")
 
 
 class Given:
@@ -572,6 +572,7 @@ def test_image_folder_shape_from_size_and_channels(tmp_path):
         (["data=image_folder", "data.root=x", "data.channels=2"], "data.channels"),
         (["data=synthetic", "data.source.train_size=0"], "data.source.train_size"),
         (["data=synthetic", "data.num_classes=null"], "data.num_classes"),
+        (["data=sprites", "data.source.x=33"], "data.source.x"),
         (["data=kmnist", "data.source.dataset=EMNIST"], "data.source.dataset"),
     ],
 )
