@@ -6,10 +6,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from pytorch_lightning.plugins import Precision
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies import DDPStrategy, Strategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from cvae.training.shared_memory import shared_sum
+
+Add = Callable[[Tensor], Any]  # adds up a tensor of each process, in place
 Clip = Callable[[Optimizer], Any]  # changes the gradients of the optimizer's parameters
 
 
@@ -28,20 +31,29 @@ def clipping(precision: Precision, value: float | None, algorithm: str | None) -
     return lambda optimizer: clip(optimizer, value)
 
 
-def average(optimizer: Optimizer) -> None:
-    """Average the gradients over the processes, of which each must call it; one that has none counts as zero.
-
-    One sum of one tensor: all processes get the same numbers to the last bit. Does nothing where there is one process.
-    """
+def sum_over_processes(strategy: Strategy) -> Add | None:
+    """What adds up a tensor of each process, in place; None where there is one process. All processes must call it."""
     if not several_processes():
-        return
+        return None
+    if strategy.root_device.type == "cpu":
+        look = getattr(strategy.launcher, "require_all", lambda: None)
+        if shared := shared_sum(look, strategy._timeout.total_seconds()):
+            return shared
+    return dist.all_reduce
+
+
+def average(optimizer: Optimizer, add: Add) -> None:
+    """Average the gradients over the processes, of which each must call it; a parameter without one counts as zero.
+
+    One sum of one tensor: all processes get the same numbers to the last bit.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     for p in parameters:
         if p.grad is None:
             p.grad = torch.zeros_like(p)
     gradients = [p.grad for p in parameters]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
+    add(flat)
     flat /= dist.get_world_size()
     parts = flat.split([gradient.numel() for gradient in gradients])
     torch._foreach_copy_(gradients, [part.view_as(own) for part, own in zip(parts, gradients, strict=True)])

@@ -19,7 +19,7 @@ from cvae.training import restored
 from cvae.training.averages import Averages
 from cvae.training.engine import Compiled, count_step, training_terms
 from cvae.training.finite import in_training, require_finite
-from cvae.training.gradients import Clip, as_in_first_process, average
+from cvae.training.gradients import Clip, as_in_first_process, average, sum_over_processes
 from cvae.training.graphs import Graphed, capturable
 from cvae.training.loggers import log_curves
 from cvae.training.means import CodeCounts, Totals, named, selection, summed
@@ -126,8 +126,8 @@ class VAEModule(L.LightningModule):
         loss = self.scaler.scale(loss / self.share)
         self.tell("on_before_backward", loss)
         loss.backward()
-        if self.ends:
-            average(optimizer)
+        if self.ends and self.sum:
+            average(optimizer, self.sum)
         self.tell("on_after_backward")
         if self.ends:
             self.scaler.unscale_(optimizer)
@@ -226,6 +226,7 @@ class VAEModule(L.LightningModule):
             restored.require_sums(self.sums, self.names)
         self.learning_rate = optimizer.param_groups[0]["lr"]
         capturable(optimizer, self.graphs)  # here, as a checkpoint may come from another device
+        self.sum = sum_over_processes(self.trainer.strategy)
         self.step = Graphed(self.optimize, optimizer, self.device, self) if self.graphs else self.optimize
         if self.sums:  # not before: the module was not yet on its device
             self.window.load_state_dict(self.sums["window"], self.device)
