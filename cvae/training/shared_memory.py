@@ -104,7 +104,7 @@ def shared_sum(look: Callable[[], None], timeout: float = 1800) -> SharedSum | N
 
 def _made(size: int) -> tuple[str, mmap.mmap]:
     """A new file in memory, and what it holds. Raises OSError where there is no room: later that would be a SIGBUS."""
-    file, name = tempfile.mkstemp(prefix="cvae-", dir="/dev/shm")
+    file, name = tempfile.mkstemp(prefix=f"cvae-{os.getpid()}-", dir="/dev/shm")
     try:
         os.posix_fallocate(file, 0, size)
         return name, mmap.mmap(file, size)
