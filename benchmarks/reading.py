@@ -75,7 +75,7 @@ def starts(folder: Path) -> list[list[str]]:
     rows = []
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
         words = ["data=image_folder", f"data.root={folder}", f"data.image_size={SIZE}", f"data.cache={place}/cache"]
-        command = [sys.executable, "train.py", *words, *QUIET, "+trainer.max_steps=1"]
+        command = [sys.executable, "train.py", *words, *QUIET, "trainer.max_steps=1"]
         for name in ("first start", "second start"):
             used = driver.cost(name, [*command, f"hydra.run.dir={place}/{name}"], Path(place))
             rows.append([name, f"{used.seconds:.1f}", f"{used.peak_mib:.0f}"])

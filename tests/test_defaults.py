@@ -318,20 +318,51 @@ prior/none: {_target_: cvae.priors.NoPrior}
 prior/standard_normal: {_target_: cvae.priors.StandardNormal}
 prior/uniform_sphere: {_target_: cvae.priors.UniformSpherePrior}
 prior/vamp: {_target_: cvae.priors.VampPrior, components: 500, pseudo_mean: 0.05, pseudo_std: 0.01}
-scheduler/constant: {_target_: torch.optim.lr_scheduler.ConstantLR, _partial_: true, factor: 1}
+scheduler/constant:
+  _target_: torch.optim.lr_scheduler.ConstantLR
+  _partial_: true
+  factor: 1
+  interval: epoch
+  warmup_steps: 0
 scheduler/cosine:
   _target_: torch.optim.lr_scheduler.CosineAnnealingLR
   _partial_: true
-  T_max: '${trainer.max_epochs}'
+  T_max: null
   eta_min: 0
-scheduler/exponential: {_target_: torch.optim.lr_scheduler.ExponentialLR, _partial_: true, gamma: 0.95}
-scheduler/step: {_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: 30, gamma: 0.1}
+  interval: epoch
+  warmup_steps: 0
+scheduler/exponential:
+  _target_: torch.optim.lr_scheduler.ExponentialLR
+  _partial_: true
+  gamma: 0.95
+  interval: epoch
+  warmup_steps: 0
+scheduler/one_cycle:
+  _target_: torch.optim.lr_scheduler.OneCycleLR
+  _partial_: true
+  max_lr: '${optimizer.lr}'
+  total_steps: null
+  pct_start: 0.3
+  div_factor: 25
+  final_div_factor: 10000.0
+  cycle_momentum: false
+  interval: step
+  warmup_steps: 0
+scheduler/step:
+  _target_: torch.optim.lr_scheduler.StepLR
+  _partial_: true
+  step_size: 30
+  gamma: 0.1
+  interval: epoch
+  warmup_steps: 0
 trainer/auto:
   _target_: pytorch_lightning.Trainer
   accelerator: auto
   devices: 1
   strategy: auto
   max_epochs: 10
+  max_steps: -1
+  max_time: null
   log_every_n_steps: 50
   gradient_clip_val: null
   compile: false
@@ -398,8 +429,8 @@ def test_the_choices_and_values_of_the_root():
 
 def test_what_refers_to_another_key_follows_it(monkeypatch):
     monkeypatch.setenv("CVAE_DATA", "/elsewhere")
-    cfg = config("seed=7", "scheduler=cosine", "trainer.max_epochs=5", "run_dir=here", "logger=[csv,tensorboard]")
-    assert cfg.data.seed == cfg.callbacks.pictures.seed == 7 and cfg.scheduler.T_max == 5
+    cfg = config("seed=7", "scheduler=one_cycle", "optimizer.lr=5", "run_dir=here", "logger=[csv,tensorboard]")
+    assert cfg.data.seed == cfg.callbacks.pictures.seed == 7 and cfg.scheduler.max_lr == 5
     assert cfg.callbacks.pictures.run_dir == cfg.callbacks.checkpoint.run_dir == "here"
     assert cfg.logger.csv.save_dir == cfg.logger.tensorboard.run_dir == "here" and cfg.data.root == "/elsewhere"
     monkeypatch.delenv("CVAE_DATA")

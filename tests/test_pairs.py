@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from cvae.build import build_vae, make
 from cvae.errors import UserError
 from cvae.fitting import require_objective
+from cvae.training.rates import of_length, schedule
 from cvae.training.train import train
 
 # Only what makes a choice small and quick, or what it cannot do without.
@@ -147,14 +148,15 @@ def test_every_member_of_every_group_composes(choice):
 
 
 SCHEDULERS = {  # what 0.5 is in the second of 10 epochs
-    "constant": 0.5, "cosine": 0.25 + 0.25 * math.cos(math.pi / 10), "exponential": 0.475, "step": 0.5
+    "constant": 0.5, "cosine": 0.25 + 0.25 * math.cos(math.pi / 10), "exponential": 0.475, "step": 0.5,
+    "one_cycle": 1e-4 / 25 + (1e-4 - 1e-4 / 25) * (1 - math.cos(math.pi / 2)) / 2,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", members("scheduler"))
 def test_every_scheduler_takes_a_step(name):
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-    scheduler = make(config(f"scheduler={name}"), "scheduler")(optimizer)
+    scheduler = of_length(schedule(config(f"scheduler={name}"))[0], optimizer, lambda: 10)
     optimizer.step(), scheduler.step()
     assert optimizer.param_groups[0]["lr"] == pytest.approx(SCHEDULERS[name])
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as L
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Checkpoint, GradientAccumulationScheduler, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, GradientAccumulationScheduler, ModelCheckpoint, Timer
 from pytorch_lightning.plugins import MixedPrecision, Precision
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
@@ -40,14 +40,14 @@ def minibatches_of_a_step(options: Mapping[str, Any], watched: bool) -> int:
 
     options: the trainer's
     """
-    return 1 if watched or any(options.get(key) is not None for key in COUNTING) else MINIBATCHES
+    return 1 if watched or any(options.get(key) not in (None, -1) for key in COUNTING) else MINIBATCHES
 
 
 def watches_minibatches(callback: L.Callback) -> bool:
     """Whether a callback does something at single minibatches. A callback says itself if whole steps are enough."""
     if isinstance(callback, ModelCheckpoint):
         return bool(callback._every_n_train_steps or callback._train_time_interval)
-    if isinstance(callback, Checkpoint) or getattr(callback, "steps_are_enough", False):
+    if isinstance(callback, Checkpoint | Timer) or getattr(callback, "steps_are_enough", False):
         return False
     return any(getattr(type(callback), name) is not getattr(L.Callback, name) for name in WATCHING)
 

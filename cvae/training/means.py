@@ -1,6 +1,7 @@
 """Exact means over images."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import isfinite
 from typing import Any
 
@@ -98,6 +99,20 @@ class CodeCounts:
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(self.sums)
         return figures_of_codes(self.sums)
+
+
+@contextmanager
+def counted_codes(vae: VAE) -> Iterator[CodeCounts | None]:
+    """The codes that a model uses inside, as they are counted; None of a model without."""
+    if vae.posterior.num_codes is None:
+        yield None
+        return
+    codes = CodeCounts()
+    hook = vae.register_forward_hook(codes)
+    try:
+        yield codes
+    finally:
+        hook.remove()
 
 
 def summed(terms: Terms) -> tuple[tuple[str, ...], Tensor]:

@@ -9,6 +9,8 @@ import pytorch_lightning as L
 import torch
 from pytorch_lightning.trainer.call import _call_callback_hooks
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from cvae.errors import NotFinite
 from cvae.models.vae import VAE
@@ -22,7 +24,8 @@ from cvae.training.finite import in_training, require_finite
 from cvae.training.gradients import Clip, as_in_first_process, average, sum_over_processes
 from cvae.training.graphs import Graphed, capturable
 from cvae.training.loggers import log_curves
-from cvae.training.means import CodeCounts, Totals, named, selection, summed
+from cvae.training.means import Totals, counted_codes, named, selection, summed
+from cvae.training.rates import Rates, length, of_length
 
 
 class VAEModule(L.LightningModule):
@@ -32,7 +35,9 @@ class VAEModule(L.LightningModule):
         vae: the model
         objective: (vae, x, y, step) -> Terms
         optimizer: parameter groups -> torch optimizer
-        scheduler: torch optimizer -> torch learning rate scheduler, stepped after each epoch
+        scheduler: torch optimizer -> torch learning rate scheduler
+        by_step: whether the scheduler is stepped after each optimizer step, not after each epoch
+        warmup_steps: in which the learning rates rise to the scheduler's, see `Rates`
         seed: of the noise: at evaluation, where every epoch is measured with the same draws, and of training, where it
             is a function of the seed, the process, the epoch and the number of the minibatch in it
         compile: whether torch.compile makes one program of the terms of a training step
@@ -58,6 +63,8 @@ class VAEModule(L.LightningModule):
         accumulation: Callable[[int], int] = lambda epoch: 1,
         decay: float | None = None,
         watched: bool = True,
+        by_step: bool = False,
+        warmup_steps: int = 0,
     ) -> None:
         super().__init__()
         self.training_terms = Compiled(training_terms) if compile else training_terms
@@ -65,7 +72,8 @@ class VAEModule(L.LightningModule):
         self.decay, self.averages, self.averaged = decay, None, None  # the last: of a checkpoint
         self.share, self.begins, self.ends = 1, True, True  # minibatches of a step; whether this is its first, its last
         self.vae, self.objective, self.seed = vae, objective, seed
-        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.make_optimizer, self.scheduler = optimizer, scheduler
+        self.by_step, self.warmup_steps = by_step, warmup_steps
         self.window, self.epoch, self.evaluation = Totals(), Totals(), Totals()
         self.recent: dict[str, float] = {}  # the means since the last log, for the progress bar
         self.figures: dict[str, float] = {}  # the latest of whole epochs and of evaluations, as metrics.json has them
@@ -81,7 +89,11 @@ class VAEModule(L.LightningModule):
         optimizer = self.make_optimizer([{"params": parameters} for parameters in groups if parameters])
         if self.decay is not None:  # here the model is on its device, also where no step is left
             self.averages = Averages(self.vae, self.decay, self.averaged)
-        return [optimizer], [self.make_scheduler(optimizer)]
+        interval = "step" if self.by_step or self.warmup_steps else "epoch"  # when LearningRateMonitor looks
+        return [optimizer], [{"scheduler": self.make_scheduler(optimizer), "interval": interval}]
+
+    def make_scheduler(self, optimizer: Optimizer) -> LRScheduler:
+        return of_length(self.scheduler, optimizer, lambda: length(self.trainer, self.accumulation, self.by_step))
 
     def terms(self, batch: tuple[Tensor, Tensor]) -> Terms:
         x, y = batch
@@ -102,6 +114,7 @@ class VAEModule(L.LightningModule):
                 self.window.add_sums(self.names, sums, len(pixels))
                 if self.ends:
                     count_step(trainer)
+                    self.rates.after_step(self.global_step)
         return (sums[self.names.index("loss")] / len(pixels) / self.share).float() if self.watched else None
 
     def before_step(self, number: int) -> None:
@@ -166,6 +179,13 @@ class VAEModule(L.LightningModule):
         self.epoch.merge(self.window)
         self.window.reset()
         self.draw_curves(named("train", self.recent))
+        if self.rates.change(self.global_step):
+            self.draw_rate()
+
+    def draw_rate(self) -> None:
+        """A point of the learning rate, that of the next step."""
+        self.learning_rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]
+        self.draw_curves({"train/lr": self.learning_rate})
 
     def of_training(self, means: dict[str, float]) -> dict[str, float]:
         """The means over training images; of relaxed draws, whose ELBO can lie above log p(x), by other names."""
@@ -221,31 +241,22 @@ class VAEModule(L.LightningModule):
         self.scaler = getattr(self.trainer.precision_plugin, "scaler", None) or torch.amp.GradScaler(enabled=False)
         self.learned = [name for name, _ in self.named_buffers() if name in self.state_dict()]
         if self.planned is not None:  # the training goes on
-            scheduler = self.trainer.lr_scheduler_configs[0].scheduler
-            restored.require_optimizer(optimizer, scheduler, self.make_optimizer, self.make_scheduler)
-            restored.require_sums(self.sums, self.names)
-        self.learning_rate = optimizer.param_groups[0]["lr"]
+            restored.take_up(self, optimizer)
         capturable(optimizer, self.graphs)  # here, as a checkpoint may come from another device
         self.sum = sum_over_processes(self.trainer.strategy)
         self.step = Graphed(self.optimize, optimizer, self.device, self) if self.graphs else self.optimize
-        if self.sums:  # not before: the module was not yet on its device
-            self.window.load_state_dict(self.sums["window"], self.device)
-            self.epoch.load_state_dict(self.sums["epoch"], self.device)
-        if self.planned not in (None, self.trainer.max_epochs):
-            self.trainer.lr_scheduler_configs[0].scheduler = restored.scheduled_anew(
-                optimizer, self.make_scheduler, self.trainer.current_epoch
-            )
-            self.learning_rate = optimizer.param_groups[0]["lr"]
+        self.rates = Rates(self.trainer.lr_scheduler_configs[0].scheduler, self.by_step, self.warmup_steps)
+        self.rates.write(self.global_step)
+        self.learning_rate = optimizer.param_groups[0]["lr"]
         self.begun = True
 
     def on_train_epoch_start(self) -> None:
         self.epoch.reset()
-        self.learning_rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]
-        self.draw_curves({"train/lr": self.learning_rate})
+        self.draw_rate()
 
     def on_train_epoch_end(self) -> None:
         if self.trainer.is_last_batch:  # else max_steps or a callback ends the training within an epoch
-            self.lr_schedulers().step()
+            self.rates.after_epoch(self.global_step)
         self.close_window()
         figures = named("train_epoch", self.of_training(self.epoch.means_of_all_processes()))
         self.draw_curves(figures)
@@ -258,11 +269,9 @@ class VAEModule(L.LightningModule):
         if not self.trainer.testing:
             self.require_finite_weights()
         self.evaluation.reset()
-        if self.vae.posterior.num_codes is not None:
-            self.codes = CodeCounts()
-            self.hook = self.vae.register_forward_hook(self.codes)
         # The same noise at every evaluation, and training goes on as if there had been none.
         self.noise = ExitStack()
+        self.codes = self.noise.enter_context(counted_codes(self.vae))
         self.noise.enter_context(fixed_noise(self.seed + self.global_rank, self.device))
         self.noise.enter_context(self.as_evaluated())
 
@@ -278,8 +287,7 @@ class VAEModule(L.LightningModule):
         self.noise.close()
         split = "validation" if self.trainer.datamodule.validation and not self.trainer.testing else "test"
         means = self.evaluation.means_of_all_processes()
-        if self.vae.posterior.num_codes is not None:
-            self.hook.remove()
+        if self.codes:
             means |= self.codes.figures_of_all_processes()
         require_finite(means, f"{split} set, epoch {self.current_epoch + 1}")
         self.draw_curves(named(split, means))

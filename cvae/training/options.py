@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cvae.build import make
@@ -15,6 +16,7 @@ from cvae.checks import number, one_of, positive_int, positive_number, seed_numb
 from cvae.data import ImageData
 from cvae.errors import ConfigError, UserError
 from cvae.runtime.devices import available
+from cvae.training.rates import REFUSALS, of_length, schedule
 
 
 def two_decays(key: str, value: Any) -> None:
@@ -40,6 +42,11 @@ def some_batches(key: str, value: Any) -> None:
         raise ConfigError(
             key, value, "a positive integer (batches) or a number above 0 and at most 1 (a share of them)"
         )
+
+
+def share(key: str, value: Any) -> None:
+    if type(value) is not float or not 0 < value < 1:
+        raise ConfigError(key, value, "a number above 0 and below 1, as 0.3")
 
 
 def at_least(least: int) -> Callable[[str, Any], Any]:
@@ -77,14 +84,6 @@ def steps_or_no_limit(key: str, value: Any) -> None:
     if type(value) is not int or (value != -1 and value < 1):
         raise ConfigError(key, value, "a positive integer, or -1 for no limit")
 
-
-REFUSALS = (
-    TypeError,
-    ValueError,
-    RuntimeError,
-    ArithmeticError,
-    LookupError,
-)  # what torch raises for values that it does not take
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # Lightning's, the last three its older names
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
@@ -125,7 +124,14 @@ RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config ha
     "optimizer.weight_decay": number,
     "optimizer.betas": two_decays,
     "optimizer.fused": FLAG,
-    "scheduler.T_max": positive_int,
+    "scheduler.interval": partial(one_of, allowed=("epoch", "step")),
+    "scheduler.warmup_steps": at_least(0),
+    "scheduler.T_max": or_null(positive_int),
+    "scheduler.total_steps": or_null(positive_int),
+    "scheduler.max_lr": positive_number,
+    "scheduler.pct_start": share,
+    "scheduler.div_factor": positive_number,
+    "scheduler.final_div_factor": positive_number,
     "scheduler.eta_min": number,
     "scheduler.step_size": positive_int,
     "scheduler.gamma": positive_number,
@@ -138,19 +144,39 @@ def check(cfg: DictConfig) -> None:
         group, _, name = key.rpartition(".")
         if name in (cfg.get(group, {}) if group else cfg):
             rule(key, OmegaConf.select(cfg, key))
-    optimizer = tried(cfg, "optimizer", [{"params": [nn.Parameter(torch.zeros(1))]}])
-    scheduler = tried(cfg, "scheduler", optimizer)
+    try:
+        optimizer = make(cfg, "optimizer")([{"params": [nn.Parameter(torch.zeros(1))]}])
+    except REFUSALS as error:
+        raise UserError(f"optimizer: {cfg.optimizer._target_} does not take its values: {error}") from error
+    try_schedule(cfg, optimizer)
+
+
+def try_schedule(cfg: DictConfig, optimizer: Optimizer) -> None:
+    """Raise UserError if torch refuses a value of the schedule, or if it changes more than learning rates."""
+    kind, epochs, group = (
+        cfg.scheduler._target_,
+        min(cfg.trainer.get("max_epochs") or 1, 1000),
+        optimizer.param_groups[0],
+    )
+    make_scheduler, stepped = schedule(cfg)
+    before = {key: value for key, value in group.items() if key != "lr"}
+    scheduler = of_length(make_scheduler, optimizer, lambda: epochs)
     if isinstance(scheduler, ReduceLROnPlateau):
         raise UserError(
-            f"scheduler: {cfg.scheduler._target_} follows a figure; here schedules are functions of the epoch, as "
-            "scheduler=constant, cosine, exponential and step are"
+            f"scheduler: {kind} follows a figure; here schedules are functions of the epoch or the step, as "
+            "scheduler=constant, cosine, exponential, step and one_cycle are"
         )
     try:
         optimizer.step()  # torch looks at some values only here
-        for _ in range(min(cfg.trainer.get("max_epochs") or 1, 1000)):  # and some schedules end
+        for _ in range(1 if stepped["by_step"] else epochs):
             scheduler.step()
     except REFUSALS as error:
-        raise UserError(f"scheduler: {cfg.scheduler._target_} does not take its values: {error}") from error
+        raise UserError(f"scheduler: {kind} does not take its values: {error}") from error
+    if changed := [key for key, value in before.items() if group[key] is not value]:
+        raise UserError(
+            f"scheduler: {kind} changes {changed[0]}; here a schedule changes the learning rate alone "
+            "(scheduler.cycle_momentum=false)"
+        )
 
 
 def require_batches(cfg: DictConfig, data: ImageData, processes: int = 1) -> None:
@@ -176,11 +202,3 @@ def require_an_image_each(cfg: DictConfig, data: ImageData, processes: int) -> N
         if images and len(images) < processes:
             allowed = f"at most {len(images)} in all: there are {len(images)} {name} images, and each process needs one"
             raise ConfigError("trainer.devices", cfg.trainer.get("devices"), allowed)
-
-
-def tried(cfg: DictConfig, group: str, argument: Any) -> Any:
-    """The torch object of a group, made of `argument`; UserError where torch refuses its values, such as eps=-1."""
-    try:
-        return make(cfg, group)(argument)
-    except REFUSALS as error:
-        raise UserError(f"{group}: {cfg[group]._target_} does not take its values: {error}") from error

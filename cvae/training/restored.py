@@ -105,14 +105,31 @@ def as_counted_here(content: dict[str, Any], minibatches: int) -> int:
     return 1
 
 
-def scheduled_anew(optimizer: Optimizer, make_scheduler: Callable, epochs: int) -> Any:
-    """A scheduler after so many epochs, and the optimizer's learning rates: a schedule may depend on a run's length."""
+def take_up(module: Any, optimizer: Optimizer) -> None:
+    """Let a training begin where its checkpoint was saved, once Lightning has loaded what it saves itself.
+
+    Raises:
+        UserError: the states of optimizer, scheduler or sums are not those of this training.
+    """
+    trainer, sums = module.trainer, module.sums
+    schedule = trainer.lr_scheduler_configs[0]
+    require_optimizer(optimizer, schedule.scheduler, module.make_optimizer, module.make_scheduler)
+    require_sums(sums, module.names)
+    for name in ("window", "epoch"):  # not before: the module was not yet on its device
+        getattr(module, name).load_state_dict(sums[name], module.device)
+    if module.planned != trainer.max_epochs:
+        counted = trainer.global_step if module.by_step else trainer.current_epoch
+        schedule.scheduler = scheduled_anew(optimizer, module.make_scheduler, counted)
+
+
+def scheduled_anew(optimizer: Optimizer, make_scheduler: Callable, count: int) -> Any:
+    """A scheduler after `count` epochs or steps, and the optimizer's rates: a schedule may depend on a run's length."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"]
     scheduler = make_scheduler(optimizer)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")  # the steps in between were taken before
-        for _ in range(epochs):
+        for _ in range(count):
             scheduler.step()
     return scheduler
 

@@ -37,6 +37,7 @@ from cvae.training.options import check, require_batches
 from cvae.training.pictures import Pictures
 from cvae.training.processes import together
 from cvae.training.progress import EpochLines, say_what_came_of_it
+from cvae.training.rates import schedule
 from cvae.training.restored import going_on
 from cvae.training.same_data import list_data, require_same_data
 from cvae.training.signals import REQUEUE, requeue, signals
@@ -209,9 +210,10 @@ def assemble(cfg: DictConfig) -> Parts:
         "graphs": graphs_of(trainer, alike and cfg.trainer.get("cuda_graphs", False)),
         "clip": clipping(trainer.precision_plugin, *limit),
     }  # fmt: skip
-    parts = [make(cfg, name) for name in ("objective", "optimizer", "scheduler")]
-    require_objective(cfg, vae, parts[0])
-    module = VAEModule(vae, *parts, **options)
+    scheduler, stepped = schedule(cfg)
+    objective, optimizer = (make(cfg, name) for name in ("objective", "optimizer"))
+    require_objective(cfg, vae, objective)
+    module = VAEModule(vae, objective, optimizer, scheduler, **options, **stepped)
     if not trainer.is_global_zero:  # only rank 0 speaks
         logging.getLogger("cvae").setLevel(logging.WARNING)
     return Parts(data, module, trainer, settings)

@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from cvae.build import make
 from cvae.errors import ConfigError
 from cvae.schedules import Cyclical, Linear, at, number_or_schedule
+from cvae.training.rates import schedule
 
 CONF = str(ROOT / "conf")
 
@@ -96,7 +97,7 @@ def test_the_constant_learning_rate_is_the_optimizers_in_every_epoch():
     with initialize_config_dir(CONF, version_base="1.3"):
         cfg = compose("config", ["scheduler=constant"])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
-    scheduler = make(cfg, "scheduler")(optimizer)
+    scheduler = schedule(cfg)[0](optimizer)
     for _ in range(8):
         assert optimizer.param_groups[0]["lr"] == 0.3
         optimizer.step(), scheduler.step()

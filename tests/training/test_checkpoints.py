@@ -26,6 +26,7 @@ from cvae.runs.trust import require_parts
 from cvae.training import engine
 from cvae.training.checkpoints import Checkpoints, WholeCheckpoints, last_good
 from cvae.training.module import VAEModule
+from cvae.training.rates import schedule
 from cvae.version import VERSION
 
 BOUNDS = [1.0, 3.0, 2.0]  # after each epoch of three steps, at evaluation
@@ -44,7 +45,7 @@ class Told(Objective):
 
 def fitted(folder, *overrides):
     cfg = tiny(folder, *QUIET, *overrides)
-    module = VAEModule(build_vae(cfg), Told(), make(cfg, "optimizer"), make(cfg, "scheduler"))
+    module = VAEModule(build_vae(cfg), Told(), make(cfg, "optimizer"), schedule(cfg)[0])
     callbacks = list(make(cfg, "callbacks").values())
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=3, callbacks=callbacks, logger=False, enable_progress_bar=False,

@@ -522,7 +522,7 @@ def test_graphs_are_for_one_gpu_and_can_be_turned_off(tmp_path):
     ("words", "alike"),
     [
         ([], True),
-        (["+trainer.max_steps=3"], True),
+        (["trainer.max_steps=3"], True),
         (["+trainer.accumulate_grad_batches=2"], False),
         ([f"+callbacks.own={{_target_: {CALLBACKS}.GradientAccumulationScheduler, scheduling: {{1: 2}}}}"], False),
         ([f"+callbacks.own={{_target_: {CALLBACKS}.EMAWeightAveraging}}"], False),

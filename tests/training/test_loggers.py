@@ -59,7 +59,8 @@ def test_hyperparameters_are_what_one_would_sweep_or_read():
         "objective.beta.start": 0, "objective.beta.end": 1, "objective.beta.steps": 6000, "objective.free_bits": 0,
         "optimizer": "Adam", "optimizer.lr": 1e-3, "optimizer.betas": "[0.9,0.999]", "optimizer.eps": 1e-8,
         "scheduler": "ConstantLR", "scheduler.factor": 1,
-        "averaging.decay": "null", "trainer.max_epochs": 100, "trainer.precision": "32-true",
+        "scheduler.interval": "epoch", "scheduler.warmup_steps": 0,
+        "averaging.decay": "null", "trainer.max_epochs": 100, "trainer.max_steps": -1, "trainer.max_time": "null", "trainer.precision": "32-true",
         "trainer.gradient_clip_val": 1,
     }  # fmt: skip
 
@@ -67,7 +68,7 @@ def test_hyperparameters_are_what_one_would_sweep_or_read():
 def test_hyperparameters_that_are_open_or_refer_to_others():
     found = hyperparameters(config("scheduler=cosine", "data=image_folder", "data.root=/a", "conditional=true"))
     assert found["conditional"] == "true" and found["data"] == "image_folder"
-    assert "scheduler.T_max" not in found and "data.seed" not in found  # the epochs, and the seed
+    assert found["scheduler.T_max"] == "null" and "data.seed" not in found  # the latter is the seed
     assert not [name for name in found if name in ("data.root", "data.num_classes", "data.image_shape", "tags")]
     assert hyperparameters(config("+trainer.deterministic=null"))["trainer.deterministic"] == "null"
 

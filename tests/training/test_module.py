@@ -275,7 +275,11 @@ def test_what_reaches_the_optimizer_and_the_scheduler():
     vae, objective, given = torch.nn.Linear(2, 3), torch.nn.Linear(1, 1), []
     for other in (objective, Recorder()):
         module = VAEModule(vae, other, lambda groups: given.append(groups) or "optimizer", lambda o: ("scheduler", o))
-        assert module.configure_optimizers() == (["optimizer"], [("scheduler", "optimizer")]) and module.seed == 0
+        assert module.configure_optimizers() == (
+            ["optimizer"],
+            [{"scheduler": ("scheduler", "optimizer"), "interval": "epoch"}],
+        )
+        assert module.seed == 0
     two, one = ([[id(p) for p in group["params"]] for group in groups] for groups in given)
     assert one == [[id(p) for p in vae.parameters()]]
     assert two == [*one, [id(p) for p in objective.parameters()]]

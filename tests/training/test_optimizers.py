@@ -15,6 +15,7 @@ from cvae.cli.resume import resume
 from cvae.runs.checkpoint import read_checkpoint
 from cvae.runs.directory import Run
 from cvae.training.options import check
+from cvae.training.rates import schedule
 from cvae.training.train import train
 
 OPTIMIZERS = {path.stem: OmegaConf.load(path) for path in (ROOT / "conf" / "optimizer").glob("*.yaml")}
@@ -101,7 +102,7 @@ def test_a_run_of_before_whose_betas_are_omegaconfs_opens_and_goes_on(name, tmp_
 def learning_rates(*words):
     """Those of the first five epochs, starting with 0.5."""
     _, optimizer = optimizer_of("optimizer=sgd", "optimizer.lr=0.5")
-    scheduler, found = make(config(*words), "scheduler")(optimizer), []
+    scheduler, found = schedule(config(*words))[0](optimizer), []
     for _ in range(5):
         found.append(optimizer.param_groups[0]["lr"])
         optimizer.step(), scheduler.step()

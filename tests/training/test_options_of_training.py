@@ -76,7 +76,14 @@ CASES = {  # key: values that are taken, values that are not, what is said of th
         "two numbers, each at least 0 and below 1",
     ),
     "optimizer.fused": FLAG,
-    "scheduler.T_max": WHOLE,
+    "scheduler.T_max": WHOLE_OR_NULL,
+    "scheduler.interval": (["epoch", "step"], ["batch", None, 1, True], "one of epoch, step"),
+    "scheduler.warmup_steps": ([0, 7], [-1, 1.5, True, None, "few"], "an integer of at least 0"),
+    "scheduler.total_steps": ([50, None], [0, -1, 2.5, True, "few"], "a positive integer"),
+    "scheduler.max_lr": ABOVE_0,
+    "scheduler.pct_start": ([0.3, 0.9], [0, 1, 1.0, 0.0, -0.1, True, None, "few"], "a number above 0 and below 1"),
+    "scheduler.div_factor": ABOVE_0,
+    "scheduler.final_div_factor": ABOVE_0,
     "scheduler.eta_min": AT_LEAST_0,
     "scheduler.step_size": WHOLE,
     "scheduler.gamma": ABOVE_0,
@@ -85,7 +92,7 @@ CASES = {  # key: values that are taken, values that are not, what is said of th
 
 @pytest.fixture(scope="module")
 def bases():
-    return [tiny("nowhere", f"scheduler={name}") for name in ("cosine", "step")]
+    return [tiny("nowhere", f"scheduler={name}") for name in ("cosine", "step", "one_cycle")]
 
 
 def cases(which):
@@ -94,7 +101,8 @@ def cases(which):
 
 def configured(bases, key, value):
     """With the scheduler that has the key."""
-    cfg = copy.deepcopy(next((base for base in bases if OmegaConf.select(base, key) is not None), bases[0]))
+    group, _, name = key.rpartition(".")
+    cfg = copy.deepcopy(next((base for base in bases if name in base.get(group or "data", {})), bases[0]))
     OmegaConf.update(cfg, key, value, force_add=True)
     return cfg
 

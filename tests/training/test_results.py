@@ -318,7 +318,7 @@ def test_a_limit_of_the_test_shortens_the_evaluation(tmp_path):
     assert [file.name for file in (tmp_path / "evaluation").iterdir()] == ["last_samples=1_images=3_seed=0.json"]
 
 
-@pytest.mark.parametrize("words", ["+trainer.max_time=00:00:00:00", "+trainer.limit_train_batches=0.1"])
+@pytest.mark.parametrize("words", ["trainer.max_time=00:00:00:00", "+trainer.limit_train_batches=0.1"])
 def test_what_trains_nothing_is_refused(tmp_path, words):
     with pytest.raises(UserError, match="nothing is trained|trainer.limit_train_batches=0.1: must be at least 0.333"):
         trained(tmp_path, *QUIET, words)

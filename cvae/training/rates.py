@@ -1,0 +1,110 @@
+"""Learning rates: a schedule of torch's, by epoch or by optimizer step, with a warm-up in front of it."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Trainer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from cvae.build import make
+from cvae.errors import ConfigError, UserError
+
+OURS = ("interval", "warmup_steps")  # keys of the group that are no arguments of torch's class
+LENGTHS = ("T_max", "total_steps", "total_iters")  # arguments of torch's classes; null: the length of the training
+
+# What torch raises for values that it does not take.
+REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError)
+
+
+class Rates:
+    """The learning rates in an optimizer: schedule(n) * min(1, (step + 1) / warmup_steps) for a step, counted from 0.
+
+    n is the step, or the epochs before it. They depend on the step alone, so a resumed run has those of one that was
+    never stopped. A linear warm-up is from Goyal et al. 2017.
+
+    Args:
+        scheduler: counts epochs, or steps if `by_step`; it never sees the warm-up, since torch's are computed from the
+            rates that are in the optimizer
+        warmup_steps: 0 for none
+    """
+
+    def __init__(self, scheduler: LRScheduler, by_step: bool, warmup_steps: int) -> None:
+        self.scheduler, self.by_step, self.warmup_steps = scheduler, by_step, warmup_steps
+
+    def write(self, step: int) -> None:
+        """Put the rates of step `step` into the optimizer."""
+        if step <= self.warmup_steps:
+            self.put(min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0)
+
+    def after_step(self, step: int) -> None:
+        """`step` is now the next one."""
+        if self.by_step:
+            self.advance()
+        self.write(step)
+
+    def after_epoch(self, step: int) -> None:
+        """An epoch is over, whose last step came before `step`."""
+        if not self.by_step:
+            self.advance()
+            self.write(step)
+
+    def advance(self) -> None:
+        self.put(1.0)
+        self.scheduler.step()
+
+    def put(self, part: float) -> None:
+        for group, rate in zip(self.scheduler.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate * part
+
+    def change(self, step: int) -> bool:
+        """Whether they differ from step to step here."""
+        return self.by_step or step <= self.warmup_steps
+
+
+def schedule(cfg: DictConfig) -> tuple[Callable[[Optimizer], Any], dict[str, Any]]:
+    """optimizer -> scheduler, as the config has it, and how a VAEModule uses it."""
+    cfg = cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    interval, warmup_steps = (cfg.scheduler.pop(key, default) for key, default in zip(OURS, ("epoch", 0), strict=True))
+    return make(cfg, "scheduler"), {"by_step": interval == "step", "warmup_steps": warmup_steps}
+
+
+def of_length(scheduler: Callable, optimizer: Optimizer, length: Callable[[], int]) -> Any:
+    """A scheduler whose arguments that are null are the length of the training.
+
+    Raises:
+        UserError: torch refuses a schedule of this length, or it ends before the training.
+    """
+    left_open = [key for key in LENGTHS if getattr(scheduler, "keywords", {}).get(key, 0) is None]
+    try:
+        made = scheduler(optimizer, **dict.fromkeys(left_open, length() if left_open else 0))
+    except REFUSALS as error:
+        kind = getattr(scheduler, "func", scheduler)
+        about = "".join(f" with {key}={length()}" for key in left_open)
+        raise UserError(
+            f"scheduler: {kind.__module__}.{kind.__qualname__} does not take its values{about}: {error}"
+        ) from error
+    ends = getattr(made, "total_steps", None)
+    if ends is not None and ends < length():
+        raise ConfigError("scheduler.total_steps", ends, f"null, or at least {length()}, the length of this training")
+    return made
+
+
+def steps_of_epochs(trainer: Trainer, accumulation: Callable[[int], int]) -> list[int]:
+    """The optimizer steps of each epoch, to max_epochs or max_steps."""
+    limit, minibatches = trainer.limit_train_batches, trainer.datamodule.minibatches_of_an_epoch()
+    minibatches = min(minibatches, limit) if type(limit) is int else int(minibatches * limit)
+    left, steps = math.inf if trainer.max_steps == -1 else trainer.max_steps, []
+    while len(steps) < trainer.max_epochs and left:
+        steps.append(min(math.ceil(minibatches / accumulation(len(steps))), left))
+        left -= steps[-1]
+    return steps
+
+
+def length(trainer: Trainer, accumulation: Callable[[int], int], by_step: bool) -> int:
+    """Of a training, in optimizer steps or in epochs."""
+    steps = steps_of_epochs(trainer, accumulation)
+    return sum(steps) if by_step else len(steps)
