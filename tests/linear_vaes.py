@@ -1,5 +1,6 @@
 """Linear-Gaussian VAEs, whose log p(x) and exact posterior are known, and what is done with them in tests."""
 
+import pytest
 import torch
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
@@ -9,6 +10,14 @@ from cvae.posteriors import DiagonalGaussian, Posterior
 from cvae.priors import StandardNormal
 
 SHAPE, PIXELS, D, SIGMA = (1, 2, 3), 6, 3, 0.5
+
+
+@pytest.fixture(autouse=True)
+def double():
+    """float64, in the tests of each module that imports it."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 class UnitGaussian(nn.Module):

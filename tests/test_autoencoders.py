@@ -8,8 +8,11 @@ from linear_vaes import SHAPE, D, off_vae
 from tiny import tiny, trained
 
 from cvae.api import TrainedRun
-from cvae.distributions import Unknown
+from cvae.distributions import Unknown, has_density
 from cvae.errors import ConfigError
+from cvae.evaluation import Settings
+from cvae.evaluation.latents import latents
+from cvae.evaluation.measure import evaluate
 from cvae.objectives import RAE, WAE, Autoencoder
 from cvae.objectives.infovae import mmd
 from cvae.posteriors import Deterministic
@@ -52,6 +55,16 @@ def test_the_gradient_penalty_is_the_norm_of_the_jacobian():
     exact = vae.decoder[0].weight.square().sum()  # the decoder is linear
     error = penalty.std() / 4000**0.5
     assert abs(penalty.mean() - exact) < 4.5 * error < 0.2 * exact
+
+
+def test_evaluation_asks_the_distribution_whether_there_are_densities():
+    vae, x = autoencoder(2)
+    q = vae(x).latents[0].q
+    assert not has_density(q) and not has_density(NoPrior(3)()) and has_density(vae.p_z())
+    assert q.log_prob(q.mean).isnan().all() and vae.p_z().log_prob(q.mean).isfinite().all()
+    vae.posterior.deterministic = False  # the model's own word is not asked for
+    assert set(evaluate(vae, [(x, None)], Settings(samples=2))) == {"distortion", "active_units"}
+    assert latents(vae, [(x.sigmoid(), None)]).exact is None
 
 
 def test_a_prior_that_is_none_has_no_draws():

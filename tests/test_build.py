@@ -22,12 +22,12 @@ from cvae.build import (
 )  # fmt: skip
 from cvae.data.idx_files import IdxFiles
 from cvae.errors import ConfigError, DataError, UserError
-from cvae.fitting import require_fit
 from cvae.likelihoods import Gaussian
 from cvae.networks import mlp
 from cvae.runs.checkpoint import read_checkpoint
 from cvae.runs.directory import Run
 from cvae.runs.small_files import read_json
+from cvae.training.compatible import require_fit
 
 OLD = (
     ROOT / "tests" / "fixtures" / "run_9787019"

@@ -10,6 +10,7 @@ import yaml
 from conftest import ROOT, get_object
 
 from cvae.cli import compose
+from cvae.version import VERSION
 
 FILES = {  # module -> file
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -23,7 +24,7 @@ ROWS = (
     ("commands",),
     ("cli",),
     ("training", "explorer"),
-    ("build", "fitting"),
+    ("build",),
     ("objectives", "evaluation"),
     ("pictures",),
     ("models", "data"),
@@ -108,6 +109,12 @@ def test_an_installation_has_every_package_and_conf():
     there = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     assert set(setuptools["packages"]) == there | {"cvae.conf"} and setuptools["package-dir"] == {"cvae.conf": "conf"}
     assert setuptools["package-data"]["cvae.conf"] == ["**/*.yaml"] and CONF == compose.CONF
+
+
+def test_the_version_is_that_of_one_file():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "cvae.version.VERSION"}
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == VERSION
 
 
 DOORS = {  # what can run code that stands in a file -> the modules that look first at what they open

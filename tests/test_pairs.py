@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from cvae.build import build_vae, make
 from cvae.errors import UserError
-from cvae.fitting import require_objective
+from cvae.training.compatible import require_objective
 from cvae.training.rates import of_length, schedule
 from cvae.training.train import train
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, ListConfig, open_dict
+from omegaconf import DictConfig, ListConfig, open_dict, read_write
+
+from cvae.data import OWN
 
 PACKAGE = Path(__file__).parents[1]
 # The groups of choices: in the package where it was installed, beside it where it is used as it was checked out.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
-
-OWN = ("image_folder", "npz", "huggingface")  # members of data/ that read a user's own images
 
 apply_what_was_typed = ConfigLoaderImpl._apply_overrides_to_config
 
@@ -38,6 +38,12 @@ def for_own_images(words: list[str]) -> list[str]:
     """
     typed = dict(word.partition("=")[::2] for word in words)
     return [*words, "experiment=own_images"] if typed.get("data") in OWN and "experiment" not in typed else words
+
+
+def for_members(config: DictConfig, word: str) -> None:
+    """Add a word for each member of a sweep, which composes its config anew and sees no other change of `config`."""
+    with read_write(config.hydra):
+        config.hydra.overrides.hydra.append(word)
 
 
 def merge(target: DictConfig, values: DictConfig, place: str = "") -> list[str]:

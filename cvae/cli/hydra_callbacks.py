@@ -4,10 +4,12 @@ import logging
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from cvae.cli.compose import for_members
 from cvae.cli.messages import message_of, of_the_user, quoted, traces_wanted
 from cvae.cli.resume import note_run_of_job
 from cvae.cli.search import go_on, name_study
@@ -52,12 +54,21 @@ class NewRunDirectory(Callback):
         name_study(config)
         if self.resume:
             go_on(config)
-        with read_write(config.hydra):  # each member composes its config anew, with these words
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(config.hydra.sweep.dir)}")
-            if "direction" in config.hydra.sweeper:  # Optuna's: a run returns a bound, which is better when higher
+        for_members(config, f"hydra.sweep.dir={quoted(config.hydra.sweep.dir)}")
+        if "direction" in config.hydra.sweeper:  # Optuna's: a run returns a bound, which is better when higher
+            with read_write(config.hydra):
                 config.hydra.sweeper.direction = "maximize"
-                if chosen_by(OmegaConf.to_container(config)):
-                    log.warning(CHOSEN)
+            if chosen_by(OmegaConf.to_container(config)):
+                log.warning(CHOSEN)
+
+
+class NameBySwept(Callback):
+    """Names each member of a sweep by what is swept alone."""
+
+    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
+        typed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        fixed = ",".join(f"'{override.key_or_group}'" for override in typed if not override.is_sweep_override())
+        for_members(config, f"hydra.job.config.override_dirname.exclude_keys=[{fixed}]")
 
 
 def save_config(run: Run, cfg: DictConfig) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from cvae.cli.compose import for_members
 from cvae.cli.messages import quoted
 from cvae.runs.directory import Run
 
@@ -47,7 +48,7 @@ def go_on(config: DictConfig) -> None:
         sweeper.n_trials -= first
         if isinstance(sweeper.sampler.get("seed"), int):
             sweeper.sampler.seed += first  # the same seed would draw the first values again
-        config.hydra.overrides.hydra.append(f"hydra.sweep.subdir={quoted(subdir)}")
+    for_members(config, f"hydra.sweep.subdir={quoted(subdir)}")
 
 
 def members(sweep: Path) -> dict[int, Run]:

@@ -84,11 +84,11 @@ def parts_of(vae: "VAE") -> list[Part]:
             self.vae = vae
 
         def forward(self, x: "Tensor", y: "Tensor | None" = None) -> "Tensor":
-            return posterior_mean(self.vae.infer(self.vae._labelled(x, y)))
+            return posterior_mean(self.vae.infer(self.vae.labelled(x, y)))
 
     class Decoder(Encoder):
         def forward(self, z: "Tensor", y: "Tensor | None" = None) -> "Tensor":
-            return self.vae._likelihood_of(z, y).mean
+            return self.vae.likelihood_of(z, y).mean
 
     class MixtureSampler(Encoder):
         def forward(self, noise: "Tensor", choice: "Tensor", y: "Tensor | None" = None) -> "Tensor":
@@ -96,7 +96,7 @@ def parts_of(vae: "VAE") -> list[Part]:
             top = from_noise(self.vae.p_z(), top, choice)
             if isinstance(self.vae, Ladder):
                 return self.vae.decode_noise(top, y, others).mean
-            return self.vae._likelihood_of(top, y).mean
+            return self.vae.likelihood_of(top, y).mean
 
     class Sampler(MixtureSampler):
         def forward(self, noise: "Tensor", y: "Tensor | None" = None) -> "Tensor":

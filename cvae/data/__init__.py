@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from cvae.data.images import ImageDataset, Images
     from cvae.data.module import ImageData
 
-__all__ = ["ImageData", "ImageDataset", "Images"]
+__all__ = ["OWN", "ImageData", "ImageDataset", "Images"]
+
+OWN = ("image_folder", "npz", "huggingface")  # the choices data=NAME, and the functions, that read a user's own images
 
 WHERE = {"ImageData": "cvae.data.module", "ImageDataset": "cvae.data.images", "Images": "cvae.data.images"}
 

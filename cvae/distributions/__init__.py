@@ -7,7 +7,7 @@ from cvae.distributions.factors import factorizes, is_standard_normal
 from cvae.distributions.flow import Flow, stable
 from cvae.distributions.from_noise import from_noise
 from cvae.distributions.mixture import Mixture
-from cvae.distributions.points import Dirac, Unknown
+from cvae.distributions.points import Dirac, Unknown, has_density
 from cvae.distributions.sampling import rsample_and_log_prob
 from cvae.distributions.sphere import PowerSpherical, UniformSphere
 from cvae.distributions.triangular_normal import TriangularNormal
@@ -28,6 +28,7 @@ __all__ = [
     "Unknown",
     "factorizes",
     "from_noise",
+    "has_density",
     "is_discrete",
     "is_standard_normal",
     "rsample_and_log_prob",

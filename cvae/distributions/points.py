@@ -49,6 +49,11 @@ class Unknown(Distribution):
         raise ConfigError("prior", "none", "fitted to the codes before: python -m cvae fit-prior RUN prior=gmm")
 
 
+def has_density(q: Distribution) -> bool:
+    """Whether log_prob gives numbers: without them there are no rate, no ELBO and no log p(x)."""
+    return not isinstance(q, Dirac | Unknown)
+
+
 def nowhere(z: Tensor) -> Tensor:
     """NaN for each z (..., D): (...)."""
     return torch.full_like(z[..., 0], torch.nan)

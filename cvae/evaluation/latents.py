@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from cvae.distributions import factorizes
+from cvae.distributions import factorizes, has_density
 from cvae.evaluation.batches import Batch
 from cvae.models.latent_paths import posterior_mean
 from cvae.models.vae import VAE
@@ -52,13 +52,16 @@ def latents(vae: VAE, batches: Iterable[Batch]) -> Latents:
     If posterior and prior are independent over the dimensions, the rate of dimension d is KL(q(z_d|x) || p(z_d)),
     averaged over the images. Otherwise the KL does not split up, and the figure estimates how much z_d tells of x: the
     capacity of a Gaussian channel, log(V / v) / 2, where V is the variance of the aggregate posterior and v that of
-    q(z_d|x), averaged over the images. A deterministic posterior has no such channel: there the variance alone ranks
-    the dimensions.
+    q(z_d|x), averaged over the images. A posterior without a density has no such channel: there the variance alone
+    ranks the dimensions.
     """
     p = vae.p_z()
-    parts = [of_batch(vae.encode(x, y), p) for x, y in batches]
+    parts = []
+    for x, y in batches:
+        q = vae.encode(x, y)
+        parts.append(of_batch(q, p))
     means, first, second, rates = (torch.cat(part) for part in zip(*parts, strict=True))
-    if vae.posterior.deterministic:
+    if not has_density(q):
         return Latents(means, first, means.std(0, correction=0), None)
     exact = not rates.isnan().any()
     inside = (first - second).square().mean(0) / 2  # the variance of two draws, without bias

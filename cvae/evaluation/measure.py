@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvae.distributions import Codes
+from cvae.distributions import Codes, has_density
 from cvae.distributions.precision import precise
 from cvae.errors import NotFinite
 from cvae.evaluation.aggregate import log_aggregate
@@ -95,14 +95,16 @@ def evaluate(
     Raises:
         NotFinite: a figure is NaN or infinite.
     """
-    if vae.posterior.deterministic:
-        return of_autoencoder(vae, batches, advance)
     batches = iter(batches)
     first = next(batches)
     measured, spread, kept = [], Spread(), []  # kept: the blocks for the aggregate posterior
     limit = settings.aggregate_images
     device = first[0].device
     with fixed_noise(settings.seed, device), float32(device):  # the caller's random state stays as it is
+        x, y = first
+        latents = vae(x[:1], None if y is None else y[:1]).latents  # of any image: they say what q and p are
+        if not has_density(latents[0].q):
+            return of_autoencoder(vae, itertools.chain([first], batches), advance)
         images = images_of_a_block(vae, *first, settings.memory)
         for number, (x, y) in enumerate(in_blocks(itertools.chain([first], batches), images)):
             of_block, means = measure_block(vae, (x, y), number, images, settings, advance)
@@ -113,7 +115,6 @@ def evaluate(
                 kept.append((x[:wanted], None if y is None else y[:wanted]))
         every = PerImage(*(torch.cat(parts) for parts in zip(*measured, strict=True)))
         log_qz = log_aggregate(vae, kept, every.z[:limit], every.log_q[:limit], advance)
-        latents = vae(x[:1], None if y is None else y[:1]).latents  # of any image: they say what q and p are
     figures = figures_of(vae, every, spread, log_qz, x[0].numel(), any(map(is_one_code, latents)))
     if spread.codes is not None:
         figures |= of_codes(spread.codes, latents[0].p, every.z)

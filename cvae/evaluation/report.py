@@ -9,7 +9,9 @@ import torch
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
+from torch.distributions import Distribution
 
+from cvae.distributions import has_density
 from cvae.errors import UserError
 from cvae.evaluation.batches import IMAGES, Batch
 from cvae.evaluation.measure import FEW, Figure, evaluate
@@ -51,7 +53,7 @@ def report(
     aggregated = min(count, settings.aggregate_images)
     with progress_bar(*columns()) as bar:
         what, rows = "importance samples", None if settings.until else count * settings.samples
-        if autoencoder := vae.posterior.deterministic:
+        if autoencoder := not has_density(posterior_of_one(vae, data, device)):
             what, rows = "test images", count
         tasks = {
             "rows": bar.add_task(what, start=False, total=rows),
@@ -74,6 +76,12 @@ def report(
     run.save_evaluation(content)
     console.print(table(figures, about, remarks(read_config(run.config_file), checkpoint, weights)))
     return figures
+
+
+@torch.no_grad()
+def posterior_of_one(vae: VAE, data: TestData, device: torch.device) -> Distribution:
+    """q(z|x) of the first test image, batch (1,)."""
+    return vae.encode(*next(test_batches(vae, data, 1, device)))
 
 
 def columns() -> tuple:

@@ -31,7 +31,7 @@ class Ladder(VAE):
 
     def forward(self, x: Tensor, y: Tensor | None = None, samples: int = 1, score: bool = True) -> Trace:
         self._check(y)
-        features, maps = self.encoder.features_and_maps(self._labelled(x, y))
+        features, maps = self.encoder.features_and_maps(self.labelled(x, y))
         latents = [draw_latent(self.posterior(full_precision(features)), self.p_z(), (samples,), score)]
         z = latents[0].z
         state = self.decoder.start(self._rows(z, y))
@@ -78,7 +78,7 @@ class Ladder(VAE):
         z, steps = self._from_prior(num, 1.0), self.decoder.steps
         self._check(y, num)
         shared: list[Tensor] = []  # noise (1, c, h, w) of the groups above the one that varies
-        rows = [self._likelihood_of(z, y).mean]
+        rows = [self.likelihood_of(z, y).mean]
         for varied in range(len(steps)):
             state = self.decoder.start(self._rows(z[:1].expand_as(z), y))
             for number, (enlarge, group, _) in enumerate(steps):

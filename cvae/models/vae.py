@@ -64,8 +64,8 @@ class VAE(nn.Module):
                 device.
         """
         self._check(y)
-        latent = draw_latent(self.infer(self._labelled(x, y)), self.p_z(), (samples,), score)
-        return Trace((latent,), self._likelihood_of(latent.z, y), self.posterior.penalties(latent.q))
+        latent = draw_latent(self.infer(self.labelled(x, y)), self.p_z(), (samples,), score)
+        return Trace((latent,), self.likelihood_of(latent.z, y), self.posterior.penalties(latent.q))
 
     def infer(self, inputs: Tensor) -> Distribution:
         """q(z|x) for what the encoder reads, images with the planes of their labels: (B, C [+ num_classes], H, W).
@@ -73,6 +73,10 @@ class VAE(nn.Module):
         `encode` takes images and labels, and checks them.
         """
         return self.posterior(full_precision(self.encoder(inputs)))
+
+    def likelihood_of(self, z: Tensor, y: Tensor | None = None) -> Distribution:
+        """p(x|z) for z (..., B, D) and labels y (B,): batch (..., B), event (C, H, W). `decode` checks them as well."""
+        return self._p_x(self.decoder(self._rows(z, y)), z)
 
     def p_z(self) -> Distribution:
         """p(z): batch (), event (D,). Keep it if you need it twice: a VampPrior encodes its pseudo-inputs each time."""
@@ -85,7 +89,7 @@ class VAE(nn.Module):
         z = next(self.decoder.parameters()).new_zeros(1, *shape)
         y = torch.zeros(1, dtype=torch.long, device=z.device) if self.num_classes else None
         with torch.no_grad():
-            return shape, self._likelihood_of(z, y).event_shape
+            return shape, self.likelihood_of(z, y).event_shape
 
     @property
     def latent_map(self) -> tuple[int, int] | None:
@@ -100,7 +104,7 @@ class VAE(nn.Module):
                 without classes.
         """
         self._check_images(x, y)
-        return self.infer(self._labelled(x, y))
+        return self.infer(self.labelled(x, y))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         """p(x|z) for z (..., B, D) and labels y (B,): batch (..., B), event (C, H, W).
@@ -111,7 +115,7 @@ class VAE(nn.Module):
         if z.dim() < 2 or z.shape[-1:] != self.shapes[0]:
             raise ValueError(f"z is {tuple(z.shape)}: must be (..., B, D) with D = {self.shapes[0][0]}")
         self._check(y, z.shape[-2])
-        return self._likelihood_of(z, y)
+        return self.likelihood_of(z, y)
 
     @torch.no_grad()
     def sample(self, num: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
@@ -180,7 +184,7 @@ class VAE(nn.Module):
             allowed = f"one of numbers, as diagonal_gaussian, to {what}: between two codes there is nothing"
             raise ConfigError("posterior", type(self.posterior).__name__, allowed)
 
-    def _labelled(self, x: Tensor, y: Tensor | None) -> Tensor:
+    def labelled(self, x: Tensor, y: Tensor | None) -> Tensor:
         if y is None:
             return x
         planes = F.one_hot(y, self.num_classes).to(x.dtype)[:, :, None, None].expand(-1, -1, *x.shape[2:])
@@ -196,10 +200,6 @@ class VAE(nn.Module):
         like = next(self.parameters())
         noise, choice = (torch.randn(shape), torch.rand(num))
         return from_noise(p, temperature * noise.to(like), choice.to(like))
-
-    def _likelihood_of(self, z: Tensor, y: Tensor | None) -> Distribution:
-        """p(x|z) for z (*batch, D)."""
-        return self._p_x(self.decoder(self._rows(z, y)), z)
 
     def _p_x(self, params: Tensor, z: Tensor) -> Distribution:
         """p(x|z) for z (*batch, D) from the decoder's parameters (prod(batch), P, H, W)."""

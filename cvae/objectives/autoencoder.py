@@ -72,5 +72,5 @@ def slope(vae: VAE, z: Tensor, y: Tensor | None) -> Tensor:
     """An estimate of |d E[x|z] / dz|^2 at each z (B, D): (B,)."""
     with torch.autocast(z.device.type, enabled=False):
         away = STEP * torch.randn_like(z)
-        change = vae._likelihood_of(z + away, y).mean - vae._likelihood_of(z, y).mean
+        change = vae.likelihood_of(z + away, y).mean - vae.likelihood_of(z, y).mean
     return (change / STEP).square().flatten(1).sum(1)

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import OmegaConf
 
 LONGEST = 100  # characters: file systems allow 255, a table or a legend not that many
 
@@ -54,16 +53,6 @@ def folder_of_sweep(experiment: str, overrides: Iterable[str]) -> str:
     typed = OverridesParser.create().parse_overrides(list(overrides))
     several = any(override.key_or_group == "experiment" and override.is_sweep_override() for override in typed)
     return "multirun" if several else f"{experiment}/multirun"
-
-
-class NameBySwept(Callback):
-    """A member of a sweep is named by what is swept alone."""
-
-    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
-        typed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        fixed = ",".join(f"'{override.key_or_group}'" for override in typed if not override.is_sweep_override())
-        with read_write(config.hydra):  # each member composes its config anew, with these words
-            config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{fixed}]")
 
 
 OmegaConf.register_new_resolver("suffix", suffix, replace=True)

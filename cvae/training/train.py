@@ -17,7 +17,6 @@ from cvae.data import ImageData
 from cvae.errors import ConfigError, NotFinite, Stopped, UserError
 from cvae.evaluation import Figure, Settings
 from cvae.evaluation.report import markdown, report, scalars
-from cvae.fitting import require_fit, require_objective
 from cvae.runs.directory import AVERAGED, LAST, RAW, Run, first_process
 from cvae.runs.modelled import remarks
 from cvae.runs.small_files import read_config
@@ -26,6 +25,7 @@ from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
 from cvae.runtime.noise import fixed_noise
 from cvae.training.added import lightnings_errors, require_callbacks, require_figures, require_launcher
 from cvae.training.checkpoints import Checkpoints, epochs_of, into_run, last_good, require_bound
+from cvae.training.compatible import require_fit, require_objective
 from cvae.training.engine import accumulation, graphs_of, minibatches_of_a_step, require_own_step, watches_minibatches
 from cvae.training.gpus import devices
 from cvae.training.gradients import clipping, without_wrapper

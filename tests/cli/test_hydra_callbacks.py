@@ -11,7 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from cvae.cli import hydra_callbacks
-from cvae.cli.hydra_callbacks import Failures, NewRunDirectory, save_config, unfinished
+from cvae.cli.hydra_callbacks import Failures, NameBySwept, NewRunDirectory, save_config, unfinished
 from cvae.errors import UserError
 from cvae.runs.directory import Run
 from cvae.runtime import console
@@ -292,3 +292,12 @@ def test_a_sweep_in_which_all_fail(tmp_path):
     for name in "01":
         member(tmp_path / name, "failed", ["seed=3"], "no")
     assert unfinished(tmp_path)[0].startswith("2 of the 2 runs")
+
+
+def test_members_of_a_sweep_are_named_by_what_is_swept():
+    typed = ["data=synthetic", "model.latent_dim=2,3", "+trainer.x=1", "seed=choice(1,2)", "objective/beta=linear"]
+    config = OmegaConf.create({"hydra": {"overrides": {"task": typed, "hydra": ["a"]}}})
+    OmegaConf.set_readonly(config.hydra, True)
+    NameBySwept().on_multirun_start(config)
+    fixed = "'data','trainer.x','objective/beta'"
+    assert config.hydra.overrides.hydra == ["a", f"hydra.job.config.override_dirname.exclude_keys=[{fixed}]"]

@@ -186,5 +186,5 @@ def test_ctrl_c(plain, call, tmp_path, monkeypatch, command):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(VAE, "_likelihood_of" if command == "sample" else "infer", interrupted)
+    monkeypatch.setattr(VAE, "likelihood_of" if command == "sample" else "infer", interrupted)
     assert call(command, plain, *words) == (130, "Interrupted.\n") and below(tmp_path) == before

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_module_data import ready
+from given import ready
 from tiny import QUIET, tiny
 
 from cvae.data.augment import CHANGES, Augmentation, colour, crop, flip, rotate90, shift

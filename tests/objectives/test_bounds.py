@@ -10,6 +10,7 @@ from linear_vaes import (
     D,
     assert_mean,
     call,
+    double,  # noqa: F401, a fixture
     exact_vae,
     gradients,
     log_evidence,
@@ -23,14 +24,6 @@ from cvae.errors import ConfigError
 from cvae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Renyi
 from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian
 from cvae.priors import MixtureOfGaussians
-
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
 
 OF_12 = {  # from the lowest to the highest, image by image, at the same 12 draws
     "renyi 2": Renyi(12, 2),

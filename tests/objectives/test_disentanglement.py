@@ -4,7 +4,16 @@ import math
 
 import pytest
 import torch
-from linear_vaes import SHAPE, D, call, gradients, off_vae, q_of, varied_vae
+from linear_vaes import (
+    SHAPE,
+    D,
+    call,
+    double,  # noqa: F401, a fixture
+    gradients,
+    off_vae,
+    q_of,
+    varied_vae,
+)
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
@@ -13,13 +22,6 @@ from cvae.models.trace import Latent, Trace
 from cvae.objectives import DIPVAE, ELBO, Capacity, FactorVAE
 from cvae.objectives.factor_vae import permuted
 from cvae.posteriors import IAF, FullGaussian
-
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 class Drawn(nn.Module):

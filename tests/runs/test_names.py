@@ -1,10 +1,9 @@
 """Names of runs: made of what was typed, safe as file names, bounded, told apart."""
 
 import pytest
-from omegaconf import OmegaConf
 
 from cvae.runs.directory import Run
-from cvae.runs.names import LONGEST, NameBySwept, folder_of_sweep, safe, shortened, suffix
+from cvae.runs.names import LONGEST, folder_of_sweep, safe, shortened, suffix
 
 
 @pytest.mark.parametrize(
@@ -51,15 +50,6 @@ def test_keys_are_as_short_as_they_can_be_told_apart():
 )
 def test_what_is_safe(text):
     assert set(safe(text)) <= set("abcdefghijklmnopqrstuvwxyz0123456789-.") and not safe(text).startswith((".", "-"))
-
-
-def test_members_of_a_sweep_are_named_by_what_is_swept():
-    typed = ["data=synthetic", "model.latent_dim=2,3", "+trainer.x=1", "seed=choice(1,2)", "objective/beta=linear"]
-    config = OmegaConf.create({"hydra": {"overrides": {"task": typed, "hydra": ["a"]}}})
-    OmegaConf.set_readonly(config.hydra, True)
-    NameBySwept().on_multirun_start(config)
-    fixed = "'data','trainer.x','objective/beta'"
-    assert config.hydra.overrides.hydra == ["a", f"hydra.job.config.override_dirname.exclude_keys=[{fixed}]"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
-"""Whether the choices of a config fit each other, as far as their objects tell."""
+"""Whether the choices of a config go together, as far as their objects tell."""
 
 import logging
 
 from omegaconf import DictConfig
 
-from cvae.data import ImageData
+from cvae.data import OWN, ImageData
 from cvae.errors import UserError
 from cvae.models.vae import VAE
 from cvae.objectives import Objective
@@ -23,7 +23,7 @@ def require_fit(cfg: DictConfig, vae: VAE, data: ImageData) -> None:
             f"likelihood is for {' or '.join(KINDS.get(kind, kind) for kind in describes)}, the data are "
             f"{KINDS.get(data.kind, data.kind)}. Choose another likelihood=, or another data.binarization="
         )
-    own = str(cfg.data.get("_target_")).rpartition(".")[2] in ("image_folder", "npz", "huggingface")
+    own = str(cfg.data.get("_target_")).rpartition(".")[2] in OWN
     if own and str(cfg.likelihood._target_).endswith(".Gaussian") and cfg.likelihood.get("scale") == 1:
         wide = "as wide as from black to white, so z tells little and images come out blurred"
         log.info("likelihood.scale=1 is %s. likelihood.scale=global learns it", wide)
