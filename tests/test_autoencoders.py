@@ -63,7 +63,9 @@ def test_evaluation_asks_the_distribution_whether_there_are_densities():
     assert not has_density(q) and not has_density(NoPrior(3)()) and has_density(vae.p_z())
     assert q.log_prob(q.mean).isnan().all() and vae.p_z().log_prob(q.mean).isfinite().all()
     vae.posterior.deterministic = False  # the model's own word is not asked for
-    assert set(evaluate(vae, [(x, None)], Settings(samples=2))) == {"distortion", "active_units"}
+    done = []
+    figures = evaluate(vae, [(x, None)], Settings(samples=2), lambda *step: done.append(step))
+    assert set(figures) == {"distortion", "active_units"} and done == [("images", 2)]
     assert latents(vae, [(x.sigmoid(), None)]).exact is None
 
 

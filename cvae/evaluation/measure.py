@@ -90,7 +90,8 @@ def evaluate(
             of them are used: the caller must keep to settings.images
         settings: samples, aggregate_images, memory and seed
         advance: called with ("rows", n) after n rows (an image with a sample), and with ("pairs", n) after n pairs. In
-            all there are images * samples rows; the pairs are the square of the images of the aggregate posterior
+            all there are images * samples rows; the pairs are the square of the images of the aggregate posterior. For
+            a model without densities it is called with ("images", n) alone
 
     Raises:
         NotFinite: a figure is NaN or infinite.
@@ -135,7 +136,7 @@ def of_autoencoder(vae: VAE, batches: Iterable[Batch], advance: Callable[[str, i
             distortions.append(-precise(trace.px.log_prob(x)[0]).cpu())
         z = precise(trace.latents[0].z[0]).cpu()
         spread.add(Means(z, z**2, torch.zeros_like(z), None))
-        advance("rows", len(x))
+        advance("images", len(x))
     active, latents = spread.active()
     figures = {
         "distortion": over_images(torch.cat(distortions), "distortion, -log p(x|z)"),

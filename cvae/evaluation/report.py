@@ -9,9 +9,7 @@ import torch
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
-from torch.distributions import Distribution
 
-from cvae.distributions import has_density
 from cvae.errors import UserError
 from cvae.evaluation.batches import IMAGES, Batch
 from cvae.evaluation.measure import FEW, Figure, evaluate
@@ -52,17 +50,18 @@ def report(
     count = min(settings.images or len(data.test), len(data.test))
     aggregated = min(count, settings.aggregate_images)
     with progress_bar(*columns()) as bar:
-        what, rows = "importance samples", None if settings.until else count * settings.samples
-        if autoencoder := not has_density(posterior_of_one(vae, data, device)):
-            what, rows = "test images", count
+        totals: dict[str, tuple[str, int | None]] = {  # as `evaluate` calls its steps -> what they are, how many
+            "rows": ("importance samples", None if settings.until else count * settings.samples),
+            "pairs": ("aggregate posterior", aggregated**2),
+            "images": ("test images", count),
+        }
         tasks = {
-            "rows": bar.add_task(what, start=False, total=rows),
-            "pairs": bar.add_task("aggregate posterior", start=False, total=aggregated**2, visible=not autoencoder),
+            name: bar.add_task(what, start=False, visible=False, total=total) for name, (what, total) in totals.items()
         }
 
         def advance(what: str, count: int) -> None:
             bar.start_task(tasks[what])  # the time left counts from here, and only from the first time
-            bar.advance(tasks[what], count)
+            bar.update(tasks[what], advance=count, visible=True)
 
         try:
             figures = evaluate(vae, test_batches(vae, data, count, device), settings, advance)
@@ -76,12 +75,6 @@ def report(
     run.save_evaluation(content)
     console.print(table(figures, about, remarks(read_config(run.config_file), checkpoint, weights)))
     return figures
-
-
-@torch.no_grad()
-def posterior_of_one(vae: VAE, data: TestData, device: torch.device) -> Distribution:
-    """q(z|x) of the first test image, batch (1,)."""
-    return vae.encode(*next(test_batches(vae, data, 1, device)))
 
 
 def columns() -> tuple:

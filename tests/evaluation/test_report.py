@@ -100,7 +100,8 @@ def test_what_is_measured_and_written(reported, images, limit, measured, aggrega
     assert seen.data.asked == [("test", part, CPU) for part in ranges]
     assert torch.cat([x[:, 0, 0, 0] for x, _ in seen.batches]).tolist() == list(range(measured))
     assert torch.cat([y for _, y in seen.batches]).tolist() == [number % 3 for number in range(measured)]
-    rows, pairs = seen.bars[0].tasks
+    rows, pairs, images = seen.bars[0].tasks
+    assert (images.description, images.total) == ("test images", measured)
     assert (rows.description, rows.total) == ("importance samples", measured * 7)
     assert (pairs.description, pairs.total) == ("aggregate posterior", aggregated**2)
     assert seen.run.content == {
@@ -123,9 +124,11 @@ def test_a_model_without_classes_gets_no_labels(reported):
 
 def test_each_bar_counts_its_own_steps_from_its_first(reported):
     seen = reported(50, Settings(samples=2), steps=[("rows", 30), ("rows", 12), ("rows", 1)])
-    rows, pairs = seen.bars[0].tasks
-    assert seen.started == [False, False]
-    assert (rows.completed, pairs.completed) == (43, 0) and rows.started and not pairs.started
+    rows, pairs, images = seen.bars[0].tasks
+    assert seen.started == [False] * 3
+    assert [(bar.completed, bar.started, bar.visible) for bar in (rows, pairs, images)] == [
+        (43, True, True), (0, False, False), (0, False, False),
+    ]  # fmt: skip
     pairs = reported(50, Settings(samples=2), steps=[("pairs", 8)]).bars[0].tasks[1]
     assert pairs.completed == 8 and pairs.started
 
@@ -190,7 +193,7 @@ def test_the_table_says_when_log_px_is_a_loose_bound():
 
 
 def test_nobody_knows_how_many_samples_there_will_be_until_it_changes_less(reported):
-    rows, pairs = reported(50, Settings(samples=2, until=0.1)).bars[0].tasks
+    rows, pairs, _ = reported(50, Settings(samples=2, until=0.1)).bars[0].tasks
     assert rows.total is None and pairs.total == 50**2
 
 

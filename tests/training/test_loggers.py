@@ -60,7 +60,8 @@ def test_hyperparameters_are_what_one_would_sweep_or_read():
         "optimizer": "Adam", "optimizer.lr": 1e-3, "optimizer.betas": "[0.9,0.999]", "optimizer.eps": 1e-8,
         "scheduler": "ConstantLR", "scheduler.factor": 1,
         "scheduler.interval": "epoch", "scheduler.warmup_steps": 0,
-        "averaging.decay": "null", "trainer.max_epochs": 100, "trainer.max_steps": -1, "trainer.max_time": "null", "trainer.precision": "32-true",
+        "averaging.decay": "null", "trainer.max_epochs": 100, "trainer.max_steps": -1, "trainer.max_time": "null",
+        "trainer.precision": "32-true",
         "trainer.gradient_clip_val": 1,
     }  # fmt: skip
 
