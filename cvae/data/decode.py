@@ -149,14 +149,21 @@ def levels_of(image: Image.Image, reading: Reading) -> tuple[np.ndarray, float, 
     upright = ImageOps.exif_transpose(image) if turned else image  # it would make a copy
     deep = upright.mode.startswith("I;16") or (upright.mode == "I" and image.format in ("PNG", "PPM"))
     shown, peak = in_levels(upright, deep, reading.white)
-    if shown.has_transparency_data and reading.transparent != "alpha":
-        behind = Image.new("RGBA", shown.size, reading.transparent)
-        behind.alpha_composite(shown.convert("RGBA"))
-        shown = behind
+    if reading.transparent != "alpha":
+        shown = opaque(shown, reading.transparent)
     mode = MODES[channels]
     fitted = fit(shown if shown.mode == mode else shown.convert(mode), (width, height), reading)
     levels = np.frombuffer(fitted.tobytes(), np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
     return levels, np.nan if peak is None else peak, 16 if deep else 8
+
+
+def opaque(image: Image.Image, colour: str) -> Image.Image:
+    """The image in front of a colour, if some of it can be transparent."""
+    if not image.has_transparency_data:
+        return image
+    behind = Image.new("RGBA", image.size, colour)
+    behind.alpha_composite(image.convert("RGBA"))
+    return behind
 
 
 def content_of(path: str | Path) -> bytes:

@@ -145,7 +145,8 @@ class ImageFolder:
         """
         listing = self.listing()
         classes, count = listing.classes, len(listing.names)
-        log.info("Reading %s images of %d classes from %s", f"{count:,}", len(classes), self.root)
+        kinds = "1 class" if len(classes) == 1 else f"{len(classes):,} classes"
+        log.info("Reading %s images of %s from %s", f"{count:,}", kinds, self.root)
         x, decoded = read_all(files_now(self.root, listing.names), self.reading, self.cache())
         self.left_out = {listing.names[number]: why for number, why in decoded.faults.items()}
         names, splits = texts(listing.names), np.array(listing.splits)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from cvae.data.contents import listed
-from cvae.data.decode import FORMATS, Reading, decode, limited
+from cvae.data.decode import FORMATS, Reading, decode, limited, opaque
 from cvae.data.folder import ImageFolder
 from cvae.data.images import Images, in_turns
 from cvae.data.npz import Npz
@@ -94,9 +94,9 @@ def form(path: Path) -> Form:
 
 
 def black_or_white(path: Path) -> float:
-    """The share of a file's pixels that are black or white, before it is brought to a size."""
+    """The share of a file's pixels that are black or white, at its own size; transparent ones are white."""
     with Image.open(path, formats=FORMATS) as image:
-        counts = np.array(image.convert("L").histogram())
+        counts = np.array(opaque(image, "white").convert("L").histogram())
     return float((counts[:5].sum() + counts[-5:].sum()) / counts.sum())
 
 
@@ -165,10 +165,12 @@ def duplicates(splits: dict[str, Images], digests: dict[str, str]) -> list[str]:
     if not alike:
         return ["duplicates: none"]
     across = [found for found in alike if len({split for split, _ in found}) > 1]
-    lines = [f"duplicates: {sum(map(len, alike)) - len(alike):,} images are there a second time"]
+    more = sum(map(len, alike)) - len(alike)
+    lines = [f"duplicates: {more:,}, images that are there already under another name; better remove them"]
     if across:
         pairs = [" = ".join(one_line(name) for _, name in found[:3]) for found in across]
-        lines.append(f"    {len(across):,} of them in several splits, so the test is no test: {listed(pairs)}")
+        said = "image is" if len(across) == 1 else "images are"
+        lines.append(f"    {len(across):,} {said} in several splits, so the test is no test of them: {listed(pairs)}")
     return lines
 
 

@@ -33,7 +33,7 @@ def test_a_folder_of_colours(tmp_path):
     for said in (
         "images: 11 (9 train, 2 test)", "classes: 2: cat 8, dog 3", "sizes: 70x70 (10), 90x40 (1)",
         "1 are not square", "channels: RGB (10), RGBA (1)", "1 can have transparent pixels",
-        "duplicates: 1 images are there a second time", "1 of them in several splits, so the test is no test: "
+        "duplicates: 1, images that are there already", "1 image is in several splits, so the test is no test of them: "
         "train/cat/3.png = test/cat/same.png", "unreadable: 1", "test/cat/bad.png: not an image of a known format",
         "latent_dim: 8",
     ):  # fmt: skip
@@ -56,13 +56,24 @@ def test_a_folder_of_black_and_white(tmp_path):
     assert "classes: 1: (in no folder) 6" in lines[0] and "duplicates: none" in lines and shown.shape[1:] == (1, 16, 16)
 
 
+def test_what_is_transparent_counts_as_white(tmp_path):
+    """Icons have black below what is transparent; they are trained on in front of white."""
+    for number in range(6):
+        x = np.zeros((20, 20, 4), np.uint8)
+        x[:10] = 90, 90, 90, 255
+        save(tmp_path / f"{number}.png", x if number else np.full((20, 20, 3), 90, np.uint8))
+    # Of 5 training images of 6, whichever it is: each transparent one is half white.
+    half = {f"values: from 90 to 255 of 255, {share} black or white" for share in ("50%", "40%")}
+    assert half & set(survey(tmp_path, watch).lines)
+
+
 def test_arrays(tmp_path):
     x = noise(0, 30, 8, 12, 5)
     x[7] = x[3]
     np.savez(tmp_path / "a.npz", x=x, y=np.array(["b", "a"] * 15))
     lines, words, shown = survey(tmp_path / "a.npz", watch)
     assert "classes: 2: a 15, b 15" in lines[0] and "channels: 5" in lines and "sizes: 12x8" in lines
-    assert "duplicates: 1 images are there a second time" in lines
+    assert any(line.startswith("duplicates: 1, images that are there already") for line in lines)
     assert words[:2] == ["data=npz", f"data.root={tmp_path / 'a.npz'}"] and shown.shape[1:] == (5, 8, 12)
 
 
