@@ -18,7 +18,7 @@ WHERE = {"ImageData": "cvae.data.module", "ImageDataset": "cvae.data.images", "I
 
 
 def __getattr__(name: str) -> Any:
-    """Imported when it is first used: processes that decode files need no torch."""
+    """Import a name when it is first used: processes that decode files need no torch."""
     if name in WHERE:
         return getattr(importlib.import_module(WHERE[name]), name)
     raise AttributeError(f"module 'cvae.data' has no attribute {name!r}")

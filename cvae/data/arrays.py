@@ -1,4 +1,4 @@
-"""Arrays in files of NumPy, known by their headers: which there are, and whether they can stay on disk."""
+"""NumPy files by their headers: which arrays they hold, and whether these can stay on disk."""
 
 import io
 import math
@@ -17,7 +17,7 @@ LABELS = "{}_y.npy"  # where the labels of NAME.npy are
 
 
 class Header(NamedTuple):
-    """What is known of an array without reading it."""
+    """Type, shape and place of an array, known without reading its values."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -74,7 +74,7 @@ def in_archive(file: Path) -> dict[str, Header]:
 
 
 def beginning(file: Path, info: zipfile.ZipInfo) -> int:
-    """Where the content of a member that is not packed begins: behind a header of 30 bytes, its name and an extra."""
+    """The offset of an uncompressed member's content: behind a header of 30 bytes, its name and an extra field."""
     with file.open("rb") as stream:
         stream.seek(info.header_offset)
         sizes = struct.unpack("<26x2H", stream.read(30))

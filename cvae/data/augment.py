@@ -17,7 +17,7 @@ class Augmentation:
     """Levels uint8 (B, C, H, W) -> levels uint8 (B, C, H, W): each image changed by its own draws.
 
     All draws come from the global generator of the images' device, which is seeded for each training step. Nothing
-    waits for the device, so that a CUDA graph can have it. The changes are made in the order of `CHANGES`, whatever the
+    waits for the device, so a CUDA graph can record it. The changes are made in the order of `CHANGES`, whatever the
     order of the words. Without words it returns what it is given, and draws nothing.
 
     Args:
@@ -68,12 +68,12 @@ def amounts_of(words: Any) -> dict[str, float]:
 
 
 def uniform(x: Tensor, low: float, high: float, count: int = 1) -> Tensor:
-    """`count` numbers for each image, uniform between low and high: (count, B)."""
+    """Uniform numbers between low and high, `count` for each image: (count, B)."""
     return low + (high - low) * torch.rand(count, len(x), device=x.device)
 
 
 def crop(x: Tensor, least: float) -> Tensor:
-    """A part whose sides are from `least` to 1 of the image's, anywhere in it, enlarged to the image (bilinear)."""
+    """Crop a part with sides from `least` to 1 of the image's, anywhere in it, and enlarge it (bilinear)."""
     side, across, down = uniform(x, 0, 1, 3)
     side = least + (1 - least) * side
     zero = torch.zeros_like(side)
@@ -85,7 +85,7 @@ def crop(x: Tensor, least: float) -> Tensor:
 
 
 def rotate90(x: Tensor, _: float) -> Tensor:
-    """Turned by 0, 90, 180 or 270 degrees."""
+    """Rotate by 0, 90, 180 or 270 degrees."""
     turns = uniform(x, 0, 4)[0]
     for quarter in (1, 2, 3):
         x = torch.where(((turns >= quarter) & (turns < quarter + 1))[:, None, None, None], x.rot90(quarter, (2, 3)), x)
@@ -93,12 +93,12 @@ def rotate90(x: Tensor, _: float) -> Tensor:
 
 
 def flip(x: Tensor, _: float) -> Tensor:
-    """Left and right exchanged, or not."""
+    """Flip left and right in half of the images."""
     return torch.where(uniform(x, 0, 1)[0, :, None, None, None] < 0.5, x.flip(3), x)
 
 
 def shift(x: Tensor, most: float) -> Tensor:
-    """Moved by whole pixels, up to `most` of the height and of the width; the pixels at the edge are repeated."""
+    """Shift by whole pixels, up to `most` of the height and of the width; edge pixels are repeated."""
     draws = uniform(x, 0, 1, 2)
     image, channel = (torch.arange(size, device=x.device) for size in x.shape[:2])
     places = []
@@ -111,7 +111,7 @@ def shift(x: Tensor, most: float) -> Tensor:
 
 
 def colour(x: Tensor, most: float) -> Tensor:
-    """Brightness, contrast (around the image's mean), saturation (of RGB), each by a factor between 1 ± most."""
+    """Change brightness, contrast (around the image's mean) and saturation (of RGB) by factors between 1 ± most."""
     brightness, contrast, saturation = uniform(x, 1 - most, 1 + most, 3)[..., None, None, None]
     out = x.float() * brightness
     if x.shape[1] == 3:
@@ -122,7 +122,7 @@ def colour(x: Tensor, most: float) -> Tensor:
 
 
 def levels(x: Tensor) -> Tensor:
-    """Numbers as the nearest levels."""
+    """Round to the nearest levels."""
     return x.round().clamp(0, 255).to(torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""The images of a folder, decoded once: an array on disk, which only grows, and an index that says what is in it.
+"""A cache of decoded images: an array on disk that only grows, and an index of its rows.
 
 A process that is killed, or a full disk, leaves the array longer than the index says. Nobody reads the rest, and the
 next start goes on behind what the index has. No row is written twice, so a training that reads them is not disturbed
@@ -106,7 +106,7 @@ class Cache:
         return self.folder / f"{self.name}-{generation}.npy"
 
     def read(self) -> Index:
-        """What can be used; nothing where a file is missing, damaged, of another kind, or too short."""
+        """The usable part of the index; empty if a file is missing, damaged, of another kind, or too short."""
         try:
             with np.load(io.BytesIO(read_bytes(self.index, LARGEST)), allow_pickle=False) as saved:
                 names = saved["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
@@ -140,7 +140,7 @@ class Cache:
         return mapped(self.array(index.generation), HEADER, (index.rows, *self.reading.shape), np.dtype(np.uint8))
 
     def open(self) -> tuple[Index, np.ndarray]:
-        """What can be used, and the array that it is of."""
+        """The usable part of the index, and its array."""
         index = self.read()
         try:
             return index, self.map(index)
@@ -149,7 +149,7 @@ class Cache:
             return index, self.map(index)
 
     def refresh(self, files: Files) -> None:
-        """Decode the files that are new or changed, and keep what is read. Where that cannot be, a line says so."""
+        """Decode new and changed files, and keep the result. If it cannot be kept, a log line says why."""
         if (self.read().find(files) >= 0).all():
             return
         try:
@@ -183,7 +183,7 @@ class Cache:
             path.unlink(missing_ok=True)
 
     def require_space(self, images: int) -> None:
-        """Raise OSError where the disk has no room for so many more images."""
+        """Raise OSError if the disk has no room for so many more images."""
         needed, free = images * (self.bytes + 200), shutil.disk_usage(self.folder).free  # a name takes about 100 bytes
         if needed + SPARE > free:
             sizes = f"{needed / 2**30:.2f} GiB are needed and {free / 2**30:.2f} GiB are free"
@@ -211,7 +211,7 @@ class Growing:
         file.seek(0, os.SEEK_END)
 
     def add(self, numbers: np.ndarray, block: Decoded) -> None:
-        """Write what was read of some of the files. An index follows every COMMIT seconds."""
+        """Write some of the decoded files. The index is written every COMMIT seconds."""
         fine = np.ones(len(numbers), bool)
         fine[list(block.faults)] = False
         self.file.write(np.ascontiguousarray(block.x[fine]).data)
@@ -226,7 +226,7 @@ class Growing:
             self.commit()
 
     def commit(self) -> None:
-        """From here on what is written counts: the array is on the disk first, then the index."""
+        """Make the written rows valid: flush the array to the disk first, then write the index."""
         header = io.BytesIO()
         about = {"descr": "|u1", "fortran_order": False, "shape": (self.rows, *self.cache.reading.shape)}
         np.lib.format.write_array_header_1_0(header, about)
@@ -242,7 +242,7 @@ class Growing:
 def read_all(files: Files, reading: Reading, cache: Cache | None) -> tuple[Mapped | Tensor, Decoded]:
     """The images of all files, uint8 (N, C, H, W), and what else was read of them: what is kept is not decoded again.
 
-    Where they are many (IN_MEMORY), those that are kept stay on disk; those that are not are in memory.
+    If there are more than IN_MEMORY, the cached ones stay on disk; the others are in memory.
     Raises DataError where the memory does not suffice.
     """
     if not cache or not cache.read().rows:

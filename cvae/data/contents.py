@@ -1,4 +1,4 @@
-"""What a user's own data are known by: a digest of each file, or of each thousand images of an array.
+"""Fingerprints of a user's own data: a digest of each file, or of each thousand images of an array.
 
 Runs keep it, so that images that were added, removed or replaced are noticed. It is of the content: sizes do not tell
 two BMP files apart, and times change when a folder is copied or unpacked. Content costs little, as each file is read
@@ -27,7 +27,7 @@ Contents = Mapping[str, str]  # what a file, or a part of an array, is called ->
 
 
 def fingerprint(contents: Contents) -> str:
-    """16 hexadecimal digits for all of it, whatever the order."""
+    """16 hexadecimal digits for all contents, in any order."""
     whole = blake2b(digest_size=8)
     for name in sorted(contents):
         whole.update(f"{name}\0{contents[name]}\n".encode("utf-8", "surrogateescape"))
@@ -91,7 +91,7 @@ def saved_contents(run: Run) -> dict[str, str]:
 
 
 def difference(run: Run, expected: str | None, contents: Contents | None) -> str | None:
-    """In words, how the data differ from those that the run was begun with; None where they do not, or none can tell.
+    """How the data differ from those that the run began with, in words; None if they do not, or if it is unknown.
 
     expected: the fingerprint in the run's config
     """

@@ -1,4 +1,4 @@
-"""Images of a torch Dataset, or of anything else that gives images and labels by number."""
+"""Images from a torch Dataset, or from anything else that gives images and labels by index."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""From an image file to levels: what is done to each, and what of it is remembered."""
+"""Decode image files to levels, in one way for all files, with facts about each."""
 
 import io
 import os
@@ -25,7 +25,7 @@ FITS = ("crop", "pad", "stretch")
 
 @dataclass(frozen=True)
 class Reading:
-    """What is done to each file; two that are equal give the same levels.
+    """How each file is decoded. Equal readings give equal levels.
 
     A file is turned as its EXIF orientation says, made grey or RGB, and brought to the shape (bilinear, antialiased).
     Of an animation or a file of several pages, the first picture is read. 16 bits become 8.
@@ -67,7 +67,7 @@ class Reading:
 
 
 class Decoded(NamedTuple):
-    """What was read of N files. A file that cannot be read has a fault, and zeros elsewhere."""
+    """N decoded files. An unreadable file has a fault, and zeros elsewhere."""
 
     x: np.ndarray  # uint8 (N, C, H, W)
     digests: np.ndarray  # uint64 (N,), of each file's bytes
@@ -77,7 +77,7 @@ class Decoded(NamedTuple):
 
 
 def decode(files: Sequence[str | Path], reading: Reading, threads: int | None = None) -> Decoded:
-    """Read the files, in several threads, or so many. Raises nothing: see `Decoded`."""
+    """Decode the files in several threads (or in `threads`). It raises nothing: see `Decoded`."""
     count = len(files)
     x = np.zeros((count, *reading.shape), np.uint8)
     digests, peaks, bits = np.zeros(count, np.uint64), np.full(count, np.nan, np.float32), np.zeros(count, np.uint8)
@@ -112,7 +112,7 @@ def reading_of(data: Any) -> Reading:
 
 @contextmanager
 def limited(pixels: int | None) -> Iterator[None]:
-    """Within it Pillow refuses files that unpack to more pixels; it would warn, and raise at twice as many.
+    """Inside this context Pillow refuses files with more pixels; it would warn, and refuse only twice as many.
 
     The limit and the filter hold for all threads, so they are set once, outside them.
     """
@@ -130,7 +130,7 @@ def limited(pixels: int | None) -> Iterator[None]:
 def read_file(path: str | Path, reading: Reading) -> tuple[np.ndarray, int, float, int]:
     """A file as levels uint8 (C, H, W), with its digest, peak and bits (see `Decoded`). Raises whatever Pillow does.
 
-    A peak that was not looked at is NaN: then it is that of the levels.
+    A peak of NaN was not looked for: take that of the levels.
     """
     content = content_of(path)
     digest = int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
@@ -167,7 +167,7 @@ def opaque(image: Image.Image, colour: str) -> Image.Image:
 
 
 def content_of(path: str | Path) -> bytes:
-    """The bytes of a file. Raises ValueError for what is none: a named pipe would make us wait for ever."""
+    """The bytes of a regular file. Raises ValueError for others: reading a named pipe might never end."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(descriptor, "rb", buffering=0) as file:
@@ -210,7 +210,7 @@ def fit(image: Image.Image, size: tuple[int, int], reading: Reading) -> Image.Im
 
 
 def advised(decoded: Decoded) -> str | None:
-    """What to say of files whose values all stay far below the largest that they could have; None where they do not."""
+    """Advice for files whose values all stay far below the largest possible one; None if they do not."""
     fine = np.ones(len(decoded.peaks), bool)
     fine[list(decoded.faults)] = False
     if not fine.any() or (peak := float(decoded.peaks[fine].max())) >= 0.25:

@@ -1,4 +1,4 @@
-"""Downloads that leave whole files or nothing, and checks of files by their hash."""
+"""Downloads that leave whole files or nothing, and checks of files by hash."""
 
 import hashlib
 import logging
@@ -78,5 +78,5 @@ def verify(path: Path, content: bytes, expected: str) -> None:
 
 
 def damaged(path: Path, why: str) -> DataError:
-    """The error for a file that is not what it should be."""
+    """The error for a file with another hash."""
     return DataError(f"{path} is damaged ({why}). Delete it, and the next run fetches it again.")

@@ -180,7 +180,7 @@ class ImageFolder:
 
 
 def say_what_was_read(decoded: Decoded) -> None:
-    """What a user may not expect of the values."""
+    """Log what may surprise about the values: 16 bits that become 8, images that are almost black."""
     if deep := int((decoded.bits == 16).sum()):
         log.info("%s of the images have 16 bits, which become 8: likelihoods have 256 levels", f"{deep:,}")
     if advice := advised(decoded):

@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST and KMNIST: four files in LeCun's idx format, packed or not, each known by its sum."""
+"""MNIST, Fashion-MNIST and KMNIST: four idx files each, compressed or not, checked by their hashes."""
 
 import gzip
 import io

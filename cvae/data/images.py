@@ -15,7 +15,7 @@ from cvae.runtime.devices import main_memory
 
 
 class Images(NamedTuple):
-    """A set of images with what is known about each, and what its classes are called.
+    """A set of images, with labels, known factors, names, and the names of the classes.
 
     x uint8 (N, C, H, W): the levels, in memory or on disk; y int64 (N,): the labels; factors (N, F): the known factors
     of variation, or None; names (N,): what each image is called, texts, or numbers in the user's own array, or None;
@@ -31,11 +31,11 @@ class Images(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """What the images and all that is kept of them as tensors take in memory."""
+        """Bytes of all tensors in memory."""
         return sum(part.nbytes for part in (self.x, self.y, self.factors) if part is not None)
 
     def kind(self, label: int) -> str:
-        """What a class is called."""
+        """The name of a class."""
         return self.classes[label] if self.classes and label < len(self.classes) else str(label)
 
     def take(self, indices: Sequence[int] | Tensor | slice) -> "Images":
@@ -68,14 +68,14 @@ class Images(NamedTuple):
 
 
 def joined(one: Tensor | Mapped, two: Tensor | Mapped) -> Tensor | Mapped:
-    """Levels, then other levels; on disk, if any of them are."""
+    """Concatenate levels; the result is on disk if any of them are."""
     if isinstance(one, Tensor) and isinstance(two, Tensor):
         return torch.cat([one, two])
     return (one if isinstance(one, Mapped) else Mapped.of(one)).join(two)
 
 
 def plain(indices: Sequence[int] | Tensor | slice) -> Any:
-    """Indices as NumPy takes them."""
+    """Indices in a form that NumPy takes."""
     return indices.cpu().numpy() if isinstance(indices, Tensor) else indices
 
 
@@ -85,7 +85,7 @@ def texts(values: Iterable[str]) -> np.ndarray:
 
 
 def size_of_test_set(key: str, value: Any) -> int | float:
-    """Return `value`, or raise ConfigError unless it can say how many images are kept for testing."""
+    """Return `value`, or raise ConfigError unless it is a number or a share of images for testing."""
     if not (is_int(value) and value > 0) and not (isinstance(value, float) and 0 < value < 1):
         raise ConfigError(key, value, "a positive integer (images), or a number between 0 and 1 (a share)")
     return value
@@ -157,7 +157,7 @@ def drawn_once(images: Images, generator: torch.Generator) -> Images:
 
 
 def require_room(images: Images) -> None:
-    """Raise ConfigError where images that are on disk are to be drawn once and the memory does not suffice."""
+    """Raise ConfigError if images on disk are to be drawn once and do not fit into the memory."""
     if isinstance(images.x, Mapped) and images.x.nbytes > (free := main_memory()):
         sizes = f"{images.x.nbytes / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory are free"
         raise ConfigError("data.binarization", "fixed or stochastic", f"static or none: images drawn once take {sizes}")

@@ -1,4 +1,4 @@
-"""Which images are below a folder: what each is called, its class, its split. No image is opened.
+"""List the images below a folder: name, class and split of each. No image is opened.
 
 A file's name is its path from the root, with /: the same wherever the root is. Splits, tables, caches and fingerprints
 know files by it.
@@ -131,7 +131,7 @@ def is_image(name: str) -> bool:
 
 
 def unreadable(error: OSError) -> None:
-    """What os.walk does with a folder that cannot be read, and would leave out."""
+    """Called by os.walk for a folder that it cannot read, and would leave out silently."""
     raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
@@ -161,7 +161,7 @@ def drawn(
 
 
 def hashes_of(names: Iterable[Any], salt: str) -> Iterator[float]:
-    """A number from 0 to 1 for each name, alike on all machines."""
+    """A number from 0 to 1 for each name, the same on all machines."""
     for name in names:
         content = salt.encode() + b"\0" + str(name).encode("utf-8", "surrogateescape")
         yield int.from_bytes(blake2b(content, digest_size=8).digest(), "big") / 2**64

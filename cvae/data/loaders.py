@@ -19,7 +19,7 @@ class Order(DistributedSampler):
 
 
 class Loader(DataLoader):
-    """Batches; where the images are on disk, a thread reads the next one while one is used."""
+    """A DataLoader of whole batches. If the images are on disk, a thread reads one batch ahead."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         batches = super().__iter__()

@@ -1,4 +1,4 @@
-"""Images that stay on disk: arrays in files, mapped into memory, of which a batch is read when it is asked for."""
+"""Images that stay on disk: memory-mapped arrays, from which each batch is read when it is needed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +48,7 @@ class Part(NamedTuple):
 
 
 class Unchanged:
-    """Called when a file has changed since, it raises DataError: a map of one that became shorter ends the process."""
+    """Raises DataError if a file has changed: reading the map of a shorter file would kill the process."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.was = file, self.now(file)
@@ -119,7 +119,7 @@ class Mapped:
         return Mapped(self.parts, self.shape[1:], self.rows[as_numpy(index)])
 
     def then(self, change: Change) -> "Mapped":
-        """These images with a change, which is made whenever they are read: uint8 (B, C, H, W) -> the same."""
+        """These images with a change that is applied whenever they are read: uint8 (B, C, H, W) -> the same."""
         parts = [part._replace(changes=(*part.changes, change)) for part in self.parts]
         return Mapped(parts, self.shape[1:], self.rows)
 
@@ -131,7 +131,7 @@ class Mapped:
         return Mapped([*self.parts, *other.parts], self.shape[1:], rows)
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """All images, so many at a time."""
+        """All images in parts of this size."""
         return (self[slice(start, start + size)] for start in range(0, len(self), size))
 
     def to(self, device: torch.device | str) -> "Mapped | Tensor":
@@ -157,7 +157,7 @@ def mapped(file: Any, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> n
 
 
 def one_ahead(batches: Iterator[T]) -> Iterator[T]:
-    """The same batches; while one is used, a thread makes the next."""
+    """The same batches; a thread makes the next one while one is in use."""
     end = object()
     with ThreadPoolExecutor(1, "batches") as thread:
         coming = thread.submit(next, batches, end)

@@ -119,7 +119,7 @@ class ImageData(LightningDataModule):
         return self.as_seen((x.to(device), y.to(device)))
 
     def prepare_data(self) -> None:
-        """Fetch the files if they are missing; Lightning calls this again, when all is read."""
+        """Fetch missing files. Lightning calls it again after setup(), when it does nothing."""
         if self.train is None:
             self.source.download()
 
@@ -235,7 +235,7 @@ class ImageData(LightningDataModule):
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _to_gpu(self) -> bool:
-        """Whether batches go to a GPU. Pinned memory takes some of a GPU's, so a training on the CPU has none."""
+        """Whether batches go to a GPU. Pinned memory uses some GPU memory, so training on a CPU has none."""
         return bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
 
     def _loader(
@@ -252,7 +252,7 @@ class ImageData(LightningDataModule):
     def as_seen(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Levels uint8 (B, C, H, W) on their device -> x float32 in [0, 1], drawn if binarization=stochastic.
 
-        The loaders give levels; who uses a batch calls this, after the noise was seeded.
+        Loaders give levels; call this after the noise is seeded.
         """
         x, y = batch
         x = x.float() / 255

@@ -1,4 +1,4 @@
-"""A user's own images as NumPy arrays."""
+"""A user's own images in NumPy files."""
 
 import logging
 import math
@@ -160,7 +160,7 @@ def check_arrays(file: Path, values: Values) -> tuple[int, ...]:
 
 
 def stays(x: Header) -> bool:
-    """Whether images stay in their file."""
+    """Whether the images stay in their file."""
     return x.offset is not None and math.prod(x.shape) > IN_MEMORY
 
 

@@ -1,4 +1,4 @@
-"""What a user's own data are, before anything is trained on them, and what to choose for them."""
+"""Describe a user's own data before training, and advise what to choose for them."""
 
 import shlex
 from collections import Counter
@@ -33,7 +33,7 @@ Watch = Callable[[Iterable, str, int], Iterable]  # (items, what is done, how ma
 
 
 class Survey(NamedTuple):
-    """What was found: lines for the terminal, words for train.py, and images (N, C, H, W) in [0, 1] for a grid."""
+    """The result: lines for the terminal, words for train.py, and images (N, C, H, W) in [0, 1] for a grid."""
 
     lines: list[str]
     words: list[str]
@@ -41,7 +41,7 @@ class Survey(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What the header of a file says."""
+    """Size, mode and transparency of a file, from its header."""
 
     width: int
     height: int

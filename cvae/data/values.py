@@ -1,4 +1,4 @@
-"""The values of a user's own arrays, and the levels that they become."""
+"""Turn the values of a user's own arrays into levels."""
 
 import logging
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ ROUNDING = 1e-6  # how far a float may lie outside its range, as a share of it
 
 @dataclass(frozen=True)
 class Values:
-    """What is done to images x (N, H, W[, C]) of any type: they become levels uint8 (N, C, H, W).
+    """How images x (N, H, W[, C]) of any type become levels uint8 (N, C, H, W).
 
     Args:
         white: the value that is white; None: 255 of uint8, 1 of floats and bool
@@ -86,7 +86,7 @@ class Values:
 
 
 def outside(block: np.ndarray, start: int, top: float, low: float, high: float) -> str:
-    """What is wrong with values of the images from number `start` on, and what to do."""
+    """What is wrong with the values of the images from index `start` on, and what to do."""
     values = block.reshape(len(block), -1)
     bad = ~((values >= -ROUNDING * top) & (values <= top * (1 + ROUNDING)))
     images = np.flatnonzero(bad.any(1))

@@ -47,7 +47,7 @@ def decoded_blocks(files: Sequence[str], reading: Reading) -> Iterator[tuple[int
 
 
 def in_processes(blocks: Iterator[Sequence[str]], reading: Reading, count: int) -> Iterator[Decoded]:
-    """What is read of each of `count` blocks, in their order; a few of them are decoded ahead."""
+    """The decoded blocks, `count` of them, in order; a few are decoded ahead."""
     number = min(cores(), count)
     workers: queue.SimpleQueue[Worker] = queue.SimpleQueue()
     waiting: deque[Future[Decoded]] = deque()
@@ -132,7 +132,7 @@ def received(stream: IO[bytes], shape: tuple[int, ...], kind: type) -> np.ndarra
 
 
 def serve() -> None:
-    """The other side: answer until the input ends. What libraries print goes to stderr."""
+    """The worker's side: answer until the input ends. Output of libraries goes to stderr."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks decides when it ends
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

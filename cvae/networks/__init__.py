@@ -6,6 +6,15 @@ modules. The posterior says how many features it reads (F = num_features), the l
 
 Every network raises ConfigError for an option that is not allowed, and for an image whose height or width is not a
 multiple of the network's total stride; the message names sizes that work.
+
+Examples:
+    >>> import torch
+    >>> encoder, decoder = conv((1, 28, 28), latent_dim=2, num_features=4, num_params=1)
+    >>> encoder(torch.zeros(5, 1, 28, 28)).shape, decoder(torch.zeros(5, 2)).shape
+    (torch.Size([5, 4]), torch.Size([5, 1, 28, 28]))
+    >>> encoder, decoder = conv((1, 30, 30), latent_dim=2, num_features=4, num_params=1)
+    Traceback (most recent call last):
+    cvae.errors.ConfigError: X
 """
 
 from cvae.networks.conv import conv, conv_keras_io, conv_tfp

@@ -1,4 +1,24 @@
-"""Objectives: from a model and a batch to named per-example terms in nats. The caller takes the mean over the batch."""
+"""Objectives: from a model and a batch to named per-example terms in nats. The caller takes the mean over the batch.
+
+Examples:
+    >>> import torch
+    >>> from cvae.likelihoods import Bernoulli
+    >>> from cvae.models import VAE
+    >>> from cvae.networks import mlp
+    >>> from cvae.posteriors import DiagonalGaussian
+    >>> from cvae.priors import StandardNormal
+    >>> vae = VAE(mlp_encoder, DiagonalGaussian(2), StandardNormal(2), mlp_decoder, Bernoulli((1, 8, 8)))
+    >>> x = torch.rand(5, 1, 8, 8).round()
+    >>> terms = ELBO()(vae, x)
+    >>> terms.loss.shape
+    torch.Size([5])
+    >>> torch.equal(terms.elbo, -terms.rate - terms.distortion)
+    True
+    >>> with torch.no_grad():
+    ...     wide = IWAE(samples=50)(vae, x)
+    >>> bool(wide.bound.mean() > wide.elbo.mean())  # the importance-weighted bound is the tighter one
+    True
+"""
 
 from cvae.objectives.autoencoder import RAE, Autoencoder
 from cvae.objectives.beta_tcvae import BetaTCVAE

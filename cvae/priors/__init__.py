@@ -1,4 +1,13 @@
-"""Priors: infer -> p(z), a Distribution with batch () and event (D,). Most priors ignore `infer`: see `Prior`."""
+"""Priors: infer -> p(z), a Distribution with batch () and event (D,). Most priors ignore `infer`: see `Prior`.
+
+Examples:
+    >>> p = MixtureOfGaussians(latent_dim=2, components=3)()
+    >>> p.batch_shape, p.event_shape
+    (torch.Size([]), torch.Size([2]))
+    >>> z = p.sample((8,))
+    >>> p.log_prob(z).shape  # in nats
+    torch.Size([8])
+"""
 
 from cvae.priors.autoregressive import AutoregressiveCodes
 from cvae.priors.flow import FlowPrior

@@ -1,1 +1,1 @@
-"""What knows Lightning: assembling a run, its loop, loggers and callbacks."""
+"""The training loop on PyTorch Lightning: assemble a run, take its steps, log, draw, save."""

@@ -1,4 +1,4 @@
-"""What a user may add of Lightning's: callbacks that don't go with a run are refused by a line before it begins."""
+"""Check the Lightning callbacks that a user adds: those that cannot work here are refused before training."""
 
 import sys
 import traceback
@@ -31,7 +31,7 @@ UTILITIES = ("pytorch_lightning.utilities", "lightning_utilities", "lightning_fa
 
 
 def require_callbacks(callbacks: Mapping[str, L.Callback], loggers: list) -> None:
-    """Raise UserError, naming the key, where a callback does not go with a run, or with a run without loggers."""
+    """Raise UserError, naming the key, if a callback cannot work here, or needs a logger and there is none."""
     for name, part in callbacks.items():
         for kind, reason in REFUSED.items():
             if isinstance(part, kind):
@@ -43,15 +43,15 @@ def require_callbacks(callbacks: Mapping[str, L.Callback], loggers: list) -> Non
 
 
 def require_launcher(cfg: DictConfig, trainer: L.Trainer) -> None:
-    """Raise ConfigError where processes are copies of this one, which keep what they have learned to themselves."""
+    """Raise ConfigError if the strategy forks or spawns: this process would never get the trained weights."""
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise ConfigError("trainer.strategy", cfg.trainer.strategy, "one that starts processes of their own, as ddp")
 
 
 def require_figures(cfg: DictConfig, trainer: L.Trainer, module: VAEModule, split: str) -> None:
-    """Raise ConfigError where a callback follows a figure that there is not, or not when it looks.
+    """Raise ConfigError if a callback monitors a figure that the run lacks, or lacks at the time when it looks.
 
-    split: test or validation, which one is measured between epochs
+    split: test or validation, whichever is measured between epochs
     """
     means = dict.fromkeys(module.names, 0.0)
     of_codes = OF_CODES if module.vae.posterior.num_codes is not None else ()
@@ -75,7 +75,7 @@ def require_figures(cfg: DictConfig, trainer: L.Trainer, module: VAEModule, spli
 
 @contextmanager
 def lightnings_errors() -> Iterator[None]:
-    """A UserError in place of an error of Lightning's about something that was added and does not work."""
+    """Turn an error that Lightning raises about something the user added into a UserError."""
     try:
         yield
     except (UserError, OSError):
@@ -87,9 +87,9 @@ def lightnings_errors() -> Iterator[None]:
 
 
 def refusal(error: Exception) -> str:
-    """What Lightning says of something that was added and does not work; empty for an error of other code.
+    """Lightning's message about something the user added; empty if other code raised the error.
 
-    That is the error of Lightning's own code, or of a library's that it called for itself.
+    Only errors from Lightning's own modules, and from libraries that these call, count as Lightning's.
     """
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = frame.f_globals.get("__name__", "")

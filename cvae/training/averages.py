@@ -1,4 +1,4 @@
-"""Averages of a model's weights over the steps of a training."""
+"""Exponential moving averages of a model's weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from cvae.errors import UserError
 class Averages(nn.Module):
     """Exponential moving averages of the parameters of `model`: decay * average + (1 - decay) * parameter at each step.
 
-    They begin as the initial weights. torch's AveragedModel computes the same, but looks at a counter in each step,
+    They start at the initial weights. torch's AveragedModel computes the same, but reads a counter in each step,
     which waits for a GPU and can't be recorded. They are buffers, as all that a step changes, and in no state_dict.
 
     Args:
@@ -34,12 +34,12 @@ class Averages(nn.Module):
             self.load(state)
 
     def update(self) -> None:
-        """Count the parameters as they are; part of a step, so it waits for nothing."""
+        """Take the parameters into the averages. It is part of a training step, so it never waits for the device."""
         self.average(list(self.buffers()), [parameter.detach() for parameter in self.trained], None)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """The model has the averages as its parameters inside; nothing is copied."""
+        """Inside this context the model's parameters are the averages. Nothing is copied."""
         if self.inside:
             yield
             return

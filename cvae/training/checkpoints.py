@@ -1,4 +1,4 @@
-"""Checkpoints: last.ckpt and the one before it, and best.ckpt, each whole or absent."""
+"""Write last.ckpt, previous.ckpt and best.ckpt, each whole or not at all, and find the one to resume from."""
 
 import io
 import logging
@@ -83,7 +83,7 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.folder / LAST)
 
     def read_back(self, trainer: Trainer) -> None:
-        """Open what was saved last as a run that uses it will: none ends well with a file that does not open."""
+        """Open the last checkpoint as its readers will: no run ends successfully with one that does not open."""
         if trainer.is_global_zero and self.step:
             read_checkpoint(self.folder / LAST)
 
@@ -102,7 +102,7 @@ class Checkpoints(Checkpoint):
 
 
 def require_bound(callbacks: Iterable[Callback], vae: VAE) -> None:
-    """Raise ConfigError where best.ckpt would be chosen by the figures of relaxed draws, which are no bounds."""
+    """Raise ConfigError if best.ckpt would be chosen by figures of relaxed draws, which are no bounds."""
     for part in callbacks:
         if not isinstance(part, Checkpoints) or part.monitor == SELECTION:
             continue
@@ -114,7 +114,7 @@ def require_bound(callbacks: Iterable[Callback], vae: VAE) -> None:
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoints through `save`: its own way leaves half a file under the name when the disk is full.
+    """Save Lightning's checkpoints by `save`: Lightning itself leaves half a file when the disk is full.
 
     The first one is opened before it gets its name: `torch.save` takes anything, and what reads it takes data alone.
     """

@@ -1,4 +1,4 @@
-"""What a training step goes with: minibatches of a step of Lightning's loop, accumulation, torch.compile, counting."""
+"""Around a training step: how many minibatches Lightning hands over at once, accumulation, torch.compile, counting."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -36,7 +36,7 @@ COUNTING = ("limit_train_batches", "overfit_batches", "val_check_interval", "max
 
 
 def minibatches_of_a_step(options: Mapping[str, Any], watched: bool) -> int:
-    """MINIBATCHES, or 1 where Lightning counts minibatches or a callback sees each. Both give the same results.
+    """MINIBATCHES, or 1 if Lightning counts minibatches or a callback sees each. Results are the same.
 
     options: the trainer's
     """
@@ -44,7 +44,7 @@ def minibatches_of_a_step(options: Mapping[str, Any], watched: bool) -> int:
 
 
 def watches_minibatches(callback: L.Callback) -> bool:
-    """Whether a callback does something at single minibatches. A callback says itself if whole steps are enough."""
+    """Whether a callback acts on single minibatches. One with `steps_are_enough` says that it does not."""
     if isinstance(callback, ModelCheckpoint):
         return bool(callback._every_n_train_steps or callback._train_time_interval)
     if isinstance(callback, Checkpoint | Timer) or getattr(callback, "steps_are_enough", False):
@@ -53,7 +53,7 @@ def watches_minibatches(callback: L.Callback) -> bool:
 
 
 def require_own_step(cfg: DictConfig, trainer: L.Trainer) -> None:
-    """Raise ConfigError where Lightning would take steps in another way than the loop does, in silence."""
+    """Raise ConfigError for settings by which Lightning would change a step: our loop would ignore them silently."""
     strategy, given = trainer.strategy, cfg.trainer.get("strategy")
     if type(strategy) not in (SingleDeviceStrategy, DDPStrategy):
         raise ConfigError("trainer.strategy", given, "auto or ddp: trainer.devices have a copy of the model each")
@@ -91,9 +91,9 @@ def training_terms(objective: Objective, vae: VAE, x: Tensor, y: Tensor | None, 
 
 
 class Compiled:
-    """`training_terms` by torch.compile, or as it is where this machine or this model cannot compile it.
+    """`training_terms` by torch.compile; uncompiled if torch cannot compile this model on this machine.
 
-    torch keeps what it has compiled in a cache on disk, so only the first run of a model with a batch size waits.
+    torch caches compiled programs on disk, so only the first run of a model and batch size waits.
     """
 
     def __init__(self, terms: Callable[..., Terms]) -> None:
@@ -117,7 +117,7 @@ class Compiled:
 
 
 def graphs_of(trainer: L.Trainer, wanted: bool) -> bool:
-    """Whether steps can be CUDA graphs: on one GPU, without a scaler, which reads a number back in each step."""
+    """Whether steps can be CUDA graphs: on one GPU, without float16's scaler, which reads a number back each step."""
     one = trainer.world_size == 1 and trainer.strategy.root_device.type == "cuda"
     return wanted and one and trainer.precision != "16-mixed"
 

@@ -1,4 +1,4 @@
-"""What is said where a figure or a gradient is not finite."""
+"""Errors for figures and gradients that are not finite."""
 
 import math
 

@@ -14,9 +14,9 @@ from cvae.runs.storage import lock
 
 
 def devices(trainer: DictConfig) -> Any:
-    """What trainer.devices is for Lightning: for a run of a sweep that is to have one of several GPUs, one of its own.
+    """The trainer.devices for Lightning. A run of a sweep that wants one of several GPUs gets one of its own.
 
-    Where there are more runs at once than GPUs, they share them evenly. Other values stay as they are.
+    If more runs than GPUs train at once, they share the GPUs evenly. Other values stay as they are.
     """
     of_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     on_gpu = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
@@ -26,9 +26,9 @@ def devices(trainer: DictConfig) -> Any:
 
 
 def claimed(folder: Path, count: int) -> int:
-    """The number of a GPU that the fewest other processes have, of `count`; this process keeps it until it ends.
+    """Claim one of `count` GPUs, the one with the fewest processes, until this process ends; returns its number.
 
-    The claims are locks on files in `folder`, which all these processes see.
+    A claim is a lock on a file in `folder`, which all these processes see.
     """
     folder.mkdir(exist_ok=True)
     free = (

@@ -1,4 +1,4 @@
-"""The gradients of a step: averaged over the processes of a run, clipped."""
+"""Average gradients over the processes of a run, and clip them."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,9 +17,9 @@ Clip = Callable[[Optimizer], Any]  # changes the gradients of the optimizer's pa
 
 
 def clipping(precision: Precision, value: float | None, algorithm: str | None) -> Clip | None:
-    """How gradients are clipped before an optimizer step; None where value is None. It waits for no device.
+    """The function that clips gradients before an optimizer step, without a wait for the device. None if value is None.
 
-    The functions are Lightning's. Its trainer does not clip where the module takes the steps.
+    It calls Lightning's functions, as Lightning's trainer does not clip if the module takes the steps.
 
     Args:
         value: the largest norm of all gradients together, or with algorithm="value" the largest size of each number in
@@ -73,8 +73,8 @@ def several_processes() -> bool:
 
 
 def without_wrapper(strategy: DDPStrategy) -> None:
-    """Have Lightning start with the same weights in all processes and leave the rest: the loop averages gradients.
+    """Let Lightning copy the initial weights to all processes, and no more: our loop averages the gradients.
 
-    torch's wrapper would average those of each `backward`, whether its minibatch ends a step or not.
+    torch's DDP wrapper would average after each `backward`, also within an accumulated step.
     """
     strategy.configure_ddp = lambda: as_in_first_process([*strategy.model.parameters(), *strategy.model.buffers()])

@@ -36,14 +36,14 @@ Step = Callable[..., Tensor]
 
 
 def on_device(value: Tensor | int | float, device: torch.device) -> Tensor:
-    """A number as a tensor (), filled there: `torch.tensor` would copy it to a GPU, and wait. A tensor as it is."""
+    """A number as a tensor () that is filled on the device: `torch.tensor` would copy and wait. A tensor as it is."""
     return value if isinstance(value, Tensor) else torch.full((), value, device=device)
 
 
 def capturable(optimizer: Optimizer, wanted: bool) -> None:
-    """Tell an optimizer whether its steps are recorded: it then counts them on the device.
+    """Tell an optimizer whether its steps are recorded, so that it counts them on the device.
 
-    A checkpoint may come from another device. There are optimizers that know nothing of this; their steps on the device
+    A checkpoint may come from another device. Some optimizers have no such option; their steps on the device
     can be recorded if they are fused, which the operators of two steps show.
     """
     for group in optimizer.param_groups:
@@ -60,7 +60,7 @@ def capturable(optimizer: Optimizer, wanted: bool) -> None:
 def record(step: Step, inputs: list[Tensor], stream: Any) -> tuple[Callable[[], None], Tensor]:
     """Record a step on `inputs`, the tensors that each replay reads; nothing is computed yet.
 
-    Returns what replays the step, and the tensor that then has its result.
+    Returns the function that replays the step, and the tensor that it writes the result to.
     """
     graph = torch.cuda.CUDAGraph()
     # torch's own stream is on the first device that recorded. What other threads do (pin a batch) is their affair.
@@ -70,7 +70,7 @@ def record(step: Step, inputs: list[Tensor], stream: Any) -> tuple[Callable[[], 
 
 
 def cause(error: BaseException) -> str:
-    """The first line of what was raised first: at the end of a recording that failed there is another error."""
+    """The first line of the first error: a failed recording raises another one at its end."""
     while error.__context__:
         error = error.__context__
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -135,7 +135,7 @@ class Graphed:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Inside, everything is on a stream of its own, on the device of the module, as recordings are made on one."""
+        """Inside this context all work is on a separate stream of the module's device, as recording requires."""
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         try:
@@ -145,7 +145,7 @@ class Graphed:
             current.wait_stream(self.stream)
 
     def follow_rates(self) -> None:
-        """Where a learning rate has changed, write it where the recordings read it, or drop them."""
+        """Write a changed learning rate to where the recordings read it; drop the recordings if they cannot read it."""
         groups = self.optimizer.param_groups
         rates = [group["lr"] for group in groups]
         if rates == self.rates:
@@ -185,7 +185,7 @@ class Graphed:
         return result
 
     def record(self, recording: Recording, tensors: list[Tensor]) -> bool:
-        """Whether the step could be recorded. If not, everything is as it was."""
+        """Record the step; returns whether that worked. If not, everything is as before."""
         recording.inputs = [part.clone() for part in tensors]
         objects, noise, reason = self.state.objects(), self.state.noise(), ""
         try:
@@ -201,7 +201,7 @@ class Graphed:
         return self.recorded
 
     def replay(self, recording: Recording, tensors: list[Tensor]) -> Tensor:
-        """Replay the step, or take it where that fails."""
+        """Replay the step; if that fails, take it."""
         noise = self.state.noise()
         try:
             recording.replay()
@@ -212,7 +212,7 @@ class Graphed:
         return recording.result.clone()  # the next replay writes into it
 
     def check(self, recording: Recording, tensors: list[Tensor]) -> Tensor:
-        """Replay the step, put everything back, take it, and give up where the two differ."""
+        """Replay the step, put everything back, take the step, and give up if the two differ."""
         before = self.state.keep()
         try:
             recording.replay()
@@ -233,17 +233,17 @@ class Graphed:
         return result
 
     def take_from(self, before: Kept, tensors: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The step, from a state that was kept: its result, and what it leaves."""
+        """Take the step from a kept state; returns its result and the state after it."""
         self.state.put_back(before)
         result = self.take(*tensors)
         return result, self.outcome(result)
 
     def outcome(self, result: Tensor) -> dict[str, Tensor]:
-        """What a step leaves, and what it returns."""
+        """The state after a step, and what the step returned."""
         return self.state.copies() | {FIGURES: result.detach().clone()}
 
     def give_up(self, reason: str) -> None:
-        """No recordings from here on: the next steps are taken as they come."""
+        """Stop recording: from here on steps are taken one by one."""
         log.warning("Training goes on without CUDA graphs: %s", reason)
         self.recorded = False
         self.recordings.clear()

@@ -12,7 +12,7 @@ from cvae.training.tensorboard import TensorBoard
 
 
 def positions(loggers: Sequence[Logger]) -> list[Any]:
-    """How much each logger has on disk: bytes of TensorBoard's files, rows of a table; None for others."""
+    """How much each logger has written: bytes of TensorBoard's files, rows of a CSV table; None for others."""
     return [position(logger) for logger in loggers]
 
 

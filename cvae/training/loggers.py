@@ -1,4 +1,4 @@
-"""Loggers: where curves, pictures and hyperparameters go besides the run directory, whatever their kind."""
+"""Loggers of any kind: they get curves, pictures and hyperparameters."""
 
 import io
 import logging
@@ -37,7 +37,7 @@ def tensorboard(run_dir: str) -> TensorBoard:
 
 
 def mlflow(run_dir: str, tags: list[str], **options: object) -> MLFlowLogger:
-    """A run of MLflow that is named after ours.
+    """An MLflow run, named after ours.
 
     Raises:
         UserError: mlflow is not installed.
@@ -50,7 +50,7 @@ def mlflow(run_dir: str, tags: list[str], **options: object) -> MLFlowLogger:
 
 
 def wandb(run_dir: str, tags: list[str], **options: object) -> WandbLogger:
-    """A run of Weights & Biases that is named after ours; its files are in the run directory.
+    """A Weights & Biases run, named after ours; its files are in the run directory.
 
     Raises:
         UserError: wandb is not installed.
@@ -62,7 +62,7 @@ def wandb(run_dir: str, tags: list[str], **options: object) -> WandbLogger:
 
 
 def hyperparameters(cfg: DictConfig, place: str = "") -> dict[str, float | str]:
-    """What a person would sweep or read, by the names that one types: {"model": "conv", "model.latent_dim": 2, …}.
+    """The hyperparameters by the names that one types: {"model": "conv", "model.latent_dim": 2, …}.
 
     A choice is named after its class. A value that refers to another key is left out.
     """
@@ -96,7 +96,7 @@ LOST: WeakSet[Logger] = WeakSet()  # loggers that have failed
 
 
 def forgiving(logger: Logger) -> Logger:
-    """The logger, whose first error is a warning, and after which it logs nothing: that is no reason to end a run."""
+    """The same logger, whose first error becomes a warning and the end of its logging: the run goes on."""
     for name in METHODS:
         if hasattr(logger, name):
             setattr(logger, name, partial(attempt, logger, getattr(logger, name)))

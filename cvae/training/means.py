@@ -23,7 +23,7 @@ SHOWN = ("elbo", "rate", "distortion")  # the figures on a log line and on the p
 class Totals:
     """Sums over the images of each batch, and the count of images, on the device: exact means for any batches.
 
-    The batches are added up when somebody asks. So a step has nothing to add, and the batch that made a figure infinite
+    Batches are added up when a mean is asked for. So a step adds nothing, and the batch that made a figure infinite
     or NaN is known.
     """
 
@@ -85,7 +85,7 @@ class Totals:
 
 
 class CodeCounts:
-    """How codes are used, where the latents of the top group are codes: a hook on the model's forward pass."""
+    """A forward hook that counts how the codes of the top group are used."""
 
     def __init__(self) -> None:
         self.sums: Tensor | None = None  # over the images, see `code_sums`
@@ -125,22 +125,22 @@ def summed(terms: Terms) -> tuple[tuple[str, ...], Tensor]:
 
 
 def named(split: str, means: Mapping[str, float]) -> dict[str, float]:
-    """The figures as curves are called. The bound has none: it is the ELBO, or for IWAE the negative loss."""
+    """Figures by the names of their curves. The bound has none: it is the ELBO, or for IWAE the negative loss."""
     return {f"{split}/{name}": value for name, value in means.items() if name not in CHOOSING}
 
 
 def selection(means: Mapping[str, float]) -> dict[str, float]:
-    """What models are chosen by, by its name: the bound, or minus the loss where there is none."""
+    """The figure that models are chosen by, under its name: the bound, or minus the loss if there is none."""
     return {CHOOSING[name]: value for name, value in means.items() if name in CHOOSING}
 
 
 def precise(device: torch.device) -> torch.dtype:
-    """What sums are kept in: float64, which MPS does not have."""
+    """The type of the sums: float64, or float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def of_all_processes(own: Any) -> list[Any]:
-    """What each process has, in their order; every process must call it."""
+    """One object of each process, in the order of the processes. Every process must call it."""
     if not (dist.is_available() and dist.is_initialized()):
         return [own]
     found: list[Any] = [None] * dist.get_world_size()

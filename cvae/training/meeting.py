@@ -1,4 +1,4 @@
-"""Where the processes of a run find each other, and hear what has become of the others: torch's key-value store."""
+"""The processes of a run find each other, and learn how the others ended, through torch's key-value store."""
 
 import math
 import os
@@ -28,7 +28,7 @@ VARIABLES = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")  # what each of several 
 
 
 def require_addresses(nodes: int) -> None:
-    """Raise UserError unless the environment tells this machine, one of several, its number and where the first is."""
+    """Raise UserError unless the environment gives this machine its number and the address of the first one."""
     if missing := [name for name in VARIABLES if name not in os.environ]:
         raise UserError(
             f"trainer.num_nodes={nodes}: {', '.join(missing)} must be set in each machine's environment: NODE_RANK "
@@ -47,7 +47,7 @@ def loopback_interface() -> str | None:
 
 
 def interface_to(address: str) -> str | None:
-    """The name of the network interface by which this machine reaches an address; None where that cannot be told."""
+    """The name of the network interface by which this machine reaches an address; None if unknown."""
     if sys.platform != "linux":
         return None
     import fcntl
@@ -129,7 +129,7 @@ class Meeting:
                 time.sleep(0.5)
 
     def client(self, timeout: timedelta) -> dist.PrefixStore:
-        """A connection of its own: another thread that waits for an answer holds up none but itself."""
+        """A separate connection, so that a thread which waits for an answer blocks no other."""
         address = LOOPBACK if self.server else self.address
         return dist.PrefixStore(self.prefix, dist.TCPStore(address, self.port, self.world, timeout=timeout))
 
@@ -155,7 +155,7 @@ class Meeting:
 
 
 class Lifeline:
-    """Signs of life between processes that do not watch each other in a better way, as those of several machines.
+    """Signs of life between processes that cannot watch each other directly, such as those on different machines.
 
     The first process hears those of all others and they hear its own, so that the store has little to do.
 
@@ -174,7 +174,7 @@ class Lifeline:
         self.thread.start()
 
     def lost(self, after_error: bool = False) -> str:
-        """What has happened to another process; empty if all live, or have ended as they should."""
+        """What happened to a lost process, in words; empty if all are alive or ended properly."""
         if self.cause:
             return self.cause
         limit, now = SHORT if after_error or self.error else SILENT, time.monotonic()

@@ -100,7 +100,7 @@ class VAEModule(L.LightningModule):
         return self.objective(self.vae, x, self.vae.labels(y), self.global_step)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
-        """Train with the minibatches of a batch. Returns the loss, of one minibatch, for callbacks that watch it."""
+        """Train with each minibatch of a batch. Returns the loss for callbacks, if these see single minibatches."""
         data, trainer = self.trainer.datamodule, self.trainer
         self.share, minibatches = self.accumulation(self.current_epoch), list(data.minibatches_of(batch))
         if self.watched:
@@ -156,7 +156,7 @@ class VAEModule(L.LightningModule):
         return sums
 
     def tell(self, hook: str, *given: Any) -> None:
-        """Lightning's hooks within a step, which are its callbacks' where it takes the step itself."""
+        """Call a hook of the callbacks within a step, as Lightning does if it takes the step itself."""
         if self.watched:
             _call_callback_hooks(self.trainer, hook, *given)
 
@@ -188,7 +188,7 @@ class VAEModule(L.LightningModule):
         self.draw_curves({"train/lr": self.learning_rate})
 
     def of_training(self, means: dict[str, float]) -> dict[str, float]:
-        """The means over training images; of relaxed draws, whose ELBO can lie above log p(x), by other names."""
+        """Means over training images. Those of relaxed draws get other names, as their ELBO can exceed log p(x)."""
         if not self.vae.posterior.relaxed:
             return means
         return {name if name == "loss" else f"relaxed_{name}": mean for name, mean in means.items() if name != "bound"}
@@ -218,16 +218,16 @@ class VAEModule(L.LightningModule):
             log_curves(self.loggers, new, step)
 
     def keep(self, figures: dict[str, float]) -> None:
-        """Take figures up, for metrics.json and for callbacks that watch a figure."""
+        """Keep figures for metrics.json, and for callbacks that monitor one."""
         self.figures |= figures
         self.log_dict(figures, logger=False)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """What a run needs to go on besides what Lightning saves; called in every process."""
+        """Add what resuming needs beside what Lightning saves. Lightning calls it in every process."""
         restored.complete(checkpoint, self)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Be as the module was when the checkpoint was saved."""
+        """Restore the module as it was when the checkpoint was saved."""
         restored.require_state(self.trainer, checkpoint)
         saved, data = checkpoint["cvae"], self.trainer.datamodule
         data.minibatches = restored.as_counted_here(checkpoint, data.minibatches)
@@ -276,7 +276,7 @@ class VAEModule(L.LightningModule):
         self.noise.enter_context(self.as_evaluated())
 
     def as_evaluated(self) -> AbstractContextManager[None]:
-        """Inside, the model has the weights that are evaluated: the averages where there are some."""
+        """Inside this context the model has the weights that are evaluated: the averages, if there are some."""
         return self.averages.in_use() if self.averages else nullcontext()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -1,4 +1,4 @@
-"""Rules for values that go straight to libraries, whose own errors would not name the key."""
+"""Check values that go straight to libraries: the libraries' own errors would not name the key."""
 
 import math
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def decay(key: str, value: Any) -> None:
 
 
 def or_null(rule: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-    """The rule, for a key that may be null too."""
+    """The same rule for a key that may also be null."""
     return lambda key, value: None if value is None else rule(key, value)
 
 
@@ -66,7 +66,7 @@ def precision(key: str, value: Any) -> None:
 
 
 def strategy(key: str, value: Any) -> None:
-    """A name, or an object of a class of Lightning's, which is looked at once it is made."""
+    """A name, or an object of a Lightning class, which is checked once it is built."""
     if not isinstance(value, DictConfig) and value not in STRATEGIES:
         raise ConfigError(key, value, "auto or ddp (trainer.devices with a copy of the model each)")
 
@@ -180,7 +180,7 @@ def try_schedule(cfg: DictConfig, optimizer: Optimizer) -> None:
 
 
 def require_batches(cfg: DictConfig, data: ImageData, processes: int = 1) -> None:
-    """Raise ConfigError where a process has no image, or a limit of Lightning's does not go with the batches."""
+    """Raise ConfigError if a process has no image, or a limit of Lightning's does not fit the batches."""
     require_an_image_each(cfg, data, processes)
     loaders = {"train": data.train_dataloader, "val": data.val_dataloader, "test": data.test_dataloader}
     for name, loader in loaders.items():
@@ -197,7 +197,7 @@ def require_batches(cfg: DictConfig, data: ImageData, processes: int = 1) -> Non
 
 
 def require_an_image_each(cfg: DictConfig, data: ImageData, processes: int) -> None:
-    """Raise ConfigError where a process has no image."""
+    """Raise ConfigError if a process has no image."""
     for name, images in {"training": data.train, "validation": data.validation, "test": data.test}.items():
         if images and len(images) < processes:
             allowed = f"at most {len(images)} in all: there are {len(images)} {name} images, and each process needs one"

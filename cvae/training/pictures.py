@@ -45,8 +45,8 @@ class Pictures(Callback):
 
     The images are drawn by seed, and the classes that occur take turns.
 
-    Which epochs, is a function of their numbers alone, so that a run that was stopped, or goes on for longer, has the
-    pictures of one that was not; the last one has them, too. A model that is conditioned on the class label shows one
+    Which epochs have pictures depends on their numbers alone, so a resumed or prolonged run has the pictures of an
+    uninterrupted one; the last epoch always has some. A model that is conditioned on the class label shows one
     row per class. At the end: the frames as a GIF, the learning curves, and pictures of the latent space, which take
     longer.
 
@@ -120,7 +120,7 @@ class Pictures(Callback):
             self._epoch(trainer, module, epoch)
 
     def publish(self, trainer: Trainer, module: VAEModule) -> None:
-        """The pictures of the whole run, to the epoch that is complete."""
+        """Draw the pictures of the whole run, up to the last complete epoch."""
         epoch = trainer.current_epoch
         if not trainer.is_global_zero:
             return
@@ -171,7 +171,7 @@ class Pictures(Callback):
         return torch.cat(full).tolist(), torch.arange(len(classes)).repeat_interleave(self.columns)
 
     def _remember(self, module: VAEModule, epoch: int) -> None:
-        """A point of each learning curve: the figures that have changed since the last one."""
+        """Add a point to each learning curve whose figure has changed."""
         for name, value in module.figures.items():
             split, _, figure = name.partition("/")
             if split in SPLITS and figure in SHOWN:
@@ -268,12 +268,12 @@ class Pictures(Callback):
 
 
 def thinned(epoch: int) -> int:
-    """Every how many epochs pictures are drawn there: 1 to epoch 20, 2 to 40, 4 to 80, and so on: 76 of 1,000."""
+    """The interval between drawn epochs: 1 up to epoch 20, 2 up to 40, 4 up to 80, and so on; 76 of 1,000."""
     return 1 << ((epoch - 1) // 20).bit_length()
 
 
 def spread(items: Sequence[Any], most: int) -> list[Any]:
-    """At most so many of the items, evenly spread, with the first and the last."""
+    """At most `most` of the items, evenly spread, the first and the last among them."""
     if len(items) <= most:
         return list(items)
     return [items[round(number * (len(items) - 1) / (most - 1))] for number in range(most)]

@@ -1,4 +1,4 @@
-"""The processes of a run on several devices: started together, ended together."""
+"""Start the processes of a run on several devices, and end them together."""
 
 import logging
 import os
@@ -122,7 +122,7 @@ class Processes(_Launcher):
             raise cause from error
 
     def begin(self) -> None:
-        """Start the others, and meet all."""
+        """Start the other processes, and wait until all have met."""
         if self.starts:
             if self.lifeline:  # the first machine has saved the config by then
                 self.meeting.all_come("ready", self.leaders, self.require_all)
@@ -145,9 +145,9 @@ class Processes(_Launcher):
             self.others.append(subprocess.Popen(command, env=os.environ | own))
 
     def join(self) -> None:
-        """Be one of torch's group, as soon as all have come.
+        """Join torch's process group as soon as all are there.
 
-        In a thread of its own: one that waits for a process that has died meanwhile can be left alone.
+        It runs in a separate thread, which can be abandoned if it waits for a process that has died.
         """
         self.meeting.all_come("joins", range(self.world), self.require_all)
         device, errors = self.strategy.root_device, list[Exception]()
@@ -173,12 +173,12 @@ class Processes(_Launcher):
             raise errors[0]
 
     def require_all(self) -> None:
-        """Raise UserError where another process has died."""
+        """Raise UserError if another process has died."""
         if lost := self.lost():
             raise UserError(lost)
 
     def lost(self, patience: float = 0) -> str:
-        """What has happened to a process that died, within `patience` seconds; empty if none has."""
+        """What happened to a process that died, in words; empty if none dies within `patience` seconds."""
         for _ in range(1 + int(patience / LOOK)):
             if not self.cause and self.lifeline:
                 self.cause = self.lifeline.lost(after_error=patience > 0)
@@ -193,7 +193,7 @@ class Processes(_Launcher):
         return self.cause
 
     def cause_of(self, error: BaseException) -> BaseException:
-        """What has led to an error of this process: it may be that of another one, or a signal."""
+        """The cause of an error in this process, which may be another process's error or a signal."""
         if not isinstance(error, Exception) or isinstance(error, UserError):
             return error
         if self.stopped:
@@ -239,7 +239,7 @@ class Processes(_Launcher):
         self.meeting.store.set(f"gone/{self.rank}", "")
 
     def leave(self) -> None:
-        """No longer be one of the group, nor watch it."""
+        """Leave the group, and stop watching it."""
         self.over.set()
         if self.lifeline:
             self.lifeline.end()
@@ -271,7 +271,7 @@ class Processes(_Launcher):
             self.bell.close()
 
     def reason_for_others(self, error: BaseException) -> str:
-        """Why those that do not see this error must end; empty where they end by themselves."""
+        """Why the other processes, which do not see this error, must end; empty if they end by themselves."""
         if isinstance(error, Stopped) and error.after_step:
             return ""
         state, reason = how_it_ended(error)

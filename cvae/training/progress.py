@@ -1,4 +1,4 @@
-"""What a run shows while it goes."""
+"""The progress bar, and one log line per epoch."""
 
 import logging
 import math
@@ -94,7 +94,7 @@ class EpochLines(Callback):
             log.info("Epoch %d: %s %s, %.1f s", trainer.current_epoch + 1, split, text, self.seconds[-1])
 
     def state_dict(self) -> dict[str, Any]:
-        """The seconds of the epochs, and of the one that is not over."""
+        """The seconds of each epoch, and those of the unfinished one so far."""
         return {"seconds": self.seconds, "of_this_epoch": time.perf_counter() - self.started}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ class EpochLines(Callback):
 
 
 def say_what_came_of_it(metrics: dict, run: Run, said: list[str]) -> None:
-    """The last lines of a run: its figure, with what must be said of it, which picture to open, what to type next."""
+    """Log the last lines of a run: its test figure with remarks, the picture to open, the command to type next."""
     name, figure = ("ELBO", "elbo") if "test/elbo" in metrics else ("distortion", "distortion")
     value = f"{metrics[f'test/{figure}']:.2f} nats per image"
     log.info("Test %s %s. The run is in %s", name, "; ".join([value, *said]), run)

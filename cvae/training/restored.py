@@ -1,4 +1,4 @@
-"""What a checkpoint gives back to a training besides the weights, held against what this training would save itself.
+"""Restore a training from a checkpoint, after checking each value against what this training would save itself.
 
 A checkpoint may come from somebody else. When it is read, its values are known to be plain and few; here they are known
 to be those of this training, before a step uses them: torch's fused optimizers check no sizes.
@@ -24,7 +24,7 @@ from cvae.version import VERSION
 
 @contextmanager
 def going_on(file: Path | None, has_begun: Callable[[], bool]) -> Iterator[None]:
-    """A UserError in place of what Lightning and torch raise where a checkpoint does not hold what they look for.
+    """Turn what Lightning and torch raise about an incomplete checkpoint into a UserError.
 
     file: the checkpoint that a training goes on from, None for a new one
     has_begun: whether the training has taken all of it, so that a later error has another cause
@@ -41,7 +41,7 @@ def going_on(file: Path | None, has_begun: Callable[[], bool]) -> Iterator[None]
 
 
 def complete(checkpoint: dict[str, Any], module: Any) -> None:
-    """Add what goes on of a VAEModule to a checkpoint of Lightning's; every process must call it."""
+    """Add a VAEModule's own state to Lightning's checkpoint. Every process must call it."""
     data, own = module.trainer.datamodule, {"window": module.window.state_dict(), "epoch": module.epoch.state_dict()}
     checkpoint["cvae"] = {
         "format": FORMAT,

@@ -1,4 +1,4 @@
-"""Whether a run has the images that it was begun with."""
+"""Check that a resumed run has the images that it began with."""
 
 from omegaconf import DictConfig
 
@@ -9,10 +9,10 @@ from cvae.runs.directory import Run
 
 
 def require_same_data(cfg: DictConfig, data: ImageData) -> None:
-    """Put the fingerprint of a user's own images, once they are read, into the config and the data of a new run.
+    """Put the fingerprint of a user's own images, once read, into a new run's config and data.
 
     Raises:
-        DataError: the config has another one. The split and all figures would be of other images.
+        DataError: the config has another fingerprint, so split and figures would be of other images.
     """
     contents = getattr(data.source, "contents", None)
     if said := difference(Run(cfg.run_dir), cfg.data.get("fingerprint"), contents):

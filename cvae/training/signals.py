@@ -62,7 +62,7 @@ class Signals:
             signal.signal(signum, self.handle)
 
     def wait_for_steps(self) -> None:
-        """From here on `to_stop` is asked."""
+        """From now on the loop asks `to_stop` after each step."""
         self.waits = True
         if threading.current_thread() is threading.main_thread():
             self.install()  # Lightning's own handler of SIGTERM, from the beginning of fit, ends it with nothing saved
@@ -106,7 +106,7 @@ class Bell:
         self.heard: list[int] = []
 
     def end_at_once(self, seconds: float) -> int:
-        """The signal after which this process must end at once, waited for so long; 0 for none."""
+        """The signal that ends this process at once, or 0 if none arrives within the given seconds."""
         waits = signals.waits
         if select.select([self.ear], [], [], seconds)[0]:
             for number in self.ear.recv(64):  # of a closed terminal the system may tell twice
@@ -115,7 +115,7 @@ class Bell:
         return self.heard[-1] if len(self.heard) > waits else 0
 
     def stop(self) -> None:
-        """Hear no more; who waits at this moment need not wait longer."""
+        """Stop listening, and release whoever waits."""
         signal.set_wakeup_fd(self.before)
         self.ring.send(bytes(1))
 
@@ -125,7 +125,7 @@ class Bell:
 
 
 def requeue() -> bool:
-    """Ask SLURM to start this job again later; whether it will."""
+    """Ask SLURM to start this job again later; returns whether it will."""
     command = ["scontrol", "requeue", os.environ["SLURM_JOB_ID"]]
     try:
         done = subprocess.run(command, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""All that a training step changes, kept and put back, and what a step does, as it can be held against another one."""
+"""Save and restore everything that a training step changes, and compare what two steps do."""
 
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -16,7 +16,7 @@ PLAIN = (bool, int, float, complex, str, torch.dtype, torch.device, torch.layout
 
 
 class Operators(TorchDispatchMode):
-    """Notes each operator with all that it is given but the values in tensors: what a CUDA graph repeats."""
+    """Records each operator with its arguments, but without the values in tensors: what a CUDA graph repeats."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class StepState:
 
     @torch.no_grad()
     def put_back(self, kept: Kept) -> None:
-        """Everything as it was, in place: what was recorded finds it."""
+        """Restore everything in place, where a recording reads it."""
         for name, tensor in self.tensors().items():
             if name in kept.tensors:
                 tensor.copy_(kept.tensors[name])
@@ -101,7 +101,7 @@ class StepState:
             generator.set_state(state)
 
     def objects(self) -> list[tuple[str, dict, dict]]:
-        """What each place holds: the objects themselves, not their values."""
+        """The object at each place, not its value."""
         return [(name, place, dict(place)) for name, place in self.places()]
 
     def put_back_objects(self, before: list[tuple[str, dict, dict]]) -> str:

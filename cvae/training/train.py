@@ -48,7 +48,7 @@ OURS = ("compile", "cuda_graphs", "gradient_clip_val", "gradient_clip_algorithm"
 
 
 class Parts(NamedTuple):
-    """What a run is made of."""
+    """The objects of a run."""
 
     data: ImageData
     module: VAEModule
@@ -76,7 +76,7 @@ def train(cfg: DictConfig, resume: bool = False) -> float:
 
 
 def train_claimed(cfg: DictConfig, resume: bool) -> float:
-    """`train`, in a run directory that is this run's alone."""
+    """`train`, once the run directory is claimed."""
     quiet_libraries()
     keep_freed_memory()
     tell_torch_of_no_gpu()
@@ -155,14 +155,14 @@ def go_back(trainer: L.Trainer, run: Run) -> Path | None:
 
 
 def publish(trainer: L.Trainer, module: VAEModule) -> None:
-    """The pictures of the whole run, or of what there is of it."""
+    """Draw the pictures of the run, or of the part that was trained."""
     for part in trainer.callbacks:
         if isinstance(part, Pictures):
             part.publish(trainer, module)
 
 
 def how_to_go_on(stop: Stopped, trainer: L.Trainer, run: Run) -> str:
-    """What is saved, and what to type; under SLURM the job is put into its queue again."""
+    """Say what is saved and how to resume; under SLURM, put the job into its queue again."""
     saved = f" after step {trainer.global_step:,}. {last_saved(trainer, run)}"
     if stop.signum == REQUEUE and trainer.is_global_zero and requeue():
         return f"{saved}. SLURM starts it again"
@@ -178,7 +178,7 @@ def last_saved(trainer: L.Trainer, run: Run) -> str:
 
 
 def assemble(cfg: DictConfig) -> Parts:
-    """All objects of a run, checked as far as that goes without the images.
+    """Build all objects of a run, with every check that needs no images.
 
     Raises:
         UserError: a value or a combination of choices is wrong.
@@ -269,7 +269,7 @@ def parameters(module: VAEModule) -> int:
 
 
 def results(parts: Parts) -> dict:
-    """The figures of the last epoch and of the test set, with what a sweeper maximizes under a name of CHOOSING."""
+    """The figures of the last epoch and of the test set; a sweeper maximizes the one named in CHOOSING."""
     data, module, trainer, _ = parts
     steps, epochs = trainer.global_step, trainer.current_epoch
     if not steps:
@@ -285,7 +285,7 @@ def results(parts: Parts) -> dict:
 
 
 def evaluation(parts: Parts, run: Run) -> dict[str, Figure]:
-    """The evaluation of the model as it is, on as many test images as Lightning was told to test."""
+    """Evaluate the current model on as many test images as Lightning was told to test."""
     data, module, trainer, settings = parts
     tested = sum(trainer.num_test_batches) * data.eval_batch_size * trainer.world_size
     count = min(tested, len(data.test), settings.images or tested)
