@@ -101,7 +101,8 @@ def vae_of_parts(cfg: DictConfig) -> VAE:
     )
     require_same_latents(cfg, posterior)
     codes = {} if posterior.num_codes is None else {"num_codes": posterior.num_codes}
-    prior = make(cfg, "prior", latent_dim=latent_dim, image_shape=encoder_input, **codes)
+    codes_or_numbers = latent_dim * posterior.quantizers
+    prior = make(cfg, "prior", latent_dim=codes_or_numbers, image_shape=encoder_input, **codes)
     vae = kind_of(decoder)(encoder, posterior, prior, decoder, likelihood, num_classes)
     return vae.to(memory_format=torch.channels_last)  # transposed convolutions are faster so, on CPU and GPU
 
@@ -138,6 +139,8 @@ def require_same_latents(cfg: DictConfig, posterior: Posterior) -> None:
         )
     if getattr(of_prior, "sphere", False) != posterior.sphere:
         raise UserError(f"{both}: posterior=power_spherical and prior=uniform_sphere go with each other alone")
+    if getattr(of_prior, "ball", False) and not posterior.curvature:
+        raise UserError(f"{both}: prior=wrapped_normal goes with posterior=wrapped_normal alone")
     if cfg.prior._target_.endswith(".NoPrior") and not posterior.deterministic:
         raise UserError(f"{both}: prior=none goes with posterior=deterministic alone, as a rate needs a p(z)")
 

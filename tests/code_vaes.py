@@ -18,6 +18,7 @@ CODES = {
     "categorical": partial(Categorical, classes=4),
     "fsq": partial(FSQ, levels=[3, 2]),
     "vq": partial(VQ, codes=5, width=2),
+    "vq, residual": partial(VQ, codes=2, width=3, quantizers=2),
 }
 OF_CODES = {
     "uniform": UniformCodes,
@@ -30,7 +31,7 @@ def vae_of(posterior, prior, codes=M):
     posterior = posterior(codes)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(4, posterior.num_features))
     decoder = nn.Sequential(nn.Linear(codes * posterior.width, 4), nn.Unflatten(1, (1, 2, 2)))
-    prior = prior(codes, (1, 2, 2), posterior.num_codes)
+    prior = prior(codes * posterior.quantizers, (1, 2, 2), posterior.num_codes)
     with torch.no_grad():
         encoder[1].weight.mul_(3), decoder[0].weight.mul_(3)
     return VAE(encoder, posterior, prior, decoder, Bernoulli((1, 2, 2))).double().eval()
@@ -48,8 +49,9 @@ def ladder_of_codes():
 
 
 def all_codes(posterior):
-    """Every value that an image's codes can have: (C^M, M)."""
-    return torch.tensor(list(itertools.product(range(posterior.num_codes), repeat=posterior.latent_dim)))
+    """Every value that an image's codes can have: (C^M, M), of residual ones (C^(quantizers M), quantizers M)."""
+    places = posterior.latent_dim * posterior.quantizers
+    return torch.tensor(list(itertools.product(range(posterior.num_codes), repeat=places)))
 
 
 def binary(count):

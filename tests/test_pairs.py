@@ -25,6 +25,7 @@ SMALL = {
     "model=resnet": ["model.width=8", "model.depth=1"],
     "prior=vamp": ["prior.components=4"],
     "posterior=iaf": ["posterior.transforms=2", "posterior.hidden=8", "posterior.context=4"],
+    "posterior=flow": ["posterior.transforms=2", "posterior.hidden=8", "posterior.context=4"],
     "prior=flow": ["prior.transforms=2", "prior.hidden=8"],
     "prior=autoregressive": ["prior.hidden=8", "prior.layers=1", "prior.heads=2"],
     "objective=iwae": ["objective.samples=3"],
@@ -32,6 +33,8 @@ SMALL = {
     "objective=piwae": ["objective.estimates=2", "objective.samples=2"],
     "objective=ciwae": ["objective.samples=3"],
     "objective=factor_vae": ["objective.hidden=8", "objective.layers=2"],
+    "objective=aae": ["objective.hidden=8"],
+    "objective=vae_gan": ["objective.width=4"],
     "objective=renyi": ["objective.samples=3"],
     "posterior=categorical": ["posterior.classes=4"],
     "posterior=vq": ["posterior.codes=5", "posterior.width=2"],
@@ -42,6 +45,7 @@ OF_CODES = {
 }  # they go with each other alone
 PARTNERS = {"posterior": "prior=uniform", "prior": "posterior=categorical"}
 ON_SPHERE = {"posterior=power_spherical": "prior=uniform_sphere", "prior=uniform_sphere": "posterior=power_spherical"}
+ON_BALL = {"prior=wrapped_normal": "posterior=wrapped_normal"}  # the posterior goes with other priors, too
 AUTOENCODER = ["posterior=deterministic", "prior=standard_normal", "objective=wae"]  # these go with each other alone
 ALONE = {"posterior=deterministic", "prior=none", "objective=autoencoder", "objective=rae", "objective=wae"}
 GREY = ["data.binarization=none"]
@@ -101,7 +105,7 @@ def step(*choices, half=False):
     x, y = data.batch("train", range(6))
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         terms = objective(vae, x, vae.labels(y), step=1)
-    if objective.deterministic:
+    if vae.posterior.deterministic:
         assert terms.bound is None and terms.rate is None and terms.elbo is None
     else:
         torch.testing.assert_close(terms.elbo, -terms.rate - terms.distortion)
@@ -131,7 +135,7 @@ def test_every_member_with_the_defaults(choice, half):
     group, _, name = choice.partition("=")
     if choice in ALONE:
         return step(*AUTOENCODER, *(["objective=rae"] if name == "none" else []), choice, half=half)
-    beside = ON_SPHERE.get(choice, PARTNERS[group] if name in OF_CODES.get(group, []) else None)
+    beside = (ON_SPHERE | ON_BALL).get(choice, PARTNERS[group] if name in OF_CODES.get(group, []) else None)
     step(choice, *([beside] if beside else []), half=half)
 
 
@@ -171,6 +175,9 @@ def test_posterior_and_prior(posterior, prior, half):
     elif (posterior == "power_spherical") != (prior == "uniform_sphere"):
         with pytest.raises(UserError, match="do not fit: posterior=power_spherical and prior=uniform_sphere go with"):
             step(f"posterior={posterior}", f"prior={prior}")
+    elif prior == "wrapped_normal" and posterior != "wrapped_normal":
+        with pytest.raises(UserError, match="do not fit: prior=wrapped_normal goes with posterior=wrapped_normal al"):
+            step(f"posterior={posterior}", f"prior={prior}")
     elif posterior == "deterministic" and prior in ("none", "standard_normal"):
         step(f"posterior={posterior}", f"prior={prior}", "objective=rae", half=half)
     elif posterior == "deterministic":
@@ -204,7 +211,9 @@ def test_objective_and_likelihood(objective, likelihood):
     step(*beside, f"objective={objective}", f"likelihood={likelihood}", *LIKELIHOODS[likelihood])
 
 
-@pytest.mark.parametrize("objective", [name for name in members("objective") if f"objective={name}" not in ALONE])
+@pytest.mark.parametrize(
+    "objective", [name for name in members("objective") if f"objective={name}" not in ALONE and name != "aae"]
+)
 def test_codes_without_noise_have_objectives_of_their_own(objective):
     with pytest.raises(UserError, match=r"^posterior .* and objective .* do not fit: posterior=deterministic goes"):
         step("posterior=deterministic", f"objective={objective}")
@@ -218,6 +227,15 @@ def test_objectives_of_codes_without_noise_go_with_them_alone(objective):
     if objective == "wae":
         with pytest.raises(UserError, match="^objective=wae: must be autoencoder or rae with prior=none"):
             step("posterior=deterministic", "prior=none", "objective=wae")
+
+
+def test_an_adversarial_autoencoder_goes_with_and_without_a_density():
+    step("posterior=deterministic", "objective=aae", "conditional=true")
+    step("posterior=full_gaussian", "objective=aae", "conditional=true")
+    with pytest.raises(UserError, match=r"^objective \(cvae.* and prior \(cvae.* do not fit: nothing would train this"):
+        step("objective=aae", "prior=mixture")
+    with pytest.raises(UserError, match="^objective=aae: must be autoencoder or rae with prior=none"):
+        step("posterior=deterministic", "prior=none", "objective=aae")
 
 
 def test_the_gradient_penalty_takes_a_step():
@@ -242,6 +260,8 @@ NOT_FOR_SEVERAL_GROUPS = {  # objective -> options that make a step with one gro
     "infovae": ("objective=", []),
     "piwae": ("objective=", []),
     "factor_vae": ("objective=", []),
+    "aae": ("objective=", []),
+    "vae_gan": ("objective=", []),
     "dip_vae": ("objective=", []),
     "iwae": ("objective.gradient=", ["objective.gradient=dreg"]),
 }
@@ -268,8 +288,8 @@ def test_several_groups_of_latents_go_with_all_that_makes_sense(choice):
         with pytest.raises(UserError, match="another model=: this one has 4 groups of latents"):
             step("model=ladder", *AUTOENCODER, *(["objective=rae"] if name == "none" else []), choice)
         return None
-    if choice in ON_SPHERE:
-        return step("model=ladder", choice, ON_SPHERE[choice])
+    if choice in ON_SPHERE | ON_BALL:
+        return step("model=ladder", choice, (ON_SPHERE | ON_BALL)[choice])
     if name in OF_CODES.get(group, []):  # of the top group
         return step("model=ladder", choice, PARTNERS[group])
     if name not in NOT_FOR_SEVERAL_GROUPS or name == "iwae":

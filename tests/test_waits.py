@@ -11,7 +11,7 @@ import itertools
 import pytest
 import torch
 from conftest import config
-from test_pairs import GREY, LIKELIHOODS, OF_CODES, ON_SPHERE, SMALL, members
+from test_pairs import GREY, LIKELIHOODS, OF_CODES, ON_BALL, ON_SPHERE, SMALL, members
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -63,8 +63,9 @@ def parts(*choices):
 
 
 def of_numbers(group):
-    """The members that go with any other of numbers: not those of codes, or of a sphere."""
-    return [name for name in members(group) if name not in OF_CODES[group] and f"{group}={name}" not in ON_SPHERE]
+    """The members that go with any other of numbers: not those of codes, of a sphere or of a ball alone."""
+    alone = ON_SPHERE | ON_BALL
+    return [name for name in members(group) if name not in OF_CODES[group] and f"{group}={name}" not in alone]
 
 
 PRIORS = [name for name in of_numbers("prior") if name != "none"]
@@ -74,8 +75,10 @@ CHOICES = [
     *[("likelihood=gaussian", *GREY, f"likelihood.scale={scale}") for scale in ("0.1", "global", "pixel")],
     *[(f"objective={one}", f"prior={other}") for one, other in itertools.product(members("objective"), PRIORS)],
     *[(f"posterior={name}", "prior=vamp") for name in of_numbers("posterior")],
+    ("posterior=wrapped_normal", "prior=wrapped_normal"),
     *[("posterior=power_spherical", "prior=uniform_sphere", f"objective={name}") for name in ("elbo", "iwae")],
     *[(f"posterior={one}", f"prior={other}") for one, other in itertools.product(*OF_CODES.values())],
+    ("posterior=vq", "posterior.quantizers=3", "prior=uniform"),
     *[("objective=iwae", f"objective.gradient={way}", "posterior=iaf") for way in ("stl", "dreg")],
     *[(f"objective/beta={name}",) for name in members("objective/beta")],
     ("posterior=categorical", "prior=uniform", "posterior/temperature=linear"),

@@ -1,10 +1,11 @@
 """Distributions and helpers that torch and zuko lack."""
 
+from cvae.distributions.ball import ExpMap, geodesic, to_ball
 from cvae.distributions.codes import Codes, OneHots, Point, is_discrete
 from cvae.distributions.continuous_bernoulli import ContinuousBernoulli
 from cvae.distributions.discretized import DiscretizedLogistic, MixtureOfLogistics
 from cvae.distributions.factors import factorizes, is_standard_normal
-from cvae.distributions.flow import Flow, stable
+from cvae.distributions.flow import Flow, Located, stable
 from cvae.distributions.from_noise import from_noise
 from cvae.distributions.mixture import Mixture
 from cvae.distributions.points import Dirac, Unknown, has_density
@@ -17,7 +18,9 @@ __all__ = [
     "ContinuousBernoulli",
     "Dirac",
     "DiscretizedLogistic",
+    "ExpMap",
     "Flow",
+    "Located",
     "Mixture",
     "MixtureOfLogistics",
     "OneHots",
@@ -28,9 +31,11 @@ __all__ = [
     "Unknown",
     "factorizes",
     "from_noise",
+    "geodesic",
     "has_density",
     "is_discrete",
     "is_standard_normal",
     "rsample_and_log_prob",
     "stable",
+    "to_ball",
 ]

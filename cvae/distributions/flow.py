@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import AffineTransform
 from torch.distributions.transforms import _InverseTransform
 from zuko.distributions import NormalizingFlow
 from zuko.transforms import AutoregressiveTransform, MonotonicAffineTransform, MonotonicRQSTransform
@@ -36,6 +37,17 @@ class Spline(MonotonicRQSTransform):
     """zuko's, which keeps no inverse."""
 
     inv = new_inverse
+
+
+class Located(AffineTransform):
+    """torch's: loc + scale x (B, D), which keeps no inverse and has the shape of x alone, as zuko's have."""
+
+    inv = new_inverse
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        return shape
+
+    inverse_shape = forward_shape
 
 
 class Autoregressive(AutoregressiveTransform):

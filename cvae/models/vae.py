@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from cvae.checks import number, positive_int
-from cvae.distributions import from_noise, is_discrete, is_standard_normal
+from cvae.distributions import from_noise, geodesic, is_discrete, is_standard_normal
 from cvae.distributions.precision import full_precision
 from cvae.errors import ConfigError
 from cvae.likelihoods import Likelihood
@@ -141,13 +141,16 @@ class VAE(nn.Module):
         """Means of p(x|z) at `steps` points from the means of q(z|x) for a to those for b: (steps, B, C, H, W).
 
         a and b are images (B, C, H, W) in [0, 1], and have the same labels y (B,). The way is spherical if p(z) is
-        N(0, I), on a sphere the great circle, else straight (see `cvae.models.latent_paths.from_to`). Raises as
-        `encode` does.
+        N(0, I), on a sphere the great circle, in hyperbolic space the geodesic, else straight (see
+        `cvae.models.latent_paths.from_to`). Raises as `encode` does.
         """
         self._require_numbers("interpolate")
         start, end = (latent_paths.posterior_mean(self.encode(x, y)) for x in (a, b))
+        positive_int("steps", steps)
+        if self.posterior.curvature:
+            return self.decode(geodesic(start, end, steps, self.posterior.curvature), y).mean
         spherical = self.posterior.sphere or is_standard_normal(self.p_z())
-        way = latent_paths.from_to(start, end, positive_int("steps", steps), spherical)
+        way = latent_paths.from_to(start, end, steps, spherical)
         return self.decode(F.normalize(way, dim=-1) if self.posterior.sphere else way, y).mean
 
     @torch.no_grad()
@@ -206,7 +209,8 @@ class VAE(nn.Module):
         return self.likelihood(full_precision(params).unflatten(0, z.shape[:-1]))
 
     def _rows(self, z: Tensor, y: Tensor | None) -> Tensor:
-        """The decoder's input for z (*batch, D): (prod(batch), D [+ num_classes])."""
+        """The decoder's input for z (*batch, D): (prod(batch), D [+ num_classes]), of residual codes the sums."""
+        z = self.posterior.decoder_input(z)
         if y is not None:
             z = torch.cat([z, F.one_hot(y, self.num_classes).to(z.dtype).expand(*z.shape[:-1], -1)], -1)
         return z.reshape(-1, z.shape[-1])

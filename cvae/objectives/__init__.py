@@ -20,6 +20,7 @@ Examples:
     True
 """
 
+from cvae.objectives.aae import AAE
 from cvae.objectives.autoencoder import RAE, Autoencoder
 from cvae.objectives.beta_tcvae import BetaTCVAE
 from cvae.objectives.capacity import Capacity
@@ -31,9 +32,10 @@ from cvae.objectives.iwae import IWAE
 from cvae.objectives.miwae import CIWAE, MIWAE, PIWAE
 from cvae.objectives.renyi import Renyi
 from cvae.objectives.terms import Objective, Terms
+from cvae.objectives.vae_gan import VAEGAN
 from cvae.objectives.wae import WAE
 
 __all__ = [
-    "CIWAE", "DIPVAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "RAE", "WAE", "Autoencoder", "BetaTCVAE", "Capacity",
-    "FactorVAE", "InfoVAE", "Objective", "Renyi", "Terms",
+    "AAE", "CIWAE", "DIPVAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "RAE", "VAEGAN", "WAE", "Autoencoder", "BetaTCVAE",
+    "Capacity", "FactorVAE", "InfoVAE", "Objective", "Renyi", "Terms",
 ]  # fmt: skip

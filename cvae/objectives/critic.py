@@ -1,15 +1,19 @@
 """Critics: networks of an objective that tell draws of two distributions apart.
 
 One optimizer and one backward pass train the model and its critic: what the critic learns from is detached from the
-model, and what the model learns from sees the critic `frozen`.
+model, and what the model learns from sees the critic `fixed`.
 """
 
 import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from cvae.distributions.precision import full_precision
+from cvae.errors import ConfigError
 
 
 def critic(inputs: int, hidden: int, layers: int) -> nn.Sequential:
@@ -19,6 +23,38 @@ def critic(inputs: int, hidden: int, layers: int) -> nn.Sequential:
     return nn.Sequential(*[part for block in blocks for part in block], nn.Linear(hidden, 1))
 
 
+class ImageCritic(nn.Module):
+    """Images (N, C, H, W) in [0, 1] -> its last hidden layer (N, F), and logits (N,).
+
+    `layers` 4x4 convolutions of stride 2 with leaky ReLUs (Radford et al. 2016), without batch normalization, which
+    would mix true images with made ones.
+
+    Args:
+        image_shape: (C, H, W)
+        width: channels of the first layer; each further one doubles them
+        layers: how many
+
+    Raises:
+        ConfigError: so many layers would leave nothing of the image.
+    """
+
+    def __init__(self, image_shape: Sequence[int], width: int, layers: int) -> None:
+        super().__init__()
+        channels, *size = image_shape
+        if min(size) < 2**layers:
+            raise ConfigError(
+                "layers", layers, f"at most {int(math.log2(min(size)))} for images of {size[0]}x{size[1]}"
+            )
+        widths = [channels, *(width * 2**level for level in range(layers))]
+        blocks = [[nn.Conv2d(n, m, 4, 2, 1), nn.LeakyReLU(0.2)] for n, m in itertools.pairwise(widths)]
+        self.hidden = nn.Sequential(*[part for block in blocks for part in block], nn.Flatten())
+        self.out = nn.Linear(widths[-1] * math.prod(side // 2**layers for side in size), 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.hidden(2 * x - 1)
+        return full_precision(hidden), full_precision(self.out(hidden)).squeeze(-1)
+
+
 def logits(critic: nn.Module, z: Tensor) -> Tensor:
     """The critic's logits (N,) of z (N, D)."""
     return full_precision(critic(z)).squeeze(-1)
@@ -26,5 +62,9 @@ def logits(critic: nn.Module, z: Tensor) -> Tensor:
 
 def frozen(critic: nn.Module, z: Tensor) -> Tensor:
     """`logits`, whose gradient goes to z alone."""
-    fixed = {name: parameter.detach() for name, parameter in critic.named_parameters()}
-    return full_precision(functional_call(critic, fixed, (z,))).squeeze(-1)
+    return full_precision(fixed(critic, z)).squeeze(-1)
+
+
+def fixed(critic: nn.Module, x: Tensor) -> Any:
+    """What the critic gives for x, whose gradient goes to x alone."""
+    return functional_call(critic, {name: part.detach() for name, part in critic.named_parameters()}, (x,))

@@ -42,10 +42,12 @@ class Objective(nn.Module):
     and the same backward pass trains them.
 
     Attributes:
-        deterministic: whether it is for posteriors without a density, and for these alone
+        deterministic: whether it is for posteriors without a density, and for these alone; None: for all
+        trains_prior: whether a prior with parameters learns from it
     """
 
-    deterministic: bool = False
+    deterministic: bool | None = False
+    trains_prior: bool = True
 
     def prepare(self, num_images: int) -> None:
         """Receive the number of training images, once, before training."""

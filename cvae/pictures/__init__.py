@@ -1,7 +1,17 @@
 """Pictures as uint8 arrays (H, W, 3), and as encoded files."""
 
 from cvae.pictures.grids import gif, grid, headed, image_summary, png, reduced, side_by_side, strips
-from cvae.pictures.latent import code_maps, decoded_map, latent_manifold, plane, quantiles, require_plane, sphere_map
+from cvae.pictures.latent import (
+    code_maps,
+    decoded_map,
+    disc_map,
+    latent_manifold,
+    plane,
+    quantiles,
+    require_plane,
+    scatter,
+    sphere_map,
+)
 from cvae.pictures.plots import as_it_is, curves, latent_map, manifold, rates, to_pixels, traversal
 
 __all__ = [
@@ -9,6 +19,7 @@ __all__ = [
     "code_maps",
     "curves",
     "decoded_map",
+    "disc_map",
     "gif",
     "grid",
     "headed",
@@ -22,6 +33,7 @@ __all__ = [
     "rates",
     "reduced",
     "require_plane",
+    "scatter",
     "side_by_side",
     "sphere_map",
     "strips",

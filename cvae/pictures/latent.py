@@ -1,5 +1,6 @@
 """Content for pictures of the latent space: the manifold's images, and a plane for more than two dimensions."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 import numpy as np
@@ -10,10 +11,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from cvae.checks import one_of
-from cvae.distributions import Unknown, factorizes
+from cvae.distributions import Unknown, factorizes, to_ball
+from cvae.distributions.ball import from_ball
 from cvae.errors import ConfigError
 from cvae.models.vae import VAE
-from cvae.pictures.plots import manifold
+from cvae.pictures.plots import latent_map, manifold
 
 PLANES = {"pca": None, "tsne": "sklearn", "umap": "umap"}  # how a plane is found, and the package that it takes
 DRAWS = 10_000  # of a prior, for the quantiles of its marginals
@@ -83,17 +85,54 @@ def sphere_map(vae: VAE, steps: int, label: int | None = None) -> tuple[Tensor, 
     return vae.decode(points, labels).mean, degrees
 
 
+@torch.no_grad()
+def disc_map(vae: VAE, steps: int, label: int | None = None) -> tuple[Tensor, Tensor]:
+    """Decoded means over the Poincaré disc, (steps * steps, C, H, W), white outside of it, and its axes (steps, 2).
+
+    The disc that is shown holds 95 % of p(z); z[0] grows to the right and z[1] upwards.
+
+    label: the class, for a conditional model.
+    """
+    curvature = vae.posterior.curvature
+    far = vae.p_z().sample((DRAWS,)).norm(dim=-1).quantile(0.95)
+    reach = to_ball(far.view(1), curvature)
+    axis = (2 * (torch.arange(steps, device=far.device) + 0.5) / steps - 1) * reach
+    up, right = torch.meshgrid(axis.flip(0), axis, indexing="ij")
+    points = torch.stack([right, up], -1).reshape(-1, 2)
+    inside = points.norm(dim=-1) < reach
+    z = from_ball(points[inside], curvature)
+    decoded = vae.decode(z, None if label is None else torch.full((len(z),), label, device=z.device)).mean
+    images = decoded.new_ones(len(points), *decoded.shape[1:])
+    images[inside] = decoded
+    return images, torch.stack([axis, axis], 1).cpu()
+
+
 def decoded_map(vae: VAE, means: Tensor, steps: int, label: int | None, of_class: str) -> np.ndarray:
-    """The manifold: what is decoded over quantiles of p(z), or where there is none of `means`; on a sphere its map.
+    """The manifold: what is decoded over quantiles of p(z), or where there is none of `means`.
+
+    On a sphere it is its map, of hyperbolic space the disc.
 
     means: (N, D), D = 2, of images; on a sphere D = 3. of_class: said behind the title.
     """
     if vae.posterior.sphere:
         images, degrees = sphere_map(vae, steps, label)
         return manifold(images, degrees, f"decoded map of the sphere{of_class}", ("longitude, degrees", "latitude"))
+    if vae.posterior.curvature:
+        images, axes = disc_map(vae, steps, label)
+        title = f"decoded Poincaré disc, of which 95 % of p(z) are shown{of_class}"
+        return manifold(images, axes, title, ("disc, right", "disc, up"))
     p = vae.p_z()
     z, of = (quantiles(means, steps), "the codes") if isinstance(p, Unknown) else (quantiles(p, steps), "p(z)")
     return manifold(latent_manifold(vae, z, label), z, f"decoded quantiles of {of}{of_class}")
+
+
+def scatter(vae: VAE, means: Tensor, labels: Tensor, classes: Sequence[str] | None) -> np.ndarray:
+    """The posterior means (N, 2) of the test images by class; of hyperbolic space their points of the Poincaré disc."""
+    title, names = "posterior means of the test images", ("z[0]", "z[1]")
+    if not (curvature := vae.posterior.curvature):
+        return latent_map(means.numpy(), labels.numpy(), names, title, classes)
+    points, names = to_ball(means, curvature).numpy(), ("disc, right", "disc, up")
+    return latent_map(points, labels.numpy(), names, f"{title} in the Poincaré disc", classes, curvature**-0.5)
 
 
 def require_plane(key: str, how: str) -> str:

@@ -67,10 +67,11 @@ def latent_map(
     axes_names: Sequence[str],
     title: str,
     classes: Sequence[str] | None = None,
+    radius: float | None = None,
 ) -> np.ndarray:
     """Points (N, 2) by class, a colour for each; beside them the legend, or for many classes a scale.
 
-    classes: class k is called classes[k]; None: by its number
+    classes: class k is called classes[k]; None: by its number. radius: of a circle that is drawn around 0
     """
     figure = new_figure(7.7, 6.6, layout="constrained")
     axes = figure.add_subplot()
@@ -81,6 +82,10 @@ def latent_map(
         points[:, 0], points[:, 1], c=of, cmap=colours, vmin=0, vmax=last, s=np.clip(20_000 / len(points), 4, 20),
         linewidths=0,
     )  # fmt: skip
+    if radius is not None:
+        from matplotlib.patches import Circle
+
+        axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor="0.5"))
     if 1 < len(occur) <= 20:
         from matplotlib.lines import Line2D
 

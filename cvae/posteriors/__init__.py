@@ -15,14 +15,16 @@ Examples:
 
 from cvae.posteriors.categorical import Categorical
 from cvae.posteriors.deterministic import Deterministic
+from cvae.posteriors.flow import FlowPosterior
 from cvae.posteriors.fsq import FSQ
 from cvae.posteriors.gaussian import DiagonalGaussian, FullGaussian
 from cvae.posteriors.iaf import IAF
 from cvae.posteriors.posterior import Posterior
 from cvae.posteriors.power_spherical import PowerSphericalPosterior
 from cvae.posteriors.vq import VQ
+from cvae.posteriors.wrapped_normal import WrappedNormal
 
 __all__ = [
-    "FSQ", "IAF", "VQ", "Categorical", "Deterministic", "DiagonalGaussian", "FullGaussian", "Posterior",
-    "PowerSphericalPosterior",
+    "FSQ", "IAF", "VQ", "Categorical", "Deterministic", "DiagonalGaussian", "FlowPosterior", "FullGaussian",
+    "Posterior", "PowerSphericalPosterior", "WrappedNormal",
 ]  # fmt: skip

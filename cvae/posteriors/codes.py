@@ -15,16 +15,19 @@ class CodePosterior(Posterior):
     Features (F,) and z (D,) are maps (F / M, M) and (width, M), flattened: each code has a column. A network that ends
     in a map (H', W') of features, flattened as torch does, has a code, or several, at each of its H' W' places.
 
+    With several quantizers (`cvae.posteriors.VQ`) there are as many codes at each of the M places. Codes are then
+    (quantizers M,) and z (quantizers width M,), those of one quantizer after those of the other.
+
     Args:
-        latent_dim: M, how many codes
+        latent_dim: M, how many codes, or places
     """
 
     num_codes: int
     vectors: Tensor  # (num_codes, width), what each code is written as
 
-    def __init__(self, latent_dim: int, width: int) -> None:
+    def __init__(self, latent_dim: int, width: int, quantizers: int = 1) -> None:
         super().__init__()
-        self.latent_dim, self.width = latent_dim, width
+        self.latent_dim, self.width, self.quantizers = latent_dim, width, quantizers
         self.num_features = latent_dim * width
 
     def write(self, codes: Tensor) -> Tensor:
@@ -37,7 +40,8 @@ class CodePosterior(Posterior):
 
     def p_z(self, p: Distribution) -> Distribution:
         """p(z) from a prior of the codes, event (M,)."""
-        return Codes(p, self.write, self.read, self.latent_dim * self.width, self.num_codes)
+        dims = self.quantizers * self.latent_dim * self.width
+        return Codes(p, self.write, self.read, dims, self.num_codes)
 
     def columns(self, t: Tensor) -> Tensor:
         """(..., width M) -> (..., M, width): what belongs to each code."""

@@ -19,6 +19,7 @@ from cvae.priors.standardized import Standardized
 from cvae.priors.uniform import UniformCodes
 from cvae.priors.uniform_sphere import UniformSpherePrior
 from cvae.priors.vamp import VampPrior
+from cvae.priors.wrapped_normal import WrappedNormalPrior
 
 __all__ = [
     "AutoregressiveCodes",
@@ -31,4 +32,5 @@ __all__ = [
     "UniformCodes",
     "UniformSpherePrior",
     "VampPrior",
+    "WrappedNormalPrior",
 ]

@@ -19,10 +19,12 @@ class Prior(nn.Module, ABC):
     Attributes:
         of_codes: whether it is a prior of codes
         sphere: whether it is one of latents on the unit sphere
+        ball: whether it is one of points of the Poincaré ball alone
     """
 
     of_codes: bool = False
     sphere: bool = False
+    ball: bool = False
 
     @abstractmethod
     def forward(self, infer: Callable[[Tensor], Distribution]) -> Distribution:

@@ -32,13 +32,17 @@ def require_fit(cfg: DictConfig, vae: VAE, data: ImageData) -> None:
 def require_objective(cfg: DictConfig, vae: VAE, objective: Objective) -> None:
     """Raise UserError, naming both keys, unless the objective fits the posterior and trains the prior."""
     posterior, prior = f"posterior ({cfg.posterior._target_})", f"prior ({cfg.prior._target_})"
-    if vae.posterior.deterministic != objective.deterministic:
+    target = f"objective ({cfg.objective._target_})"
+    if objective.deterministic not in (None, vae.posterior.deterministic):
         why = (
-            "deterministic goes with objective=autoencoder, wae and rae, which ask for no density, and these go with it"
+            "deterministic goes with objective=autoencoder, wae, rae and aae, which ask for no density, and the first "
+            "three go with it"
         )
-        raise UserError(f"{posterior} and objective ({cfg.objective._target_}) do not fit: posterior={why} alone")
-    if vae.posterior.deterministic and any(True for _ in vae.prior.parameters()):
+        raise UserError(f"{posterior} and {target} do not fit: posterior={why} alone")
+    learns = any(True for _ in vae.prior.parameters())
+    if learns and (vae.posterior.deterministic or not objective.trains_prior):
+        first = posterior if vae.posterior.deterministic else target
         raise UserError(
-            f"{posterior} and {prior} do not fit: nothing would train this prior. Choose prior=none, or "
+            f"{first} and {prior} do not fit: nothing would train this prior. Choose prior=none, or "
             "prior=standard_normal, and fit one afterwards: python -m cvae fit-prior RUN prior=gmm"
         )

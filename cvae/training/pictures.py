@@ -217,9 +217,7 @@ class Pictures(Callback):
                 shown = pictures.decoded_map(vae, found.means.to(device), self.manifold_steps, label, of_class)
                 yield self.run.manifold(label), shown
         if latent_dim == 2 and not codes:
-            title = "posterior means of the test images"
-            shown = pictures.latent_map(found.means.numpy(), labels.numpy(), ("z[0]", "z[1]"), title, classes)
-            yield self.run.scatter, shown
+            yield self.run.scatter, pictures.scatter(vae, found.means, labels, classes)
         elif latent_dim > 2:
             points, names = pictures.plane(found.means, self.plane, self.seed)
             title = f"posterior means of the test images, {latent_dim} dimensions"

@@ -37,15 +37,15 @@ def joint(vae, x):
 
 def test_codes_and_their_vectors(vae):
     posterior, codes = vae.posterior, all_codes(vae.posterior)
-    z = posterior.write(codes)
-    assert z.shape == (posterior.num_codes**M, M * posterior.width) == (len(codes), *vae.shapes[0])
+    z, depth = posterior.write(codes), posterior.quantizers
+    assert z.shape == (posterior.num_codes ** (M * depth), M * posterior.width * depth) == (len(codes), *vae.shapes[0])
     assert len(z.unique(dim=0)) == len(codes) and torch.equal(posterior.read(z), codes)
-    assert torch.equal(posterior.write(codes[:4].view(2, 2, M)), z[:4].view(2, 2, -1))
+    assert torch.equal(posterior.write(codes[:4].view(2, 2, -1)), z[:4].view(2, 2, -1))
     # A code has a column of the map (width, M): to change one changes nothing else of z.
     other = codes.clone()
     other[:, 1] = (codes[:, 1] + 1) % posterior.num_codes
-    changed = (posterior.write(other) != z).view(-1, posterior.width, M).any(1)
-    assert torch.equal(changed, torch.tensor([False, True, False]).expand(len(codes), M))
+    changed = (posterior.write(other) != z).view(len(codes), depth, posterior.width, M).any(2).flatten(1)
+    assert torch.equal(changed, (torch.arange(M * depth) == 1).expand(len(codes), -1))
 
 
 def test_masses_sum_to_one(vae):

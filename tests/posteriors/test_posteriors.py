@@ -21,7 +21,7 @@ from cvae.distributions import TriangularNormal, rsample_and_log_prob, stable
 from cvae.errors import ConfigError
 from cvae.likelihoods import Bernoulli as BernoulliLikelihood
 from cvae.networks import mlp
-from cvae.posteriors import IAF, DiagonalGaussian, FullGaussian, Posterior
+from cvae.posteriors import IAF, DiagonalGaussian, FlowPosterior, FullGaussian, Posterior, WrappedNormal
 from cvae.posteriors.gaussian import fill_triangular
 from cvae.priors import StandardNormal
 
@@ -29,8 +29,12 @@ POSTERIORS = {
     "diagonal_gaussian": DiagonalGaussian,
     "full_gaussian": FullGaussian,
     "iaf": partial(IAF, transforms=2, hidden=8, context=3),
+    "flow": partial(FlowPosterior, transforms=2, hidden=8, context=3, bins=4),
+    "flow, affine": partial(FlowPosterior, transform="affine", transforms=2, hidden=8, context=3),
+    "wrapped_normal": WrappedNormal,
+    "wrapped_normal, less curved": partial(WrappedNormal, curvature=0.3),
 }
-GAUSSIANS = [name for name in POSTERIORS if name != "iaf"]
+GAUSSIANS = ["diagonal_gaussian", "full_gaussian"]
 
 
 @pytest.fixture(params=POSTERIORS)
@@ -58,7 +62,7 @@ def test_shapes(make, dims):
 def test_density_integrates_to_one_and_is_sampled_from(make, dims):
     posterior = shaken(make(dims))
     q = posterior(features_of(posterior, 1).detach())
-    total, mean, covariance = integrals(q.log_prob, dims)
+    total, mean, covariance = integrals(q.log_prob, dims, points=4801 if dims == 1 else 241)  # splines have kinks
     assert total.item() == pytest.approx(1, abs=1e-4)
     assert_moments(q.sample((40_000,))[:, 0], mean, covariance)
 
@@ -320,7 +324,13 @@ def test_iaf_refuses_impossible_options(key, value):
         IAF(2, **{key: value})
 
 
-@pytest.mark.parametrize("name", [*POSTERIORS, *CODES])
+OF_FILES = [name for name in POSTERIORS if "," not in name]
+
+
+CODE_FILES = [name for name in CODES if "," not in name]
+
+
+@pytest.mark.parametrize("name", [*OF_FILES, *CODE_FILES])
 def test_every_option_stands_in_its_file(name):
     options = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "posterior" / f"{name}.yaml"))
     cls = getattr(posteriors, options.pop("_target_").removeprefix("cvae.posteriors."))
@@ -334,8 +344,8 @@ def test_every_option_stands_in_its_file(name):
     )
     assert options == defaults
     assert {file.stem for file in (ROOT / "conf" / "posterior").glob("*.yaml")} == {
-        *POSTERIORS,
-        *CODES,
+        *OF_FILES,
+        *CODE_FILES,
         "deterministic",
         "power_spherical",
     }, "a line is missing"

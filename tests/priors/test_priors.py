@@ -345,7 +345,7 @@ def test_every_option_stands_in_its_file(file):
     assert options == {
         key: parameter.default for key, parameter in inspect.signature(cls).parameters.items() if key not in given
     }
-    assert file.stem in PRIORS or file.stem in OF_CODES or file.stem in ("none", "uniform_sphere"), "a line is missing"
+    assert file.stem in (*PRIORS, *OF_CODES, "none", "uniform_sphere", "wrapped_normal"), "a line is missing"
 
 
 def test_a_prior_without_forward_cannot_be_made(make):

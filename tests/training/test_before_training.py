@@ -80,6 +80,8 @@ def test_what_trains_nothing_is_refused(tmp_path, words):
         "ciwae",
         "renyi",
         "factor_vae",
+        "aae",
+        "vae_gan objective.layers=2",
         "dip_vae",
         "capacity",
         "rae",

@@ -21,7 +21,10 @@ CHOICES = {
     ],
     "rae": ["posterior=deterministic", "prior=none", "objective=rae", "objective.regularizer=gradient_penalty", PLAIN],
     "a sphere": ["posterior=power_spherical", "prior=uniform_sphere", "objective.kl=closed_form", PLAIN],
+    "a disc": ["posterior=wrapped_normal", "prior=wrapped_normal", "model.latent_dim=2", PLAIN],
     "factor_vae": ["objective=factor_vae", "objective.hidden=8", PLAIN],
+    "aae": ["objective=aae", "objective.hidden=8", PLAIN],
+    "vae_gan": ["objective=vae_gan", "objective.width=2", "data.binarization=none", "likelihood=gaussian", PLAIN],
     "piwae": ["objective=piwae", "objective.estimates=2", "objective.samples=2", PLAIN],
     "iwae with dreg": ["objective=iwae", "objective.samples=3", "objective.gradient=dreg"],
     "beta_tcvae, a validation split": ["objective=beta_tcvae", "data.validation_size=4", "data.source.train_size=26"],
@@ -31,6 +34,7 @@ CHOICES = {
         "posterior=vq", "posterior.codes=5", "posterior.width=2", "prior=autoregressive",
         "prior.hidden=8", "prior.heads=2",
     ],
+    "residual vq": ["posterior=vq", "posterior.codes=5", "posterior.quantizers=2", "prior=uniform", PLAIN],
     "categorical, its temperature falls": [
         "posterior=categorical", "posterior/temperature=linear", "posterior.temperature.steps=9",
         "prior=uniform", PLAIN,
