@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from cvae.commands import factors
 from cvae.commands.inputs import add_device, device_of, model_of
 from cvae.errors import ConfigError
 from cvae.runs.directory import RAW, Run
@@ -54,6 +55,7 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     evaluate.add_argument(
         "--data-root", metavar="DIR", help="the folder of the data, if it has moved since the training"
     )
+    factors.add_options(evaluate)
     add_device(evaluate)
 
 
@@ -65,6 +67,8 @@ def measure(args: argparse.Namespace) -> None:
     Raises:
         UserError: an option, the run or its data are wrong.
     """
+    if args.factors:
+        return factors.measure(args)
     from cvae.build import load_data
     from cvae.evaluation import Settings
     from cvae.runtime.devices import keep_freed_memory

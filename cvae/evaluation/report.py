@@ -1,9 +1,9 @@
 """The report on a trained model: its figures as a table and as a file, and by the names that loggers get."""
 
 import math
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cvae.errors import UserError
 from cvae.evaluation.batches import IMAGES, Batch
+from cvae.evaluation.known_factors import at_the_end
 from cvae.evaluation.measure import FEW, Figure, evaluate
 from cvae.evaluation.settings import Settings
 from cvae.models.vae import VAE
@@ -20,13 +21,16 @@ from cvae.runs.modelled import remarks
 from cvae.runs.small_files import read_config
 from cvae.runtime.console import console, progress_bar
 
+if TYPE_CHECKING:
+    from cvae.data import ImageDataset
+
 LOOSE = 0.05  # share of images with few effective samples, above which the table calls log p(x) a loose bound
 
 
 class TestData(Protocol):
     """The part of the data that an evaluation uses (cvae.data.ImageData)."""
 
-    test: Sized
+    test: "ImageDataset"
     binarization: str
 
     def batch(self, split: str, indices: range, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -67,6 +71,7 @@ def report(
             figures = evaluate(vae, test_batches(vae, data, count, device), settings, advance)
         except torch.OutOfMemoryError as error:
             raise UserError(f"the memory does not suffice with memory={settings.memory:g}: try less") from error
+    figures |= at_the_end(vae, test_batches(vae, data, count, device), data.test.images, settings.seed)
     about = asdict(settings) | {
         "images": count, "aggregate_images": aggregated, "checkpoint": checkpoint, "step": step, "split": "test",
         "binarization": data.binarization, "device": device.type, "weights": weights,

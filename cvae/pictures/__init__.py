@@ -1,6 +1,7 @@
 """Pictures as uint8 arrays (H, W, 3), and as encoded files."""
 
 from cvae.pictures.grids import gif, grid, headed, image_summary, png, reduced, side_by_side, strips
+from cvae.pictures.known_factors import factors
 from cvae.pictures.latent import (
     code_maps,
     decoded_map,
@@ -20,6 +21,7 @@ __all__ = [
     "curves",
     "decoded_map",
     "disc_map",
+    "factors",
     "gif",
     "grid",
     "headed",

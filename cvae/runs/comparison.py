@@ -13,7 +13,7 @@ from cvae.checks import is_number
 from cvae.errors import UserError
 from cvae.runs import trust
 from cvae.runs.directory import AVERAGED, Run
-from cvae.runs.evaluations import best_evaluation
+from cvae.runs.evaluations import best_evaluation, factor_figures
 from cvae.runs.modelled import chosen_by, modelled, one_code, weights_of
 from cvae.runs.small_files import read_config, read_json
 
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 FIGURES = {
     "ELBO": ("test/elbo", 2), "NLL": ("evaluation/nll", 2), "rate": ("test/rate", 2),
     "distortion": ("test/distortion", 2), "active units": ("evaluation/active_units", 0), "seconds": ("seconds", 0),
+    "MIG": ("evaluation/mig", 3), "DCI": ("evaluation/dci_disentanglement", 3), "SAP": ("evaluation/sap", 3),
+    "FactorVAE": ("evaluation/factor_vae_score", 3),
 }  # fmt: skip
 LARGEST = 1e30  # a figure, or a number of a figure's axis; sums and drawings of larger ones overflow
 TYPED, TAGS, LONGEST = 500, 20, 200  # words and tags of a run, and signs of the name of a key: more are left out
@@ -117,6 +119,7 @@ def entry_of(run: Run, config: dict, hydra: dict) -> Entry:
         metrics["seconds"] = sum(seconds)
     if best := best_evaluation(run, metrics.get("steps"), weights_of(config)):
         metrics, by, at_most = metrics | best.figures, best.by, at_most or best.at_most
+    metrics |= factor_figures(run, metrics.get("steps"), weights_of(config))
     figures = {title: metrics[key] for title, (key, _) in FIGURES.items() if usable(metrics.get(key))}
     tags = list(map(str, tags[:TAGS])) if isinstance(tags, list) else []
     search = "optuna" in str(trust.found(hydra, "hydra.sweeper._target_"))

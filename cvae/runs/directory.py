@@ -55,6 +55,7 @@ class Run:
         self.status_file = self.path / "status.json"
         self.lock_file = self.path / ".lock"
         self.evaluations = self.path / "evaluation"
+        self.factor_figures = self.path / "factors"
         self.gif = self.path / "cvae.gif"
         self.reconstruction = self.path / "reconstruction.png"  # beside the test images
         self.scatter = self.path / "latent_scatter.png"
@@ -64,6 +65,7 @@ class Run:
         self.rates = self.path / "latent_rates.png"
         self.curves = self.path / "learning_curves.png"
         self.groups = self.path / "latent_groups.png"
+        self.factors = self.path / "factors.png"  # what latents tell of known factors
         self.codes = self.path / "latent_codes.png"
         self.samples = self.path / "samples.png"
         self.reconstructed = self.path / "reconstructed.png"
@@ -113,6 +115,11 @@ class Run:
         """A density fitted to the aggregate posterior of a model, by its checkpoint and number of optimizer steps."""
         kept = "" if weights == RAW else f"_{weights}"
         return self.path / "priors" / f"{kind}_{Path(checkpoint).stem}_step={step}{kept}.pt"
+
+    def factor_measures(self, checkpoint: str, weights: str, images: int, seed: int) -> Path:
+        """Figures of latents against known factors."""
+        kept = "" if weights == RAW else f"_{weights}"
+        return self.factor_figures / f"{Path(checkpoint).stem}{kept}_images={images}_seed={seed}.json"
 
     def began(self) -> bool:
         """Whether a training has left something here: more than the config of a run that was refused."""

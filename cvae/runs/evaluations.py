@@ -41,6 +41,22 @@ def best_evaluation(run: Run, step: int | None, weights: str = RAW) -> Evaluatio
     )
 
 
+def factor_figures(run: Run, step: int | None, weights: str = RAW) -> dict[str, float]:
+    """Figures of the last checkpoint's latents against known factors, by the names that metrics.json would have.
+
+    Of several measurements that of the most test images, of the least seed. Arguments as of `best_evaluation`.
+    """
+    files = sorted(run.factor_figures.glob("*.json"))[:MOST]
+    found = [content for file in files if isinstance((content := read_json(file)).get("settings"), dict)]
+    found = [content for content in found if content["settings"].get("checkpoint") == LAST]
+    found = [content for content in found if all(is_int(content["settings"].get(key)) for key in ("images", "step"))]
+    found = [content for content in found if step in (None, content["settings"]["step"])]
+    found = [content for content in found if content["settings"].get("weights", RAW) == weights]
+    best = max(found, key=lambda content: (content["settings"]["step"], content["settings"]["images"]), default={})
+    values = {f"evaluation/{name}": part.get("value") for name, part in best.items() if isinstance(part, dict)}
+    return {name: value for name, value in values.items() if is_number(value)}
+
+
 def readable(content: dict) -> bool:
     settings, nll = content.get("settings"), content.get("nll")
     if not isinstance(settings, dict) or not isinstance(nll, dict) or settings.get("checkpoint") != LAST:

@@ -23,6 +23,7 @@ from cvae.runs.small_files import one_line
 NO_SETTINGS = "unknown"  # how an NLL was found of which no file says it
 WORDS = ("run", "NLL by", "state", "tags")  # the titles of columns without numbers
 COLUMNS, SIGNS = 12, 48  # at most, of a table that is read; signs of a cell, too
+HIGHER = ("ELBO", "active units", "MIG", "DCI", "SAP", "FactorVAE")  # figures that are better when higher
 FIRST = (1, 3, 6)  # weights of the first settings
 
 
@@ -81,7 +82,7 @@ class Column(NamedTuple):
 def parts(entries: list[Entry], sort: str = "ELBO", each: bool = False) -> list[Part]:
     """A part for each thing that is modelled, those with the most runs first.
 
-    sort: a title of FIGURES or a key; ELBO and active units are better when higher
+    sort: a title of FIGURES or a key; those of HIGHER are better when higher
     each: a row for each run; else runs that differ in their seed alone share a row
 
     Raises:
@@ -125,7 +126,7 @@ def rows(entries: list[Entry], each: bool = False) -> list[Row]:
 
 def best_first(table: list[Row], title: str) -> list[Row]:
     """The rows by a figure, those without it last."""
-    sign = -1 if title in ("ELBO", "active units") else 1
+    sign = -1 if title in HIGHER else 1
     return sorted(table, key=lambda row: (math.isnan(row.mean(title)), sign * row.mean(title)))
 
 
@@ -170,13 +171,13 @@ def columns(table: list[Row]) -> list[Column]:
         found.append(Column(title, weight, [text_of(row.settings[key]) for row in table]))
     if any(len(row.entries) > 1 for row in table):
         found.append(Column("runs", 2, [str(len(row.entries)) for row in table]))
-    weights = {"ELBO": 0, "NLL": 2, "rate": 5, "distortion": 5, "active units": 6, "seconds": 8}
+    weights = {"ELBO": 0, "NLL": 2, "MIG": 2, "rate": 5, "distortion": 5, "active units": 6, "seconds": 8}
     for title, (_, digits) in FIGURES.items():
         if any(row.values(title) for row in table):
             cells = [figure(row.mean(title), row.deviation(title), digits) for row in table]
             if title == "NLL":
                 cells = [("≤ " if row.at_most() else "") + cell for row, cell in zip(table, cells, strict=True)]
-            found.append(Column(title, weights[title], cells))
+            found.append(Column(title, weights.get(title, 3), cells))
     if len(ways(table)) > 1:
         found.append(Column("NLL by", 7, [row.by() or "-" for row in table]))
     found.append(Column("state", 4, [row.state() for row in table]))

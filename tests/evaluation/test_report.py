@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from test_parts_of_the_evaluation import plain_vae
 
+from cvae.data import Images
 from cvae.errors import UserError
 from cvae.evaluation import Settings
 from cvae.evaluation import report as module
@@ -26,13 +27,25 @@ FIGURES = {
 CPU = torch.device("cpu")
 
 
+class Split:
+    """So many images, of which nothing else is known."""
+
+    images = Images(torch.zeros(1, 1, 2, 3), torch.zeros(1))
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+
 class Data:
     """Test images that are numbered, with labels; `asked` keeps what was asked for."""
 
     binarization = "static"
 
     def __init__(self, count):
-        self.test, self.asked = range(count), []
+        self.test, self.asked = Split(count), []
 
     def batch(self, split, indices, device):
         self.asked.append((split, indices, device))

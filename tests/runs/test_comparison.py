@@ -154,11 +154,12 @@ def test_markdown(sweep):
 def test_csv_has_every_run_with_all_digits(sweep):
     lines = as_csv(read(find([sweep]))).splitlines()
     assert lines[0] == (
-        "path,modelled,model.latent_dim,seed,ELBO,NLL,rate,distortion,active units,seconds,NLL is,NLL by,state,tags"
+        "path,modelled,model.latent_dim,seed,ELBO,NLL,rate,distortion,active units,seconds,MIG,DCI,SAP,FactorVAE,"
+        "NLL is,NLL by,state,tags"
     )
     words = '"y 1x8x8, binarization=static; probabilities"'
-    assert lines[1] == f'"{sweep}/0_latent_dim=2,seed=0",{words},2,0,-150.0,148.0,5.0,145.0,2,3.5,,,finished,'
-    assert lines[4].endswith(",8,1,,,,,,,,,failed,") and len(lines) == 7
+    assert lines[1] == f'"{sweep}/0_latent_dim=2,seed=0",{words},2,0,-150.0,148.0,5.0,145.0,2,3.5,,,,,,,finished,'
+    assert lines[4].endswith(",8,1,,,,,,,,,,,,,failed,") and len(lines) == 7
 
 
 def test_values_as_typed():

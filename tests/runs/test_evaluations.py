@@ -111,7 +111,7 @@ def test_a_better_evaluation_is_shown_and_said(runs):
     ]  # fmt: skip
     assert [row.mean("active units") for row in table] == [2, 4, 2]
     assert [row.mean("ELBO") for row in table] == [-118, -120, -151]
-    assert ',80.0,5.0,115.0,4,3.5,,"5,000 samples, 100 images",finished,' in as_csv(entries)
+    assert ',80.0,5.0,115.0,4,3.5,,,,,,"5,000 samples, 100 images",finished,' in as_csv(entries)
 
 
 def test_what_is_not_known_is_said_where_runs_differ(runs):

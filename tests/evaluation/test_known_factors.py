@@ -1,0 +1,326 @@
+"""All measures of latents against factors: codes whose answers are known, and which codes and factors are taken."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from conftest import config
+
+from cvae.build import build_data, build_vae
+from cvae.data import Images
+from cvae.errors import UserError
+from cvae.evaluation import fixed_factors, known_factors, predicted
+from cvae.evaluation.known_factors import Coded, at_the_end, coded, halves, measure, of_arrays, over_draws
+from cvae.evaluation.report import test_batches as batches_of
+
+SIZES = (3, 4, 5)
+
+
+def grid(count, seed=0):
+    """Factors (N, 3), drawn independently, the first of which has no order; and each as a number of variance 1."""
+    factors = np.random.default_rng(seed).integers(0, SIZES, (count, 3))
+    return factors, (factors - factors.mean(0)) / factors.std(0)
+
+
+def mixed(count, seed=0):
+    """Codes of five latents, some of them mixtures of factors with noise, and the factors."""
+    factors, numbers = grid(count, seed)
+    noise = np.random.default_rng(seed + 1).normal(size=(count, 5))
+    turned = np.array([[1, 0, 0, 0, 0], [0, 0.9, 0.4, 0, 0], [0, -0.4, 0.9, 0, 0]])
+    return numbers @ turned + 0.3 * noise, factors
+
+
+CASES = ("factors", "turned and renamed", "rotated", "noise", "doubled", "inactive", "with noise")
+
+
+def codes(case, factors, numbers):
+    noise = np.random.default_rng(7).normal(size=numbers.shape)
+    c = np.sqrt(0.5)
+    return {
+        "factors": numbers,
+        "turned and renamed": -5 * numbers[:, [2, 0, 1]] + 3,
+        "rotated": numbers @ np.array([[c, -c, 0], [c, c, 0], [0, 0, 1]]),
+        "noise": noise,
+        "doubled": np.concatenate([numbers, numbers], 1),
+        "inactive": np.concatenate([numbers, np.full_like(numbers, 0.1)], 1),
+        "with noise": np.concatenate([numbers, noise], 1),
+    }[case]
+
+
+def scores(case):
+    """Each score of codes of 1,200 images, by one draw."""
+    factors, numbers = grid(1200)
+    known = of_arrays(codes(case, factors, numbers), factors, ("shape", "x", "y"))
+    figures = known_factors.of_information(known, 0)
+    ((half, other, rng),) = halves(len(known.z), 1, 0)
+    train, test = known.points(half), known.points(other)
+    return {name: figure.value for name, figure in figures.items()} | {
+        "sap_of_lines": known_factors.sap_of_lines(*train),
+        "factor_vae": fixed_factors.factor_vae(train, test, rng),
+        "beta_vae": predicted.beta_vae(train, test, rng),
+        "sap": predicted.sap(train, test),
+        "explicitness": predicted.explicitness(train, test),
+        "lasso": predicted.dci_lasso(train, test),
+        "trees": predicted.dci_trees(train, test, 0),
+    }
+
+
+@pytest.fixture(scope="module")
+def answers():
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install -e '.[measures]'")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(predicted, "TREES", 300)
+        patched.setattr(predicted, "POINTS", 1500)
+        return {case: scores(case) for case in CASES}
+
+
+@pytest.mark.parametrize("case", ["factors", "turned and renamed", "inactive", "with noise"])
+def test_factors_themselves_have_the_best_scores(answers, case):
+    """In any order and of any sign and scale; beside latents that are constant, or of noise."""
+    found = answers[case]
+    for name in ("mig", "modularity", "sap_of_lines", "factor_vae", "beta_vae", "explicitness"):
+        assert found[name] > 0.98, name
+    assert found["sap"] > 0.35  # lines tell the outermost of a few values alone
+    assert found["trees"] == pytest.approx((1, 1, 1), abs=0.01)
+    assert found["lasso"] == pytest.approx((1, 1, 1), abs=0.03)  # it shrinks what it predicts
+
+
+def test_order_and_signs_change_nothing(answers):
+    one, two = answers["factors"], answers["turned and renamed"]
+    for name in ("mig", "modularity", "sap_of_lines", "explicitness", "lasso", "trees"):
+        assert two[name] == pytest.approx(one[name], abs=1e-4), name
+
+
+def test_a_rotation_is_entangled_and_loses_nothing(answers):
+    found = answers["rotated"]
+    assert found["mig"] < 0.45 and found["sap_of_lines"] < 0.4 and found["factor_vae"] < 0.8
+    assert found["trees"][0] < 0.7 and found["trees"][1] < 0.7 and found["trees"][2] > 0.97
+    assert found["lasso"][0] < 0.7 and found["lasso"][2] > 0.95 and found["explicitness"] > 0.99
+
+
+def test_noise_tells_nothing(answers):
+    found = answers["noise"]
+    for name in ("mig", "modularity", "sap_of_lines", "sap"):
+        assert abs(found[name]) < 0.05, name
+    assert found["lasso"] == (0, 0, 0) and found["explicitness"] == pytest.approx(0.5, abs=0.05)
+    assert found["trees"][0] < 0.1 and found["trees"][1] < 0.1
+    assert found["trees"][2] == pytest.approx(np.mean([1 / n for n in SIZES]), abs=0.06)  # chance
+    assert found["factor_vae"] == pytest.approx(1 / 3, abs=0.06) and found["beta_vae"] == pytest.approx(1 / 3, abs=0.06)
+
+
+def test_a_doubled_latent_has_no_gap(answers):
+    """Each factor is told twice: not compact, and as disentangled as before."""
+    found = answers["doubled"]
+    assert found["mig"] == found["sap_of_lines"] == found["sap"] == 0
+    assert found["modularity"] > 0.98 and found["factor_vae"] > 0.98 and found["trees"][0] > 0.98
+    assert found["trees"][1] < 0.8
+
+
+DISENT = {"mig": 0.5463244432466399, "sap": 0.3233333333, "sap_of_lines": 0.7022790282417016}
+DISENT["dci"] = (0.5483984183, 0.6019829755, 0.858)  # by trees without a seed
+
+
+def test_agreement_with_disent():
+    """disent 0.8.0 gives these figures of the same codes."""
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install -e '.[measures]'")
+    known = of_arrays(*mixed(1000), ("a", "b", "c"))
+    train, test = known.points(np.arange(500)), known.points(np.arange(500, 1000))
+    assert known_factors.of_information(known, 0)["mig"].value == pytest.approx(DISENT["mig"], abs=1e-9)
+    assert known_factors.sap_of_lines(*train) == pytest.approx(DISENT["sap_of_lines"], abs=1e-9)
+    assert predicted.sap(train, test) == pytest.approx(DISENT["sap"], abs=0.01)
+    assert predicted.dci_trees(train, test, 0) == pytest.approx(DISENT["dci"], abs=0.02)
+
+
+# Which codes, which factors
+
+
+def test_codes_are_standardized_and_values_numbered():
+    z = np.array([[1.0, 7.0, 0.0]] * 20 + [[3.0, 7.0, 4.0]] * 20)
+    factors = np.array([[5, 2]] * 20 + [[9, 2]] * 20)
+    known = of_arrays(z, factors, ("one", "two"))
+    assert known.z[0].tolist() == [-1, 0, -1] and known.z[-1].tolist() == [1, 0, 1]
+    assert known.names == ("one",) and known.factors.tolist() == [[0]] * 20 + [[1]] * 20
+
+
+def test_factors_of_too_few_images_are_left_out(caplog):
+    factors = np.stack([np.arange(40) % 4, np.arange(40) % 5, np.zeros(40, int)], 1)
+    with caplog.at_level(logging.INFO):
+        known = of_arrays(np.random.default_rng(0).normal(size=(40, 2)), factors, ("four", "five", "none"))
+    assert known.names == ("four",) and known.factors[:, 0].tolist() == factors[:, 0].tolist()
+    assert "five is left out: 5 values in 40 images" in caplog.text and "none is left out: 1 values" in caplog.text
+    with pytest.raises(UserError, match="no factor has two values and 10 images for each; there are 40 images"):
+        of_arrays(np.zeros((40, 2)), factors[:, 1:], ("five", "none"))
+
+
+def test_halves_are_halves():
+    for half, other, _ in halves(11, 3, 0):
+        assert len(half) == 5 and sorted([*half, *other]) == list(range(11))
+    first, second = (part[0].tolist() for part in list(halves(1000, 2, 0)))
+    again, another = next(iter(halves(1000, 1, 0)))[0].tolist(), next(iter(halves(1000, 1, 1)))[0].tolist()
+    assert first == again != second and first != another
+
+
+def test_figures_are_means_and_deviations_over_draws(monkeypatch):
+    """Each draw learns from a half and is tested on the other, at most so many of each; seeds differ."""
+    monkeypatch.setattr(known_factors, "POINTS", 40)
+    known = Coded(np.arange(100.0)[:, None], np.arange(100)[:, None], ("a",))
+    seen = []
+
+    def score(train, test, rng):
+        assert train[0][:, 0].tolist() == train[1][:, 0].tolist() and test[0][:, 0].tolist() == test[1][:, 0].tolist()
+        assert not set(train[1].ravel()) & set(test[1].ravel()) and (len(train[0]), len(test[0])) == (40, 20)
+        seen.append((train[0].mean(), rng.random()))
+        return seen[-1]
+
+    figures = over_draws(known, score, {"a": "A", "b": "B"}, 4, 0)
+    for n, name in enumerate("ab"):
+        values = [pair[n] for pair in seen]
+        assert figures[name].value == pytest.approx(np.mean(values)) and len(set(values)) == 4
+        assert (
+            figures[name].standard_error == pytest.approx(np.std(values, ddof=1)) and figures[name].meaning == "AB"[n]
+        )
+
+
+def test_the_error_of_mig_is_that_of_another_sample():
+    """Against the deviation over fresh samples of images."""
+    others = [known_factors.of_information(of_arrays(*mixed(600, seed), "abc"), 0)["mig"] for seed in range(0, 60, 2)]
+    deviation = np.std([figure.value for figure in others], ddof=1)
+    assert np.mean([figure.standard_error for figure in others]) == pytest.approx(deviation, rel=0.4)
+
+
+def test_pairs_share_their_factor_and_draw_the_others():
+    factors, _ = grid(3000)
+    fixed, rng = fixed_factors.Fixed(factors), np.random.default_rng(0)
+    one = rng.integers(0, 3000, (400, 30))
+    for f in range(3):
+        two = fixed.like(one, f, rng)
+        same = (factors[one] == factors[two]).mean((0, 1))
+        expected = [1 if g == f else 1 / n for g, n in enumerate(SIZES)]
+        assert same == pytest.approx(expected, abs=0.02)
+        drawn, value = set(two[factors[one, f] == 1]), set((factors[:, f] == 1).nonzero()[0])
+        assert drawn <= value and len(drawn) > 0.9 * len(value)  # from all of them
+
+
+def test_points_of_both_scores_by_value():
+    """Codes are the factors: of pairs that share one the difference is 0 there, and it varies least, not at all."""
+    factors, numbers = grid(2000)
+    apart, of = fixed_factors.differences(numbers, factors, 700, np.random.default_rng(0))
+    assert apart.shape == (700, 3) and (apart[np.arange(700), of] == 0).all() and (apart > 0).sum() == 1400
+    expected = [np.abs(numbers[:, None, f] - numbers[None, :, f]).mean() for f in range(3)]
+    assert [apart[of != f, f].mean() for f in range(3)] == pytest.approx(expected, rel=0.03)
+    assert np.bincount(of) == pytest.approx([233] * 3, abs=60)
+    constant = np.concatenate([np.ones((2000, 1)), numbers], 1)
+    found = fixed_factors.votes(constant, factors, 700, np.random.default_rng(0))
+    assert found.sum() == 700 and np.count_nonzero(found) == 3 and np.diag(found[:, 1:]).all()
+    train = np.ones((2000, 2)), factors
+    assert fixed_factors.factor_vae(train, train, np.random.default_rng(0)) == 0
+
+
+def test_variances_are_compared_by_their_scale():
+    """A latent that varies little as a whole does not win for that."""
+    factors, numbers = grid(2000)
+    noise = 0.01 * np.random.default_rng(0).normal(size=(2000, 1))
+    codes = np.concatenate([numbers + 0.1 * np.random.default_rng(1).normal(size=numbers.shape), noise], 1)
+    assert fixed_factors.votes(codes, factors, 600, np.random.default_rng(0))[:, 3].sum() == 0
+
+
+def test_concentration_by_hand():
+    importance = np.array([[0.9, 0.0, 0.1], [0.1, 0.2, 0.1]])
+    first = 1 + (0.9 * np.log(0.9) + 0.1 * np.log(0.1)) / np.log(3)
+    second = 1 + (0.25 * np.log(0.25) * 2 + 0.5 * np.log(0.5)) / np.log(3)
+    assert predicted.concentration(importance) == pytest.approx((first * 1 + second * 0.4) / 1.4, abs=1e-6)
+    assert predicted.concentration(np.zeros((2, 3))) == 0 and predicted.concentration(np.ones((2, 1))) == 1
+
+
+def test_all_measures_with_what_they_are_of(monkeypatch):
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install -e '.[measures]'")
+    for module in (fixed_factors, predicted):
+        monkeypatch.setattr(module, "POINTS", 500)
+    monkeypatch.setattr(predicted, "TREES", 100)
+    known = of_arrays(*mixed(300), ("a", "b", "c"))
+    seen = []
+    found = measure(known, 0, lambda rows: [seen.append(len(rows)), *rows][1:])
+    assert list(found.figures) == [
+        "mig", "modularity", "factor_vae_score", "sap_of_lines", "beta_vae_score", "sap", "dci_disentanglement",
+        "dci_completeness", "dci_informativeness", "dci_lasso_disentanglement", "dci_lasso_completeness",
+        "dci_lasso_informativeness", "explicitness",
+    ]  # fmt: skip
+    assert seen == [7] and found.told.shape == (5, 3) and (found.told <= 1).all()
+    assert found.figures["mig"].meaning == "MIG, 20 bins, 300 images"
+    assert found.figures["dci_completeness"].meaning == "DCI completeness, boosted trees, 100 images"
+    assert all(0 <= figure.value <= 1 and figure.standard_error >= 0 for figure in found.figures.values())
+
+
+def test_without_scikit_learn_the_others_are_measured(monkeypatch, caplog):
+    monkeypatch.setattr(known_factors, "find_spec", lambda name: None)
+    monkeypatch.setattr(fixed_factors, "POINTS", 500)
+    with caplog.at_level(logging.INFO):
+        found = measure(of_arrays(*mixed(300), ("a", "b", "c")), 0)
+    assert list(found.figures) == ["mig", "modularity", "factor_vae_score", "sap_of_lines"]
+    assert "need scikit-learn: pip install -e '.[measures]'" in caplog.text
+
+
+# Of a model
+
+
+def model(*words):
+    """A model of sprites with two latents, and its data."""
+    small = ["rotation=4", "x=4", "y=4", "train_size=10", "test_size=200"]
+    cfg = config(
+        "data=sprites", "data.image_shape=[1,16,16]", *(f"data.source.{word}" for word in small),
+        "model.latent_dim=2", *(words if "model=ladder" in words else ["model=mlp", "model.hidden=[4]", *words]),
+    )  # fmt: skip
+    data, vae = build_data(cfg), build_vae(cfg).eval()
+    data.setup()
+    return vae, data
+
+
+@pytest.mark.parametrize("words", [[], ["conditional=true"], ["model=ladder", "model.width=4"]])
+def test_codes_are_the_means_of_the_first_test_images(words):
+    vae, data = model(*words)
+    known = coded(vae, batches_of(vae, data, 150, torch.device("cpu")), data.test.images, 0)
+    x, y = data.batch("test", range(150))
+    with torch.no_grad():
+        z = vae.encode(x, vae.labels(y)).mean.double()
+    torch.testing.assert_close(torch.from_numpy(known.z), (z - z.mean(0)) / z.std(0, correction=0), atol=1e-4, rtol=0)
+    assert known.names == ("shape", "size", "rotation", "x", "y")
+    assert known.factors.tolist() == data.test.images.factors[:150].tolist()
+
+
+def test_on_a_sphere_the_direction_counts():
+    vae, data = model("posterior=power_spherical", "prior=uniform_sphere", "model.latent_dim=3")
+    known = coded(vae, batches_of(vae, data, 200, torch.device("cpu")), data.test.images, 0)
+    with torch.no_grad():
+        z = vae.encode(data.batch("test", range(200))[0], None).loc.double()
+    assert np.allclose(known.z, (z - z.mean(0)) / z.std(0, correction=0), atol=1e-4)
+
+
+def test_what_cannot_be_measured_is_said(caplog):
+    vae, data = model("posterior=categorical", "prior=uniform")
+    of_codes = batches_of(vae, data, 20, torch.device("cpu"))
+    with pytest.raises(UserError, match="this model's are codes, which have no order"):
+        coded(vae, of_codes, data.test.images, 0)
+    assert at_the_end(vae, of_codes, data.test.images, 0) == {}
+    vae, data = model()
+    without = data.test.images._replace(factors=None)
+    with pytest.raises(UserError, match="these data have no known factors"):
+        coded(vae, [], without, 0)
+    assert at_the_end(vae, [], without, 0) == {}
+    with caplog.at_level(logging.INFO):
+        assert at_the_end(vae, batches_of(vae, data, 19, torch.device("cpu")), data.test.images, 0) == {}
+    assert "No MIG: no factor has two values" in caplog.text
+
+
+def test_the_end_of_a_run_has_mig():
+    vae, data = model()
+    ended = at_the_end(vae, batches_of(vae, data, 200, torch.device("cpu")), data.test.images, 3)
+    known = coded(vae, batches_of(vae, data, 200, torch.device("cpu")), data.test.images, 3)
+    assert ended == {"mig": known_factors.of_information(known, 3)["mig"]}
+
+
+def test_factors_without_names_have_numbers():
+    vae, data = model()
+    images = Images(*data.test.images[:3])
+    known = coded(vae, batches_of(vae, data, 200, torch.device("cpu")), images, 0)
+    assert known.names == ("factor 0", "factor 1", "factor 2", "factor 3", "factor 4")
