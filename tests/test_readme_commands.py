@@ -24,6 +24,7 @@ ELSEWHERE = {  # a command that is not run here: why
     "pip install -c constraints.txt -e .[sweep]": ".ci/run installs all extras at once",
     "pip install -c constraints.txt -e .[explore]": ".ci/run installs all extras at once",
     "pip install -c constraints.txt -e .[psis]": ".ci/run installs all extras at once",
+    "pip install -c constraints.txt -e .[measures]": ".ci/run installs all extras at once",
     "pip install cvae[huggingface]": ".ci/run installs all extras at once",
     "tensorboard --logdir outputs": "tests/training/test_tensorboard_server.py starts it, and reads its pages",
     "python tests/soak.py": "takes an hour; tests/test_kills.py runs its trainings with fewer kills",
@@ -45,6 +46,7 @@ ELSEWHERE = {  # a command that is not run here: why
 }
 TYPED = {"seed=S": "seed=3", "S": "4", "N": "7", "data.root=/my/images": "data.root=SUBSET"}  # what a word stands for
 LESS = {  # a word of a command: what makes the command small
+    "data=sprites": ["data.source.train_size=100", "data.source.test_size=400"],
     "search=lr_latent_dim": ["hydra.sweeper.n_trials=2"],
     "data.validation_size=45000": ["data.validation_size=10"],
     "trainer=ddp": ["trainer.accelerator=cpu", "trainer.devices=2"],
@@ -205,10 +207,21 @@ def of_codes(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def of_factors(tmp_path_factory):
+    """A reader's folder with a run of sprites as RUN."""
+    folder = tmp_path_factory.mktemp("factors")
+    code, said, (run,) = train("python train.py data=sprites experiment=beta_vae", folder)
+    assert code == 0, said
+    shutil.move(run.path, folder / "RUN")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", AFTER)
 def test_a_command_after_a_run(command, request, monkeypatch, call):
-    folder = request.getfixturevalue("of_codes" if "prior=autoregressive" in command else "trained")
+    kinds = {"prior=autoregressive": "of_codes", "--factors": "of_factors"}  # words that need a run of their own
+    folder = request.getfixturevalue(next((kinds[word] for word in kinds if word in command), "trained"))
     monkeypatch.chdir(folder)
     if " export " in command:
         pytest.importorskip("onnxscript", reason="the extra export is not installed")
