@@ -189,6 +189,12 @@ def train(*words: str, data: Any = None, labels: Any = None, config_dir: str | o
 def open_run(path: str | os.PathLike, trust: bool = False) -> TrainedRun:
     """A run by its directory.
 
+    Examples:
+        >>> import cvae
+        >>> run = cvae.open_run(RUN)
+        >>> run.state, "test/elbo" in run.metrics
+        ('finished', True)
+
     trust: whether its config may name any class or function: only for a run whose maker you trust
 
     Raises:

@@ -71,6 +71,15 @@ def make(cfg: DictConfig, group: str, **arguments: Any) -> Any:
 def build_vae(cfg: DictConfig) -> VAE:
     """The model of a config, untrained. That of a run which is not trusted is no larger than its checkpoints.
 
+    Examples:
+        >>> from hydra import compose, initialize_config_dir
+        >>> from cvae.cli.compose import CONF
+        >>> with initialize_config_dir(str(CONF), version_base="1.3"):
+        ...     cfg = compose("config", ["model.latent_dim=3", "prior=mixture"])
+        >>> vae = build_vae(cfg)
+        >>> vae.shapes  # of z and of x
+        (torch.Size([3]), torch.Size([1, 28, 28]))
+
     Raises:
         ConfigError: choices do not fit each other, or a value is not allowed.
         UserError: a part cannot be made.
@@ -194,6 +203,12 @@ def load(
     run: str | Path, checkpoint: str = LAST, device: str = "cpu", trust: bool = False, weights: str | None = None
 ) -> VAE:
     """The trained model of a run directory, in eval mode: from the config and the weights that are saved in it.
+
+    Examples:
+        >>> import cvae
+        >>> vae = cvae.load(RUN)  # RUN: a run directory, such as "outputs/tf_tutorial/2026-01-31_12-00-00"
+        >>> vae.sample(4).shape
+        torch.Size([4, 1, 8, 8])
 
     Args:
         run: the run directory

@@ -44,7 +44,13 @@ def positive_number(key: str, value: Any) -> float:
 
 
 def one_of(key: str, value: T, allowed: Collection[T], what: str = "") -> T:
-    """Return `value`, or raise ConfigError unless it is one of `allowed`, type included. `what` says what these are."""
+    """Return `value`, or raise ConfigError unless it is one of `allowed`, type included. `what` says what these are.
+
+    Examples:
+        >>> one_of("kl", "exact", ("monte_carlo", "closed_form"))
+        Traceback (most recent call last):
+        cvae.errors.ConfigError: kl=exact: must be one of monte_carlo, closed_form
+    """
     if not any(type(value) is type(choice) and value == choice for choice in allowed):
         raise ConfigError(key, value, f"{what}one of " + ", ".join(map(str, allowed)))
     return value

@@ -18,6 +18,11 @@ __all__ = ["Cyclical", "Linear"]  # what conf/ and saved configs may name
 class Linear:
     """A straight line from `start` at step 0 to `end` at step `steps`, then constant: warm-up (Bowman et al. 2016).
 
+    Examples:
+        >>> beta = Linear(start=0, end=1, steps=100)
+        >>> beta(0), beta(50), beta(1000)
+        (0.0, 0.5, 1.0)
+
     Raises:
         ConfigError: start or end is not a number of at least 0, or steps is not a positive integer.
     """

@@ -1,4 +1,14 @@
-"""Distributions and helpers that torch and zuko lack."""
+"""Distributions and helpers that torch and zuko lack.
+
+Examples:
+    >>> import torch
+    >>> q = PowerSpherical(loc=torch.tensor([[1.0, 0.0, 0.0]]), concentration=torch.tensor([5.0]))
+    >>> z, log_q = rsample_and_log_prob(q, (4,))
+    >>> z.shape, z.norm(dim=-1).allclose(torch.ones(4, 1))  # on the unit sphere
+    (torch.Size([4, 1, 3]), True)
+    >>> has_density(q), has_density(Dirac(z))  # the code of an autoencoder has none
+    (True, False)
+"""
 
 from cvae.distributions.ball import ExpMap, geodesic, to_ball
 from cvae.distributions.codes import Codes, OneHots, Point, is_discrete

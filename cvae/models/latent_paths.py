@@ -27,6 +27,13 @@ def from_to(a: Tensor, b: Tensor, steps: int, spherical: bool) -> Tensor:
     distance from 0 goes evenly from that of a to that of b. In many dimensions the draws of N(0, I) lie near a sphere,
     and a straight line would cross its inside. Points of (nearly) the same or the opposite direction are joined by a
     straight line.
+
+    Examples:
+        >>> a, b = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])
+        >>> from_to(a, b, steps=3, spherical=False).tolist()
+        [[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]]
+        >>> from_to(a, b, steps=3, spherical=True).norm(dim=-1)  # on the circle
+        tensor([2.0000, 2.0000, 2.0000])
     """
     t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device).view(-1, *[1] * a.dim())
     straight = (1 - t) * a + t * b

@@ -12,9 +12,10 @@ Examples:
     >>> encoder, decoder = conv((1, 28, 28), latent_dim=2, num_features=4, num_params=1)
     >>> encoder(torch.zeros(5, 1, 28, 28)).shape, decoder(torch.zeros(5, 2)).shape
     (torch.Size([5, 4]), torch.Size([5, 1, 28, 28]))
-    >>> encoder, decoder = conv((1, 30, 30), latent_dim=2, num_features=4, num_params=1)
+    >>> conv((1, 30, 30), latent_dim=2, num_features=4, num_params=1)
     Traceback (most recent call last):
-    cvae.errors.ConfigError: X
+    cvae.errors.ConfigError: image_shape=[1, 30, 30]: must be [C, H, W] with H and W multiples of 4 and at least 8 for \
+this network, such as 28x28 or 32x32
 """
 
 from cvae.networks.conv import conv, conv_keras_io, conv_tfp

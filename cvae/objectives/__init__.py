@@ -7,7 +7,8 @@ Examples:
     >>> from cvae.networks import mlp
     >>> from cvae.posteriors import DiagonalGaussian
     >>> from cvae.priors import StandardNormal
-    >>> vae = VAE(mlp_encoder, DiagonalGaussian(2), StandardNormal(2), mlp_decoder, Bernoulli((1, 8, 8)))
+    >>> encoder, decoder = mlp((1, 8, 8), latent_dim=2, num_features=4, num_params=1)
+    >>> vae = VAE(encoder, DiagonalGaussian(2), StandardNormal(2), decoder, Bernoulli((1, 8, 8)))
     >>> x = torch.rand(5, 1, 8, 8).round()
     >>> terms = ELBO()(vae, x)
     >>> terms.loss.shape

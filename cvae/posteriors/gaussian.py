@@ -48,6 +48,8 @@ class FullGaussian(Posterior):
 def fill_triangular(entries: Tensor, n: int) -> Tensor:
     """(..., n(n+1)/2) -> lower triangular (..., n, n), in TensorFlow Probability's order.
 
-    For n = 3 the entries 0..5 land at [[3, ., .], [5, 4, .], [2, 1, 0]].
+    Examples:
+        >>> fill_triangular(torch.arange(6), 3).tolist()
+        [[3, 0, 0], [5, 4, 0], [2, 1, 0]]
     """
     return torch.cat([entries[..., n:], entries.flip(-1)], -1).unflatten(-1, (n, n)).tril()
