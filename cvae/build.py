@@ -71,15 +71,6 @@ def make(cfg: DictConfig, group: str, **arguments: Any) -> Any:
 def build_vae(cfg: DictConfig) -> VAE:
     """The model of a config, untrained. That of a run which is not trusted is no larger than its checkpoints.
 
-    Examples:
-        >>> from hydra import compose, initialize_config_dir
-        >>> from cvae.cli.compose import CONF
-        >>> with initialize_config_dir(str(CONF), version_base="1.3"):
-        ...     cfg = compose("config", ["model.latent_dim=3", "prior=mixture"])
-        >>> vae = build_vae(cfg)
-        >>> vae.shapes  # of z and of x
-        (torch.Size([3]), torch.Size([1, 28, 28]))
-
     Raises:
         ConfigError: choices do not fit each other, or a value is not allowed.
         UserError: a part cannot be made.
@@ -192,11 +183,8 @@ def config_to_go_on(run: Run) -> DictConfig:
 
 def nodes(cfg: DictConfig) -> list[DictConfig]:
     """A config and all the dictionaries in it."""
-    inner = [cfg._get_node(key) for key in cfg]
-    return [
-        cfg,
-        *(node for child in inner if isinstance(child, DictConfig) and not child._is_none() for node in nodes(child)),
-    ]
+    inner = [child for key in cfg if isinstance(child := cfg._get_node(key), DictConfig) and not child._is_none()]
+    return [cfg, *(node for child in inner for node in nodes(child))]
 
 
 def load(
