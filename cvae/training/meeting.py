@@ -169,7 +169,8 @@ class Lifeline:
         self.store = meeting.client(timedelta(seconds=SILENT))
         self.heard = {rank: time.monotonic() for rank in ranks if rank != self.rank and 0 in (rank, self.rank)}
         self.beats: dict[int, bytes] = {}
-        self.cause, self.error, self.over = "", False, threading.Event()  # error: of any process, whoever caused it
+        self.cause, self.reason, self.over = "", "", threading.Event()
+        self.error = False  # whether any process had one, whoever caused it
         self.thread = threading.Thread(target=self._beat, daemon=True)
         self.thread.start()
 
@@ -182,15 +183,15 @@ class Lifeline:
         return f"process {silent[0]} (the first is 0) gives no sign of life, so the run ends" if silent else ""
 
     def end(self, reason: str = "") -> None:
-        """No more signs of life. reason: of an end that must be that of the others, too; empty if all is well"""
+        """No more signs of life. reason: of an end that must be that of the others, too; empty if all is well
+
+        Waits for SHORT at most: where the network is cut, the store never answers.
+        """
         if self.over.is_set():
             return
+        self.reason = reason
         self.over.set()
         self.thread.join(SHORT)
-        with suppress(dist.DistError):  # the first one may have gone before
-            self.store.set(f"ended/{self.rank}", "")
-            if reason and not self.store.check(["lost"]):
-                self.store.set("lost", reason)
 
     def _beat(self) -> None:
         try:
@@ -198,6 +199,12 @@ class Lifeline:
                 self._look()
         except dist.DistError:
             self.cause = f"the first process, at {self.place}, cannot be reached any more, so the run ends"
+            return
+        self.over.wait()
+        with suppress(dist.DistError):  # the first one may have gone before
+            self.store.set(f"ended/{self.rank}", "")
+            if self.reason and not self.store.check(["lost"]):
+                self.store.set("lost", self.reason)
 
     def _look(self) -> None:
         self.store.set(f"beat/{self.rank}", str(time.monotonic()))

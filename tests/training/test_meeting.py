@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import threading
 import time
 from contextlib import closing
 from types import SimpleNamespace
@@ -150,13 +151,13 @@ def test_silence_is_an_end_too(place, monkeypatch):
     """Of a process that was killed, or a machine that was switched off. After an error it is believed sooner."""
     monkeypatch.setattr(meeting, "SHORT", 2)  # a hundred signs of life
     _, (first, second, third) = lifelines(place)
-    third.over.set()
+    third._look = lambda: None
     said = "process 2 (the first is 0) gives no sign of life, so the run ends"
     assert until(lambda: first.lost(after_error=True)) == said
     assert not first.lost() and not second.lost(after_error=True)
     monkeypatch.setattr(meeting, "SILENT", 2.2)
     assert until(first.lost) == said and not second.lost()
-    first.over.set()
+    first._look = lambda: None
     assert until(second.lost) == said.replace("2", "0")
 
 
@@ -164,7 +165,7 @@ def test_silence_is_believed_sooner_where_any_process_had_an_error(place, monkey
     """Also one that gives no signs of life itself: the first ones may wait for it, and see no error of their own."""
     monkeypatch.setattr(meeting, "SHORT", 2)  # a hundred signs of life
     _, (first, second, third) = lifelines(place)
-    third.over.set()
+    third._look = lambda: None
     time.sleep(1)
     assert not first.lost()
     another = Meeting(place, 3, 4, 2)
@@ -180,3 +181,22 @@ def test_the_end_of_the_first_is_heard(place):
     said = f"the first process, at 127.0.0.1:{place.main_port}, cannot be reached any more, so the run ends"
     assert until(lines[0].lost) == said
     lines[0].end("anything")  # nobody is there to be told
+
+
+def test_an_end_does_not_wait_for_a_store_that_never_answers(place, monkeypatch):
+    """Where the network is cut, a question to the store is neither answered nor refused."""
+    monkeypatch.setattr(meeting, "SHORT", 0.2)
+    _, (_first, second) = lifelines(place, 2)
+    cut, asked = threading.Event(), threading.Event()
+
+    def unanswered(keys):
+        asked.set()
+        cut.wait(100)
+        return False
+
+    second.store = SimpleNamespace(set=lambda key, value: None, check=unanswered)
+    assert asked.wait(100)
+    began = time.monotonic()
+    second.end("process 1 (the first is 0): connection closed")
+    assert time.monotonic() - began < 50 and second.thread.is_alive()
+    cut.set()
