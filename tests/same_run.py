@@ -9,6 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cvae.runs.directory import Run
 
+PACE = "images_per_second"
+
 
 def last(folder, name="last.ckpt"):
     return torch.load(folder / "checkpoints" / name, weights_only=True)
@@ -25,13 +27,21 @@ def points(folder):
             ("images", events.Images, lambda event: event.encoded_image_string),
             ("tensors", events.Tensors, lambda event: re.sub(r"run_dir: .*?\\n", "", str(event.tensor_proto))),
         ):
-            found += [(name, tag, event.step, value(event)) for tag in tags[kind] for event in read(tag)]
+            found += [
+                (name, tag, event.step, value(event))
+                for tag in tags[kind]
+                if not tag.endswith(PACE)
+                for event in read(tag)
+            ]
     return sorted(found, key=lambda point: point[:3])
 
 
 def table(folder):
     file = folder / "csv" / "metrics.csv"
-    return list(csv.DictReader(file.open())) if file.exists() else None
+    if not file.exists():
+        return None
+    rows = [row | {f"train/{PACE}": ""} for row in csv.DictReader(file.open())]
+    return [row for row in rows if any(value for name, value in row.items() if name != "step")]
 
 
 def metrics(folder):
@@ -43,16 +53,21 @@ def require_equal(one, two):
     """Checkpoints, figures, pictures and curves; not seconds, times and folders."""
     for name in ("last.ckpt", "previous.ckpt", "best.ckpt"):
         require_equal_checkpoints(last(one, name), last(two, name))
+    kept = [sorted(path.name for path in (run / "checkpoints").glob("epoch=*")) for run in (one, two)]
+    assert kept[0] == kept[1]
     require_equal_results(one, two)
 
 
 def require_equal_checkpoints(ours, theirs):
-    for name in ("state_dict", "optimizer_states", "lr_schedulers"):
+    assert ours["lr_schedulers"] == theirs["lr_schedulers"]
+    for name in ("state_dict", "optimizer_states"):
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0)
     torch.testing.assert_close(ours["cvae"].get("averages"), theirs["cvae"].get("averages"), rtol=0, atol=0)
     for name in ("epoch", "global_step"):
         assert ours[name] == theirs[name]
-    assert ours["callbacks"]["Checkpoints"] == theirs["callbacks"]["Checkpoints"]
+    for name in ("Checkpoints", "EarlyStopping"):
+        assert ours["callbacks"].get(name) == theirs["callbacks"].get(name)
+    assert ours["cvae"].get("gradients") == theirs["cvae"].get("gradients")
 
 
 def require_equal_results(one, two):

@@ -25,12 +25,18 @@ WORDS = [
     "data=synthetic", "data.source.train_size=20000", "data.source.test_size=200",
     "model=mlp", "model.hidden=[16]", "model.latent_dim=2",
 ]  # fmt: skip
+LONG = [
+    "averaging.decay=0.99", "scheduler=one_cycle", "scheduler.warmup_steps=400", "trainer.skip_above=300",
+    "callbacks.early_stopping.patience=2", "callbacks.checkpoint.keep_best=2",
+]  # fmt: skip
 KINDS = {
     "ELBO": [],
     "IWAE, doubly reparameterized": ["objective=iwae", "objective.samples=3", "objective.gradient=dreg"],
     "VampPrior, a validation split": ["prior=vamp", "prior.components=10", "data.validation_size=500"],
     "images drawn anew, warm-up": ["data.binarization=stochastic", "objective/beta=linear", "objective.beta.steps=900"],
     "cosine, clipped gradients": ["scheduler=cosine", "trainer.gradient_clip_val=10"],
+    "all of a long training": LONG,
+    "two processes, all of a long training": [*LONG, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"],
     "two processes": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"],
 }  # fmt: skip
 OPTIMIZERS = {f"optimizer={file.stem}": [f"optimizer={file.stem}"] for file in (ROOT / "conf" / "optimizer").iterdir()}

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from cvae.checks import positive_int
+from cvae.checks import is_int, positive_int
 from cvae.cli.messages import quoted
 from cvae.errors import ConfigError, UserError
 from cvae.runs.directory import Run, first_process
@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 WORD, TRUST = "resume=", "--trust"
 PLACE = ("accelerator", "devices", "strategy", "num_nodes")  # keys of the trainer that say where a run is trained
-ALLOWED = ("trainer.max_epochs", "data.root", "data.cache", *(f"trainer.{key}" for key in PLACE))
+PATIENCE = "callbacks.early_stopping.patience"
+ALLOWED = ("trainer.max_epochs", PATIENCE, "data.root", "data.cache", *(f"trainer.{key}" for key in PLACE))
 
 
 def run_to_resume(words: list[str]) -> tuple[Run, list[str]] | None:
@@ -110,7 +111,7 @@ def resume(run: Run, words: list[str], conf: Path) -> None:
     from cvae.build import config_to_go_on  # torch takes seconds to import: not for a misspelt name
 
     cfg = config_to_go_on(run)
-    before = cfg.trainer.max_epochs
+    before, patience = cfg.trainer.max_epochs, OmegaConf.select(cfg, PATIENCE)
     for word in words:
         change(cfg, word, conf)
     if not run.trust:
@@ -122,9 +123,13 @@ def resume(run: Run, words: list[str], conf: Path) -> None:
         if run.locked():
             raise UserError(f"{run} is being trained by another process")
         start_logging(run, conf)
-        trained = read_json(run.metrics).get("epochs")
+        trained, reason = map(read_json(run.metrics).get, ("epochs", "stopped_early"))
         if run.state() == "finished" and type(trained) is int and trained >= epochs:
             log.info("%s is finished. trainer.max_epochs=N, above %d, would go on", run, before)
+            return
+        now = OmegaConf.select(cfg, PATIENCE)
+        if run.state() == "finished" and reason and is_int(now) and is_int(patience) and now <= patience:
+            log.info("%s has ended early: %s. A larger one would go on", run, str(reason)[:200])
             return
     from cvae.training.train import train
 

@@ -35,10 +35,12 @@ KINDS = {  # of the values that cvae itself uses; a tuple has alternatives, a li
     "callbacks": {
         "EpochLines": {"seconds": [(int, float)], "of_this_epoch": (int, float)},
         "Pictures": {"history": {str: [[(int, float)]]}, "chosen": ([int], None)},
-        "Checkpoints": {"best": (float, None), "step": int},
+        "Checkpoints": {"best": (float, None), "step": int, "ranked": [[(str, float)]], "dropped": [str]},
+        "EarlyStopping": {"best": (float, None), "epoch": int, "since": int, "ended": bool},
     },
     "cvae": {
-        "version": str, "figures": {str: (int, float)}, "points": {str: int}, "max_epochs": int,
+        "gradients": {"norm": (int, float), "fresh": bool, "skipped": int},
+        "should_stop": bool, "version": str, "figures": {str: (int, float)}, "points": {str: int}, "max_epochs": int,
         "data": (str, None), "averages": {str: Tensor}, "weights": str,
         "processes": [{name: {"names": [str], "sums": [Tensor], "count": int} for name in ("window", "epoch")}],
         "logs": [(int, None, {str: int})],

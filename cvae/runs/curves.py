@@ -8,6 +8,7 @@ from cvae.runs.directory import SPLITS, Run
 
 # TensorBoard sorts tags, capital letters first, and opens two groups: bound, and pictures; terms and trainer follow.
 BOUNDS = {"elbo": "bound/ELBO", "nll": "bound/NLL", "rate": "bound/rate", "distortion": "bound/distortion"}
+OF_TRAINER = ("lr", "gradient_norm", "skipped_steps", "images_per_second")
 MOST = 2**23  # bytes of files that are read of a run: its test set's curves of 10,000 epochs have half of it
 
 
@@ -18,7 +19,7 @@ def place_of_curve(name: str) -> tuple[str | None, str] | None:
     """
     split, _, figure = name.partition("/")
     if split in SPLITS:
-        return split, BOUNDS.get(figure) or ("trainer/lr" if figure == "lr" else f"terms/{figure}")
+        return split, BOUNDS.get(figure) or f"{'trainer' if figure in OF_TRAINER else 'terms'}/{figure}"
     return (None, BOUNDS["nll"]) if name == "evaluation/nll" else None
 
 

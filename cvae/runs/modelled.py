@@ -105,8 +105,9 @@ def remarks(config: dict, checkpoint: str = "", weights: str | None = None) -> l
         weights: of it, averaged or raw; None: those that a training measures
     """
     said = ["the test images were trained on, too (data.train_on=all)"] if trained_on(config) else []
-    if checkpoint == BEST and chosen_by(config):
-        said.append(f"{BEST} was chosen by the test images (data.validation_size=0)")
+    kept = checkpoint.startswith("epoch=") and found(config, "callbacks.checkpoint.keep_best")
+    if (checkpoint == BEST or kept) and chosen_by(config):
+        said.append(f"{checkpoint} was chosen by the test images (data.validation_size=0)")
     if weights_of(config) == AVERAGED:
         decay = found(config, "averaging.decay")
         averaged = f"of averaged weights (averaging.decay={decay!s:.9})"

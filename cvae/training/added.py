@@ -12,7 +12,7 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from cvae.errors import ConfigError, UserError
 from cvae.evaluation.units import OF_CODES
-from cvae.training.means import named, selection
+from cvae.training.means import named, of_training, selection
 from cvae.training.module import VAEModule
 
 REFUSED = {  # kind of callback -> why it does not work here, and what does
@@ -56,7 +56,7 @@ def require_figures(cfg: DictConfig, trainer: L.Trainer, module: VAEModule, spli
     means = dict.fromkeys(module.names, 0.0)
     of_codes = OF_CODES if module.vae.posterior.num_codes is not None else ()
     measured = [*selection(means), *(f"{split}/{name}" for name in (*means, *of_codes))]
-    trained = list(named("train_epoch", module.of_training(means)))
+    trained = list(named("train_epoch", of_training(means, module.vae)))
     for name, part in cfg.callbacks.items():
         monitor = part.get("monitor")
         if monitor is None or part._target_.startswith("cvae.") or not part.get("strict", True):

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 __all__ = ["Checkpoints", "WholeCheckpoints"]  # what conf/ and saved configs may name
 
+# Files that stay beside the last ones and the best one.
+KEPT = r"epoch=\d+(_(bound|minus_loss|elbo)=-?\d+\.\d\d)?\.ckpt"
+
 
 class Checkpoints(Checkpoint):
     """last.ckpt after each epoch and every `every_n_steps` in it; best.ckpt of the epoch with the highest `monitor`.
@@ -34,20 +38,43 @@ class Checkpoints(Checkpoint):
 
     Once a signal has arrived, it saves and ends the training after the step.
 
+    Args:
+        run_dir: the folder of the run
+        monitor: selection/bound or train_epoch/elbo
+        every_n_steps: optimizer steps
+        keep_every: files of the epochs that are multiples of it stay, too; None: of no epoch
+        keep_best: and so many files of the epochs with the highest `monitor`
+
     Raises:
-        ConfigError: `monitor` is nothing that a run measures and that is better when higher, or `every_n_steps` is no
+        ConfigError: `monitor` is nothing that a run measures and that is better when higher, or one of the others is no
             positive integer.
     """
 
-    def __init__(self, run_dir: str, monitor: str = SELECTION, every_n_steps: int = 1000) -> None:
+    def __init__(
+        self,
+        run_dir: str,
+        monitor: str = SELECTION,
+        every_n_steps: int = 1000,
+        keep_every: int | None = None,
+        keep_best: int | None = None,
+    ) -> None:
         self.folder = Run(run_dir).checkpoints
         self.monitor = one_of("monitor", monitor, (SELECTION, "train_epoch/elbo"))
         self.every_n_steps = positive_int("every_n_steps", every_n_steps)
+        self.keep_every = None if keep_every is None else positive_int("keep_every", keep_every)
+        self.keep_best = None if keep_best is None else positive_int("keep_best", keep_best)
         self.best: float | None = None
         self.step = 0  # optimizer steps made at last.ckpt
+        self.ranked: list[list[Any]] = []  # [file, figure] of the best that are kept, the best first
+        self.dropped: list[str] = []  # files that are no longer among them, deleted once last.ckpt does not list them
+        self.evaluated = False  # whether there was an evaluation in this epoch
 
     def on_train_start(self, trainer: Trainer, module: VAEModule) -> None:
+        self.drop(trainer)  # a kill may have come before
         signals.wait_for_steps()
+
+    def on_validation_end(self, trainer: Trainer, module: VAEModule) -> None:
+        self.evaluated = True
 
     def on_train_batch_end(
         self, trainer: Trainer, module: VAEModule, outputs: object, batch: object, batch_idx: int
@@ -66,16 +93,39 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
         module.require_finite_weights()
-        score = module.figures.get(self.monitor)
-        if self.monitor == SELECTION:
-            score = module.figures.get(MINUS_LOSS, score)
+        figure = MINUS_LOSS if self.monitor == SELECTION and MINUS_LOSS in module.figures else self.monitor
+        score = module.figures.get(figure)
         if score is not None and (self.best is None or score > self.best):
             self.best = score
             trainer.save_checkpoint(self.folder / BEST)
+        if self.keep_every or self.keep_best:
+            self.keep(trainer, figure, score)
         self.save_last(trainer, module)
+        self.drop(trainer)
         if stop := signals.to_stop(trainer, now=True):
             self.read_back(trainer)
             raise Stopped(stop, after_step=True)
+
+    def keep(self, trainer: Trainer, figure: str, score: float | None) -> None:
+        """Save this epoch beside last.ckpt if it is to stay, and note which file need not stay any more."""
+        new = self.monitor != SELECTION or self.evaluated
+        value = f"_{figure.rpartition('/')[2]}={score:.2f}" if new and score is not None else ""
+        name, self.evaluated = f"epoch={trainer.current_epoch + 1}{value}.ckpt", False
+        if self.keep_best and value:
+            ranked = sorted([*self.ranked, [name, score]], key=lambda pair: -pair[1])  # of equal ones the first
+            self.ranked, rest = ranked[: self.keep_best], [file for file, _ in ranked[self.keep_best :]]
+            self.dropped = [file for file in rest if file != name and not self.stays(file)]
+        if self.stays(name) or [name, score] in self.ranked:
+            trainer.save_checkpoint(self.folder / name)
+
+    def stays(self, name: str) -> bool:
+        """Whether this is a file of an epoch that is a multiple of keep_every."""
+        return bool(self.keep_every) and int(name[6:].partition("_")[0].partition(".")[0]) % self.keep_every == 0
+
+    def drop(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            for name in self.dropped:
+                (self.folder / name).unlink(missing_ok=True)
 
     def save_last(self, trainer: Trainer, module: VAEModule) -> None:
         module.require_finite_weights()
@@ -95,10 +145,16 @@ class Checkpoints(Checkpoint):
         signals.waits = False
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "step": self.step}
+        return {"best": self.best, "step": self.step, "ranked": self.ranked, "dropped": self.dropped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises UserError if it names a file that is none of this callback's."""
         self.best, self.step = state_dict["best"], state_dict["step"]
+        self.ranked = [list(pair) for pair in state_dict.get("ranked", [])]
+        self.dropped = list(state_dict.get("dropped", []))
+        for name in [*(pair[0] for pair in self.ranked), *self.dropped]:
+            if not re.fullmatch(KEPT, str(name)):
+                raise UserError(f"the checkpoint's callbacks name {name!r:.200}, which is no file of a kept epoch")
 
 
 def require_bound(callbacks: Iterable[Callback], vae: VAE) -> None:

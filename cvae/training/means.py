@@ -129,6 +129,13 @@ def named(split: str, means: Mapping[str, float]) -> dict[str, float]:
     return {f"{split}/{name}": value for name, value in means.items() if name not in CHOOSING}
 
 
+def of_training(means: dict[str, float], vae: VAE) -> dict[str, float]:
+    """Means over training images; of relaxed draws, whose ELBO can lie above log p(x), by other names."""
+    if not vae.posterior.relaxed:
+        return means
+    return {name if name == "loss" else f"relaxed_{name}": mean for name, mean in means.items() if name != "bound"}
+
+
 def selection(means: Mapping[str, float]) -> dict[str, float]:
     """The figure that models are chosen by, under its name: the bound, or minus the loss if there is none."""
     return {CHOOSING[name]: value for name, value in means.items() if name in CHOOSING}

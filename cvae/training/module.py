@@ -23,8 +23,9 @@ from cvae.training.engine import Compiled, count_step, training_terms
 from cvae.training.finite import in_training, require_finite
 from cvae.training.gradients import Clip, as_in_first_process, average, sum_over_processes
 from cvae.training.graphs import Graphed, capturable
+from cvae.training.guard import Guard
 from cvae.training.loggers import log_curves
-from cvae.training.means import Totals, counted_codes, named, selection, summed
+from cvae.training.means import Totals, counted_codes, named, of_training, selection, summed
 from cvae.training.rates import Rates, length, of_length
 
 
@@ -37,6 +38,7 @@ class VAEModule(L.LightningModule):
         optimizer: parameter groups -> torch optimizer
         scheduler: torch optimizer -> torch learning rate scheduler
         by_step: whether the scheduler is stepped after each optimizer step, not after each epoch
+        skip_above: the norm of a gradient above which a step is left out, see `Guard`
         warmup_steps: in which the learning rates rise to the scheduler's, see `Rates`
         seed: of the noise: at evaluation, where every epoch is measured with the same draws, and of training, where it
             is a function of the seed, the process, the epoch and the number of the minibatch in it
@@ -65,6 +67,7 @@ class VAEModule(L.LightningModule):
         watched: bool = True,
         by_step: bool = False,
         warmup_steps: int = 0,
+        skip_above: float | None = None,
     ) -> None:
         super().__init__()
         self.training_terms = Compiled(training_terms) if compile else training_terms
@@ -74,6 +77,7 @@ class VAEModule(L.LightningModule):
         self.vae, self.objective, self.seed = vae, objective, seed
         self.make_optimizer, self.scheduler = optimizer, scheduler
         self.by_step, self.warmup_steps = by_step, warmup_steps
+        self.guard, self.measured = Guard(skip_above), False  # the latter: whether this step's gradient is
         self.window, self.epoch, self.evaluation = Totals(), Totals(), Totals()
         self.recent: dict[str, float] = {}  # the means since the last log, for the progress bar
         self.figures: dict[str, float] = {}  # the latest of whole epochs and of evaluations, as metrics.json has them
@@ -81,6 +85,7 @@ class VAEModule(L.LightningModule):
         self.sums: dict[str, dict] = {}  # of a checkpoint, for window and epoch
         self.planned: int | None = None  # epochs, when the checkpoint was saved
         self.names: tuple[str, ...] = ()  # of a step's figures
+        self.stopping = False  # whether a callback had ended the training then
         self.begun = False  # whether all that a checkpoint gives back is taken
 
     def configure_optimizers(self) -> tuple[list, list]:
@@ -96,8 +101,7 @@ class VAEModule(L.LightningModule):
         return of_length(self.scheduler, optimizer, lambda: length(self.trainer, self.accumulation, self.by_step))
 
     def terms(self, batch: tuple[Tensor, Tensor]) -> Terms:
-        x, y = batch
-        return self.objective(self.vae, x, self.vae.labels(y), self.global_step)
+        return self.objective(self.vae, batch[0], self.vae.labels(batch[1]), self.global_step)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
         """Train with each minibatch of a batch. Returns the loss for callbacks, if these see single minibatches."""
@@ -115,6 +119,7 @@ class VAEModule(L.LightningModule):
                 if self.ends:
                     count_step(trainer)
                     self.rates.after_step(self.global_step)
+                    self.guard.fresh = self.measured
         return (sums[self.names.index("loss")] / len(pixels) / self.share).float() if self.watched else None
 
     def before_step(self, number: int) -> None:
@@ -122,6 +127,7 @@ class VAEModule(L.LightningModule):
         # Within an epoch only this waits for the device, every log_every_n_steps.
         if self.begins and self.global_step % self.trainer.log_every_n_steps == 0:
             self.close_window()
+        self.measured = self.graphs or self.guard.wants(self.global_step + 1, self.trainer.log_every_n_steps)
         seed_step(self.seed, self.global_rank, self.current_epoch, number, device=self.device)
 
     def optimize(self, pixels: Tensor, y: Tensor, step: int | Tensor) -> Tensor:
@@ -145,12 +151,15 @@ class VAEModule(L.LightningModule):
         if self.ends:
             self.scaler.unscale_(optimizer)
             self.tell("on_before_optimizer_step", optimizer)
+            if self.measured:
+                self.guard.measure(optimizer)
             if self.clip:
                 self.clip(optimizer)
-            self.scaler.step(optimizer)
-            self.scaler.update()
-            if self.averages:
-                self.averages.update()
+            with self.guard.watching(optimizer, self.averages.buffers() if self.averages else ()):
+                self.scaler.step(optimizer)
+                self.scaler.update()
+                if self.averages:
+                    self.averages.update()
             as_in_first_process(map(self.get_buffer, self.learned))
         self.names, sums = summed(terms)
         return sums
@@ -175,10 +184,10 @@ class VAEModule(L.LightningModule):
         if not self.window.count:
             return
         self.require_finite_window()
-        self.recent = self.of_training(self.window.means())
+        self.recent = of_training(self.window.means(), self.vae)
         self.epoch.merge(self.window)
         self.window.reset()
-        self.draw_curves(named("train", self.recent))
+        self.draw_curves(named("train", self.recent) | self.guard.curves())
         if self.rates.change(self.global_step):
             self.draw_rate()
 
@@ -186,12 +195,6 @@ class VAEModule(L.LightningModule):
         """A point of the learning rate, that of the next step."""
         self.learning_rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]
         self.draw_curves({"train/lr": self.learning_rate})
-
-    def of_training(self, means: dict[str, float]) -> dict[str, float]:
-        """Means over training images. Those of relaxed draws get other names, as their ELBO can exceed log p(x)."""
-        if not self.vae.posterior.relaxed:
-            return means
-        return {name if name == "loss" else f"relaxed_{name}": mean for name, mean in means.items() if name != "bound"}
 
     def require_finite_window(self) -> None:
         if bad := self.window.not_finite():
@@ -228,12 +231,7 @@ class VAEModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Restore the module as it was when the checkpoint was saved."""
-        restored.require_state(self.trainer, checkpoint)
-        saved, data = checkpoint["cvae"], self.trainer.datamodule
-        data.minibatches = restored.as_counted_here(checkpoint, data.minibatches)
-        self.figures, self.points = dict(saved["figures"]), dict(saved["points"])
-        self.sums, self.planned = saved["processes"][self.global_rank], saved["max_epochs"]
-        self.averaged = saved.get("averages", {})
+        restored.give_back(checkpoint, self)
 
     def on_train_start(self) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -242,7 +240,8 @@ class VAEModule(L.LightningModule):
         self.learned = [name for name, _ in self.named_buffers() if name in self.state_dict()]
         if self.planned is not None:  # the training goes on
             restored.take_up(self, optimizer)
-        capturable(optimizer, self.graphs)  # here, as a checkpoint may come from another device
+        capturable(optimizer, self.graphs or self.guard.decides_on(self.device))
+        self.guard.prepare(optimizer)
         self.sum = sum_over_processes(self.trainer.strategy)
         self.step = Graphed(self.optimize, optimizer, self.device, self) if self.graphs else self.optimize
         self.rates = Rates(self.trainer.lr_scheduler_configs[0].scheduler, self.by_step, self.warmup_steps)
@@ -258,7 +257,8 @@ class VAEModule(L.LightningModule):
         if self.trainer.is_last_batch:  # else max_steps or a callback ends the training within an epoch
             self.rates.after_epoch(self.global_step)
         self.close_window()
-        figures = named("train_epoch", self.of_training(self.epoch.means_of_all_processes()))
+        figures = of_training(self.epoch.means_of_all_processes(), self.vae)
+        figures = named("train_epoch", figures) | self.guard.counted()
         self.draw_curves(figures)
         self.keep(figures)
 

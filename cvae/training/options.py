@@ -118,6 +118,7 @@ RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config ha
     "trainer.limit_val_batches": some_batches,
     "trainer.limit_test_batches": some_batches,
     "trainer.gradient_clip_val": or_null(positive_number),
+    "trainer.skip_above": or_null(positive_number),
     "trainer.gradient_clip_algorithm": partial(one_of, allowed=("norm", "value", None)),
     "optimizer.lr": positive_number,
     "optimizer.eps": positive_number,

@@ -83,6 +83,8 @@ class EpochLines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
         self.seconds.append((self.trained or time.perf_counter()) - self.started)
+        images = trainer.world_size * (module.epoch.count + module.window.count)
+        module.draw_curves({"train/images_per_second": images / self.seconds[-1]})
         for split in ("validation", "test"):
             figures = {name: module.figures.get(f"{split}/{name}") for name in SHOWN}
             if not self.trained or figures["distortion"] is None:

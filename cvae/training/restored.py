@@ -51,6 +51,8 @@ def complete(checkpoint: dict[str, Any], module: Any) -> None:
         "points": module.points,
         "minibatches": data.minibatches,
         "max_epochs": module.trainer.max_epochs,
+        "gradients": module.guard.state(),
+        "should_stop": module.trainer.should_stop,
         "data": data.fingerprint,
         "logs": positions(module.loggers) if module.trainer.is_global_zero else [],
     }
@@ -58,6 +60,18 @@ def complete(checkpoint: dict[str, Any], module: Any) -> None:
         checkpoint["cvae"]["averages"], trained = module.averages.of_checkpoint()
         # A callback may save during an evaluation, where the model has the averages.
         checkpoint["state_dict"] |= {f"vae.{name}": weights for name, weights in trained.items()}
+
+
+def give_back(checkpoint: dict[str, Any], module: Any) -> None:
+    """Let a VAEModule be as it was when the checkpoint was saved. Raises as `require_state` does."""
+    require_state(module.trainer, checkpoint)
+    saved, data = checkpoint["cvae"], module.trainer.datamodule
+    data.minibatches = as_counted_here(checkpoint, data.minibatches)
+    module.figures, module.points = dict(saved["figures"]), dict(saved["points"])
+    module.sums, module.planned = saved["processes"][module.global_rank], saved["max_epochs"]
+    module.averaged = saved.get("averages", {})
+    module.guard.load_state(saved.get("gradients", {}))
+    module.stopping = saved.get("should_stop", False)
 
 
 def require_state(trainer: Trainer, content: dict[str, Any]) -> None:
@@ -117,7 +131,9 @@ def take_up(module: Any, optimizer: Optimizer) -> None:
     require_sums(sums, module.names)
     for name in ("window", "epoch"):  # not before: the module was not yet on its device
         getattr(module, name).load_state_dict(sums[name], module.device)
-    if module.planned != trainer.max_epochs:
+    if module.planned == trainer.max_epochs:
+        trainer.should_stop = trainer.should_stop or module.stopping  # a callback had ended the training
+    else:
         counted = trainer.global_step if module.by_step else trainer.current_epoch
         schedule.scheduler = scheduled_anew(optimizer, module.make_scheduler, counted)
 
@@ -167,6 +183,7 @@ def require_like(found: Any, own: Any, place: str, counts: bool = False) -> None
         fits = isinstance(found, Tensor) and found.shape == own.shape
     elif own is None:
         fits = found is None or type(found) in (int, float) or (isinstance(found, Tensor) and not found.shape)
+        fits = fits or (type(found) is str and place == "callbacks.EarlyStopping.stopping_reason_message")
     if not fits:
         raise UserError(f"the checkpoint's {place} is not what this training would save there")
     for item, mine, key in inner:

@@ -26,6 +26,7 @@ from cvae.runtime.noise import fixed_noise
 from cvae.training.added import lightnings_errors, require_callbacks, require_figures, require_launcher
 from cvae.training.checkpoints import Checkpoints, epochs_of, into_run, last_good, require_bound
 from cvae.training.compatible import require_fit, require_objective
+from cvae.training.early_stopping import why_early
 from cvae.training.engine import accumulation, graphs_of, minibatches_of_a_step, require_own_step, watches_minibatches
 from cvae.training.gpus import devices
 from cvae.training.gradients import clipping, without_wrapper
@@ -44,7 +45,9 @@ from cvae.training.signals import REQUEUE, requeue, signals
 
 log = logging.getLogger(__name__)
 
-OURS = ("compile", "cuda_graphs", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
+OURS = (
+    "compile", "cuda_graphs", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "skip_above",
+)  # fmt: skip
 
 
 class Parts(NamedTuple):
@@ -206,7 +209,7 @@ def assemble(cfg: DictConfig) -> Parts:
     limit = (cfg.trainer.get(f"gradient_clip_{key}") for key in ("val", "algorithm"))
     options = {
         "seed": cfg.seed, "compile": cfg.trainer.get("compile", False), "accumulation": accumulated, "watched": watched,
-        "decay": OmegaConf.select(cfg, "averaging.decay"),
+        "decay": OmegaConf.select(cfg, "averaging.decay"), "skip_above": cfg.trainer.get("skip_above"),
         "graphs": graphs_of(trainer, alike and cfg.trainer.get("cuda_graphs", False)),
         "clip": clipping(trainer.precision_plugin, *limit),
     }  # fmt: skip
@@ -281,7 +284,7 @@ def results(parts: Parts) -> dict:
     seconds = [second for part in trainer.callbacks if isinstance(part, EpochLines) for second in part.seconds]
     metrics |= {"train/seconds_per_epoch": seconds, "epochs": epochs, "steps": steps}
     metrics |= {"data": data.fingerprint} if data.fingerprint else {}
-    return metrics | {"parameters": parameters(module)}
+    return metrics | why_early(trainer.callbacks) | {"parameters": parameters(module)}
 
 
 def evaluation(parts: Parts, run: Run) -> dict[str, Figure]:

@@ -206,11 +206,7 @@ def test_what_is_refused(key, value, said, tmp_path, monkeypatch):
 def test_a_scheduler_that_follows_a_figure_or_ends_before_the_run():
     made = "scheduler={{_target_: torch.optim.lr_scheduler.{}, _partial_: true, {}}}"
     for name, keys, said in (
-        (
-            "ReduceLROnPlateau",
-            "factor: 0.5",
-            "scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau follows a figure; ",
-        ),
+        ("ReduceLROnPlateau", "factor: 0.5", "scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau follows a figure"),
         ("OneCycleLR", "max_lr: 0.1, total_steps: 3", "scheduler.total_steps=3: must be null, or at least 9"),
     ):
         cfg = tiny("nowhere", "trainer.max_epochs=9", "~scheduler", "+" + made.format(name, keys))

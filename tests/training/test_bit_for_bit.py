@@ -46,9 +46,14 @@ CHOICES = {
     "clipped, two batches a step": ["trainer.gradient_clip_val=1", "+trainer.accumulate_grad_batches=2"],
     "training images changed": ["data.augment=[flip,shift,rotate90]", "data.binarization=stochastic", PLAIN],
     "averages": ["averaging.decay=0.7", "callbacks.pictures.every_n_epochs=2"],
+    "a long training": [
+        "averaging.decay=0.7", "scheduler=one_cycle", "scheduler.warmup_steps=5", "trainer.skip_above=7",
+        "callbacks.early_stopping.patience=2", "callbacks.checkpoint.keep_best=2", "callbacks.checkpoint.keep_every=2",
+        "logger=[tensorboard,csv]", PLAIN,
+    ],
     "evaluated every other epoch": ["+trainer.check_val_every_n_epoch=2", "logger=[tensorboard,csv]"],
 }  # fmt: skip
-FAST = ("elbo", "averages", "warm-up, cosine, a flow, drawn images", "training images changed")
+FAST = ("elbo", "averages", "a long training", "warm-up, cosine, a flow, drawn images", "training images changed")
 
 
 class Killed(BaseException):

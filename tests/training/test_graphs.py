@@ -245,6 +245,12 @@ OVERRIDES = {
     "schedules": ["scheduler=cosine", "objective/beta=linear"],
     "whole minibatches": ["data.source.train_size=8"],
     "clipped": ["trainer.gradient_clip_val=5"],
+    "left out, averages, one cycle": [
+        "trainer.skip_above=7",
+        "averaging.decay=0.9",
+        "scheduler=one_cycle",
+        "scheduler.warmup_steps=4",
+    ],
     "codes": ["posterior=vq", "prior=autoregressive"],
 }
 

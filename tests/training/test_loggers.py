@@ -62,7 +62,7 @@ def test_hyperparameters_are_what_one_would_sweep_or_read():
         "scheduler.interval": "epoch", "scheduler.warmup_steps": 0,
         "averaging.decay": "null", "trainer.max_epochs": 100, "trainer.max_steps": -1, "trainer.max_time": "null",
         "trainer.precision": "32-true",
-        "trainer.gradient_clip_val": 1,
+        "trainer.gradient_clip_val": 1, "trainer.skip_above": "null",
     }  # fmt: skip
 
 

@@ -33,6 +33,7 @@ CASES = {  # key: values that are taken, values that are not, what is said of th
     "trainer.compile": FLAG,
     "trainer.cuda_graphs": FLAG,
     "trainer.gradient_clip_val": ([None, *ABOVE_0[0]], [v for v in ABOVE_0[1] if v is not None], ABOVE_0[2]),
+    "trainer.skip_above": ([None, *ABOVE_0[0]], [v for v in ABOVE_0[1] if v is not None], ABOVE_0[2]),
     "trainer.gradient_clip_algorithm": (["norm", "value", None], ["NORM", "inf", 2], "one of norm, value, None"),
     "trainer.precision": (
         ["32-true", "bf16-mixed", "16-mixed", 32, "32", "bf16", 16, None],

@@ -145,7 +145,7 @@ def test_a_curve_has_one_point_at_a_step_and_nothing_else_is_drawn(whole):
         curves = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
         expected = dict.fromkeys(("bound/ELBO", "bound/rate", "bound/distortion", "terms/loss"), steps)
         if split == "train":
-            expected["trainer/lr"] = [0, 2]
+            expected |= {"trainer/lr": [0, 2], "trainer/images_per_second": steps, "trainer/gradient_norm": steps}
         assert curves == (expected if split else {"bound/NLL": [4]})
 
 

@@ -1,0 +1,124 @@
+"""Steps that are left out because their gradient is too large, decided on the device."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+aten = torch.ops.aten
+
+
+class Guard(nn.Module):
+    """The norm of a gradient, and a limit above which a step changes nothing (Child 2021, "skip threshold").
+
+    A step is left out where the norm is above the limit or no number; all processes have the same gradient, and so
+    decide alike. Parameters, the optimizer's state and averages of weights stay as they were. Buffers that the model
+    changes while it is evaluated (codebooks by moving averages) follow the images, not the gradient: they do change.
+
+    Its buffers are in no state_dict: a checkpoint has them as numbers.
+
+    Args:
+        above: the limit, of the gradient of all weights before it is clipped, nats an image; None: no step is left out
+    """
+
+    def __init__(self, above: float | None) -> None:
+        super().__init__()
+        self.above = above
+        self.fresh = False  # whether the norm was measured since it was last read
+        self.register_buffer("norm", torch.zeros(()), persistent=False)
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.long), persistent=False)  # steps left out
+
+    def decides_on(self, device: torch.device) -> bool:
+        """Whether all that a step changes must be on this device, since it decides whether the step is taken."""
+        return self.above is not None and device.type == "cuda"
+
+    def prepare(self, optimizer: Optimizer) -> None:
+        """Before the first step: it may be left out, and the next one must find what the first would have found."""
+        if self.above is not None and not optimizer.state:
+            prepare_state(optimizer)
+
+    def wants(self, step: int, every: int) -> bool:
+        """Whether to measure in step `step`, counted from 1, where a point is drawn after so many."""
+        return self.above is not None or step % every == 0
+
+    def measure(self, optimizer: Optimizer) -> None:
+        """Note the norm of the gradient; waits for nothing."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.norm.copy_(nn.utils.get_total_norm(gradients))
+
+    @contextmanager
+    def watching(self, optimizer: Optimizer, others: Iterable[Tensor]) -> Iterator[None]:
+        """What happens inside to parameters, the optimizer's state and `others` is undone if the norm is too large."""
+        if self.above is None:
+            yield
+            return
+        tensors = [*of_optimizer(optimizer), *others]
+        before = [tensor.detach().clone() for tensor in tensors]
+        yield
+        keep = self.norm <= self.above
+        for tensor, old in zip(tensors, before, strict=True):
+            tensor.detach().copy_(torch.where(keep.to(tensor.device), tensor.detach(), old))
+        self.skipped.add_(keep.logical_not())
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; waits for the device."""
+        return {"norm": self.norm.item(), "fresh": self.fresh, "skipped": int(self.skipped)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.norm.fill_(state.get("norm", 0.0))
+        self.skipped.fill_(state.get("skipped", 0))
+        self.fresh = state.get("fresh", False)
+
+    def curves(self) -> dict[str, float]:
+        """Points to draw: the norm if there is a new one, how many steps were left out. Waits for the device."""
+        new, self.fresh = self.fresh, False
+        norm = {"train/gradient_norm": self.norm.item()} if new else {}
+        return norm | self.counted()
+
+    def counted(self) -> dict[str, float]:
+        return {} if self.above is None else {"train/skipped_steps": float(self.skipped)}
+
+
+def of_optimizer(optimizer: Optimizer) -> list[Tensor]:
+    """The parameters of an optimizer and what it keeps of them."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = [value for p in parameters for value in optimizer.state.get(p, {}).values() if isinstance(value, Tensor)]
+    return [*parameters, *kept]
+
+
+class Undone(TorchDispatchMode):
+    """Keeps each tensor that an operator changes in place as it was before; new tensors begin as zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if operator._schema.is_mutable:
+            for part in tree_leaves((args, kwargs)):
+                if isinstance(part, Tensor) and id(part) not in self.before:
+                    self.before[id(part)] = (part, part.clone())
+        result = operator(*args, **(kwargs or {}))
+        return result.zero_() if operator.overloadpacket in (aten.empty_like, aten.empty) else result
+
+    def put_back(self) -> None:
+        for tensor, old in self.before.values():
+            tensor.copy_(old)
+
+
+@torch.no_grad()
+def prepare_state(optimizer: Optimizer) -> None:
+    """Let an optimizer have the state that it begins with, which torch's make within their first step."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    for p in parameters:
+        p.grad = torch.zeros_like(p)
+    with Undone() as undone:
+        optimizer.step()
+    undone.put_back()
+    for p in parameters:
+        p.grad = None

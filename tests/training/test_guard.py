@@ -1,0 +1,164 @@
+"""Steps whose gradient is too large change nothing, and are counted."""
+
+import csv
+import itertools
+import json
+
+import pytest
+import torch
+from conftest import ROOT, config
+from same_run import last, table
+from test_bit_for_bit import killed, run
+from test_waits import NoWaiting
+from tiny import QUIET, tiny
+from torch import nn
+
+from cvae.build import make
+from cvae.training.guard import Guard, of_optimizer
+from cvae.training.module import VAEModule
+from cvae.training.train import train
+
+OPTIMIZERS = sorted(file.stem for file in (ROOT / "conf" / "optimizer").iterdir())
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Have the gradients of some steps, counted from 0, multiplied by so much."""
+
+    def change(steps, factor=1e6):
+        loss = VAEModule.loss
+
+        def larger(self, *given):
+            mean, terms = loss(self, *given)
+            return mean * (factor if self.global_step in steps else 1), terms
+
+        monkeypatch.setattr(VAEModule, "loss", larger)
+
+    return change
+
+
+@pytest.fixture
+def states(monkeypatch):
+    """What is there before each optimizer step, and at the end: parameters, state of the optimizer, averages."""
+    seen, optimize = [], VAEModule.optimize
+
+    def noted(self, *given):
+        tensors = [*of_optimizer(self.optimizers(use_pl_optimizer=False)), *self.averages.buffers()]
+        if self.begins:
+            seen.append([tensor.detach().clone() for tensor in tensors])
+        return optimize(self, *given)
+
+    monkeypatch.setattr(VAEModule, "optimize", noted)
+    return seen
+
+
+def same(one, two):
+    return len(one) == len(two) and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("out", [{0, 1, 4}, {2}])
+def test_a_step_with_a_large_gradient_changes_nothing(out, optimizer, large, states, tmp_path):
+    """Neither the first step, before which torch's optimizers have no state, nor a later one."""
+    large(out)
+    words = [f"optimizer={optimizer}", "trainer.skip_above=1e4", "averaging.decay=0.5", "logger=csv"]
+    train(tiny(tmp_path, *QUIET[:2], *words, "trainer.gradient_clip_val=5"))
+    steps = dict(enumerate(itertools.pairwise(states)))
+    assert {step for step, pair in steps.items() if same(*pair)} == out and len(steps) == 5
+    assert last(tmp_path)["cvae"]["gradients"]["skipped"] == len(out)
+    assert json.loads((tmp_path / "metrics.json").read_text())["train/skipped_steps"] == len(out)
+    (curves,) = tmp_path.glob("**/metrics.csv")
+    rows = [row for row in csv.DictReader(curves.open()) if row["train/skipped_steps"]]
+    counted = {int(row["step"]): float(row["train/skipped_steps"]) for row in rows}
+    assert counted == {step: len([n for n in out if n < step]) for step in (2, 3, 4, 6)}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_steps_are_those_without_a_limit_where_none_is_reached(optimizer):
+    made, ends = make(config(f"optimizer={optimizer}"), "optimizer"), []
+    for guard in (Guard(1e9), Guard(None)):
+        torch.manual_seed(0)
+        weights = [nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(4))]
+        groups = made([{"params": weights[:1]}, {"params": weights[1:]}])
+        guard.prepare(groups)
+        for _ in range(4):
+            for weight in weights:
+                weight.grad = torch.randn_like(weight)
+            guard.measure(groups)
+            with guard.watching(groups, []):
+                groups.step()
+        ends.append((weights, groups.state_dict()))
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+
+def test_the_steps_that_are_left_out_count_as_steps(large, tmp_path):
+    """Schedules are functions of the step; what is no number is no gradient to follow."""
+    large({1, 3}, float("nan"))
+    train(tiny(tmp_path, *QUIET, "trainer.skip_above=1e4"))
+    content = last(tmp_path)
+    assert content["global_step"] == 6 and content["cvae"]["gradients"]["skipped"] == 2
+    assert all(value.isfinite().all() for value in content["state_dict"].values())
+
+
+def test_the_norm_is_that_of_the_mean_of_accumulated_minibatches_before_clipping(tmp_path, monkeypatch):
+    norms, clipped = [], []
+
+    def measured(self, optimizer):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(sum(float((part.double() ** 2).sum()) for part in gradients) ** 0.5)
+        measure(self, optimizer)
+        clipped.append(float(self.norm))
+
+    measure = Guard.measure
+    monkeypatch.setattr(Guard, "measure", measured)
+    words = ["data.source.train_size=32", "+trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.1"]
+    train(tiny(tmp_path, *QUIET[:2], *words, "logger=csv"))
+    assert len(norms) == 4 and clipped == pytest.approx(norms) and min(norms) > 1  # of 8 steps every second one
+    (curves,) = tmp_path.glob("**/metrics.csv")
+    drawn = [row for row in csv.DictReader(curves.open()) if row["train/gradient_norm"]]
+    assert [int(row["step"]) for row in drawn] == [2, 4, 6, 8]
+    assert [float(row["train/gradient_norm"]) for row in drawn] == pytest.approx(norms)
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, 13])
+def test_stopped_at_any_step_and_resumed(at, large, tmp_path, monkeypatch):
+    """The count and the norm that is still to be drawn, too."""
+    monkeypatch.setattr("cvae.training.engine.MINIBATCHES", 1)
+    words = ["~callbacks.pictures", "logger=csv", "averaging.decay=0.7", "trainer.skip_above=1e4"]
+    large({0, 3, 4, 9, 17})
+    run(tmp_path / "whole", *words)
+    killed(tmp_path / "stopped", *words, at=at)
+    run(tmp_path / "stopped", *words, resume=True)
+    one, two = (last(tmp_path / folder) for folder in ("whole", "stopped"))
+    for part in ("state_dict", "optimizer_states"):
+        torch.testing.assert_close(one[part], two[part], rtol=0, atol=0)
+    assert one["cvae"]["gradients"] == two["cvae"]["gradients"] and one["cvae"]["gradients"]["skipped"] == 5
+    assert table(tmp_path / "whole") == table(tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("norm", [1.0, 9.0, float("nan")])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_it_is_decided_without_waiting_for_the_device(optimizer, norm):
+    """With the steps of the optimizer as tensors, as on a GPU, which is "meta" here."""
+    made = make(config(f"optimizer={optimizer}"), "optimizer")
+    weights = [nn.Parameter(torch.zeros(3, device="meta"))]
+    optimizer, guard = made(weights), Guard(4.0).to("meta")
+    weights[0].grad = torch.full((3,), norm, device="meta")
+    with NoWaiting():
+        guard.measure(optimizer)
+        with guard.watching(optimizer, [torch.zeros(2, device="meta")]):
+            pass
+
+
+@pytest.mark.parametrize(("norm", "taken"), [(3.0, True), (4.0, True), (4.1, False), (float("inf"), False)])
+def test_a_norm_at_the_limit_is_small_enough(norm, taken):
+    weight, other = nn.Parameter(torch.zeros(1)), torch.zeros(2)
+    optimizer, guard = torch.optim.SGD([weight], lr=1.0, momentum=0.5), Guard(4.0)
+    guard.prepare(optimizer)
+    weight.grad = torch.full((1,), -norm)
+    guard.measure(optimizer)
+    with guard.watching(optimizer, [other]):
+        optimizer.step()
+        other += 1
+    assert (weight.item(), other.tolist()) == ((norm, [1, 1]) if taken else (0, [0, 0]))
+    assert guard.counted() == {"train/skipped_steps": 0 if taken else 1} and Guard(None).counted() == {}
