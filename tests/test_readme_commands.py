@@ -76,6 +76,7 @@ def quoted(word):
 OWN_PARTS = "docs/own_parts.md"  # tests/test_own_parts.py runs its commands
 COMMANDS = commands("\n".join(text for page, text in PAGES.items() if page != OWN_PARTS))
 TRAININGS = [command for command in COMMANDS if re.match(r"python train\.py(?!.*resume=)", command)]
+TRAININGS = [command for command in TRAININGS if command not in ELSEWHERE]
 RESUMED = [command for command in COMMANDS if re.match(r"python train\.py.*resume=", command)]
 SERVED = ["python -m cvae explore RUN"]
 AFTER = [command for command in COMMANDS if command.startswith("python -m cvae ") and command not in ELSEWHERE]

@@ -7,9 +7,10 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cvae import checks
-from cvae.checks import is_int, positive_int, seed_number
+from cvae.checks import positive_int
 from cvae.data.images import Images
 from cvae.data.mapped import IN_MEMORY, Mapped, Part
+from cvae.data.subset import Subset
 from cvae.errors import ConfigError
 
 __all__ = ["Sprites"]  # what conf/ and saved configs may name
@@ -67,13 +68,8 @@ class Sprites:
         for name, count in zip(NAMES, self.counts, strict=True):
             if positive_int(f"source.{name}", count) > most.get(name, 1000):
                 raise ConfigError(f"source.{name}", count, f"at most {most.get(name, 1000)}")
-        self.test_size, self.seed = positive_int("source.test_size", test_size), seed_number("source.seed", seed)
-        left = int(np.prod(self.counts)) - test_size
-        if left < 1:
-            raise ConfigError("source.test_size", test_size, f"below the {left + test_size:,} images of the grid")
-        if train_size is not None and not (is_int(train_size) and 1 <= train_size <= left):
-            raise ConfigError("source.train_size", train_size, f"from 1 to {left:,}, or null for all of these")
-        self.train_size = left if train_size is None else train_size
+        self.subset = Subset(train_size, test_size, seed)
+        self.subset.check(int(np.prod(self.counts)))
 
     def download(self) -> None:
         """There is nothing to fetch."""
@@ -84,9 +80,7 @@ class Sprites:
     def load(self) -> tuple[Images, Images]:
         """(train, test), with factors (N, 5): the number of each one's value, from 0."""
         every = Mapped([Part(Drawn(templates(*self.counts[:3], self.side), *self.counts[3:], self.side))], self.shape)
-        generator = torch.Generator().manual_seed(self.seed)
-        order = torch.randperm(len(every), generator=generator)
-        test, train = order[: self.test_size + self.train_size].split([self.test_size, self.train_size])
+        train, test = self.subset.drawn(len(every))
         return self._images(every, train), self._images(every, test)
 
     @property

@@ -14,7 +14,8 @@ from cvae.data.images import draw, drawn_once
 from cvae.errors import ConfigError
 
 CONF = ROOT / "conf"
-DATA = ("mnist", "fashion_mnist", "kmnist", "cifar10", "image_folder", "sprites", "synthetic")
+PUBLISHED = ("dsprites", "mpi3d", "shapes3d", "cars3d", "smallnorb")
+DATA = ("mnist", "fashion_mnist", "kmnist", "cifar10", "image_folder", "sprites", "synthetic", *PUBLISHED)
 
 
 def test_static_is_one_above_one_half():
