@@ -19,8 +19,8 @@ from cvae.errors import ConfigError, DataError, UserError
 from cvae.models.ladder import kind_of
 from cvae.models.vae import VAE
 from cvae.posteriors import Posterior
-from cvae.runs.checkpoint import Budget, read_checkpoint
-from cvae.runs.directory import AVERAGED, LAST, RAW, Run
+from cvae.runs.checkpoint import Budget, read_checkpoint, weights_in
+from cvae.runs.directory import LAST, Run
 from cvae.runs.trust import DATA_ROOT, PARTS, require_inside, require_parts
 from cvae.runtime.devices import DEVICES, available
 
@@ -226,13 +226,8 @@ def load_with_step(run: Run, checkpoint: str, device: str, weights: str | None =
     with described(run, "model"):
         vae = build_vae(cfg)
     try:
-        found = {name[4:]: value for name, value in content["state_dict"].items() if name.startswith("vae.")}
-        about = content.get("cvae", {})
-        there = (AVERAGED, RAW) if "averages" in about else (str(about.get("weights", RAW)),)
-        if weights not in (None, *there):
-            raise ConfigError("weights", weights, f"{' or '.join(there)}: {file} has no others")
-        weights = weights or there[0]
-        vae.load_state_dict(found | about.get("averages", {}) if weights == AVERAGED else found)
+        found, weights = weights_in(file, content, weights)
+        vae.load_state_dict(found)
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{file} does not hold the weights of the model in {run.config_file}: {error}") from error
     if not all(part.isfinite().all() for part in vae.parameters()):
@@ -256,7 +251,7 @@ def load_data(run: Run, root: str | None = None) -> ImageData:
     with described(run, "data"):
         data = make(cfg, "data")
         read_images(cfg, data)
-        if said := difference(run, cfg.data.get("fingerprint"), getattr(data.source, "contents", None)):
+        if said := difference(run, cfg.data.get("fingerprint"), data.contents):
             log.warning("%s: %s. Its figures are of others", data.root, said)
     return data
 

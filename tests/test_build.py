@@ -111,8 +111,8 @@ def test_the_model_of_a_config_in_its_parts():
         (["conditional=true", "data.num_classes=0"], "data.num_classes=0: must be a positive integer"),
         (["conditional=1"], "conditional=1: must be one of False, True"),
         (
-            ["conditional=true", "data.image_shape=[1,30,30]"],
-            r"data.image_shape=\[1, 30, 30\]: must be .* multiples of 4",
+            ["conditional=true", "data.image_shape=[1,30,6]"],
+            r"data.image_shape=\[1, 30, 6\]: must be .* H and W at least 7",
         ),
         (["objective/beta=linear", "objective.beta.steps=0"], "objective.beta.steps=0: must be"),
         (["data.source.root=3"], "Key|root"),

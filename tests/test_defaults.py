@@ -121,4 +121,3 @@ def test_what_refers_to_another_key_follows_it(monkeypatch):
     assert config().data.root == "data"
     cfg = config("data=synthetic", "data.num_classes=4", "data.image_shape=[3,8,12]")
     assert cfg.data.source.num_classes == 4 and cfg.data.source.image_shape == [3, 8, 12]
-    assert config("data=image_folder", "data.channels=1", "data.image_size=16").data.image_shape == [1, 16, 16]

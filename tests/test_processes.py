@@ -56,6 +56,16 @@ def test_two_processes_are_one_run_and_count_each_image_once(tmp_path):
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 
 
+def test_two_processes_begin_with_the_weights_of_another_run(tmp_path):
+    first = train_py(*SMALL, "trainer=cpu", "hydra.run.dir='first, seed=0'", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    words = [*SMALL, *TWO, "init=first, seed=0", "optimizer.lr=1e-30", "seed=1", "hydra.run.dir=run"]
+    done = train_py(*words, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.count("init: 14 of 14 tensors") == 1, done.stderr
+    before, after = (cvae.load(tmp_path / name).state_dict() for name in ("first, seed=0", "run"))
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
 def test_a_sweep_of_two_processes_each(tmp_path):
     done = train_py("-m", *SMALL, *TWO, "model.latent_dim=2,0,3", "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.count("Error: model.latent_dim=0: must be") == 1

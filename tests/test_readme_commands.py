@@ -77,9 +77,10 @@ def quoted(word):
 
 OWN_PARTS = "docs/own_parts.md"  # tests/test_own_parts.py runs its commands
 COMMANDS = commands("\n".join(text for page, text in PAGES.items() if page != OWN_PARTS))
-TRAININGS = [command for command in COMMANDS if re.match(r"python train\.py(?!.*resume=)", command)]
+TRAININGS = [command for command in COMMANDS if re.match(r"python train\.py(?!.*(resume|init)=)", command)]
 TRAININGS = [command for command in TRAININGS if command not in ELSEWHERE]
 RESUMED = [command for command in COMMANDS if re.match(r"python train\.py.*resume=", command)]
+BEGUN = [command for command in COMMANDS if re.match(r"python train\.py.*init=", command)]
 SERVED = ["python -m cvae explore RUN"]
 AFTER = [command for command in COMMANDS if command.startswith("python -m cvae ") and command not in ELSEWHERE]
 AFTER = [command for command in AFTER if command not in SERVED]
@@ -101,7 +102,9 @@ def test_commands_are_found():
 
 
 def test_each_command_is_run_here_or_elsewhere():
-    assert [command for command in COMMANDS if command not in [*TRAININGS, *RESUMED, *AFTER, *SERVED, *ELSEWHERE]] == []
+    assert [
+        command for command in COMMANDS if command not in [*TRAININGS, *RESUMED, *BEGUN, *AFTER, *SERVED, *ELSEWHERE]
+    ] == []
     assert [command for command in [*SERVED, *ELSEWHERE] if command not in COMMANDS] == []  # what a page had once
 
 
@@ -198,6 +201,15 @@ def test_a_run_that_goes_on(command, trained, tmp_path):
     said = finish(process)
     assert process.returncode == 0 and Run(tmp_path / "RUN").state() == "finished", said
     assert "Goes on from RUN/checkpoints/last.ckpt" in said and "Epoch 2" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", BEGUN)
+def test_a_run_that_begins_with_the_weights_of_another(command, trained, tmp_path):
+    shutil.copytree(trained / "RUN", tmp_path / "RUN")
+    code, said, runs = train(command, tmp_path)
+    assert code == 0 and [run.state() for run in runs] == ["finished"], said
+    assert "are those of RUN/checkpoints/last.ckpt" in said
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from cvae.cli.compose import CONF, for_own_images
 from cvae.cli.hydra_callbacks import save_config
-from cvae.cli.messages import find_own_parts, message_of, of_the_user, readable_errors
+from cvae.cli.messages import find_own_parts, message_of, of_the_user, quoted, readable_errors
 from cvae.cli.resume import resume, run_to_resume, words_of_sweep
 from cvae.errors import Stopped, UserError
 from cvae.runs.directory import Run
@@ -41,11 +41,18 @@ def compose_and_train(cfg: DictConfig) -> float:
 def main(words: list[str]) -> None:
     """Train as the command line says: a new run, a sweep, or with resume= one that goes on."""
     with readable_errors():
-        sys.argv[1:] = for_own_images(words_of_sweep(words))  # where Hydra reads them
+        sys.argv[1:] = for_hydra(words_of_sweep(words))  # where Hydra reads them
         if stopped := run_to_resume(sys.argv[1:]):
             resume(*stopped, CONF)
         else:
             compose_and_train()
+
+
+def for_hydra(words: list[str]) -> list[str]:
+    """The words as Hydra is to read them: the folder of init= may have signs, as most runs' names do."""
+    pairs = ((word, word.removeprefix("init=")) for word in words)
+    quotes = [f"init={quoted(path)}" if path != word and os.path.isdir(path) else word for word, path in pairs]
+    return for_own_images(quotes)
 
 
 def train_here(
@@ -100,7 +107,7 @@ def started(composer: Hydra, words: list[str], before: Callable[[Run], Any] | No
         except Exception as error:  # Hydra would print it, and end the process
             errors.append(error)
 
-    composer.run("config", task, for_own_images(words))
+    composer.run("config", task, for_hydra(words))
     if errors:
         raise errors[0]
     return folders[0]

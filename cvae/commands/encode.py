@@ -13,7 +13,7 @@ from cvae.commands.inputs import (
     labels_of,
     model_of,
     own_files,
-    own_images,
+    own_levels,
     said,
     save_arrays,
     target,
@@ -45,7 +45,7 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         "files", nargs="*", metavar="FILE", help="an image, of any format that Pillow reads, or a folder of them"
     )
     encode.add_argument("--split", choices=SPLITS, help="all images of a split of the run's data, instead of files")
-    encode.add_argument("--class", dest="label", type=int, metavar="K", help="the class of the files, if conditional")
+    encode.add_argument("--class", dest="label", metavar="CLASS", help="the class of the files, if conditional")
     encode.add_argument("--data-root", metavar="DIR", help="the folder of the data, if it has moved")
     encode.add_argument(
         "--out",
@@ -94,8 +94,10 @@ def batches_of(
 
     if args.files:
         files = own_files(args.files)
-        x, y = own_images(files.paths, args), labels_of(args, vae, len(files.paths))
-        batches = ((x[rows], None if y is None else y[rows]) for rows in torch.arange(len(x)).split(BATCH))
+        (data, levels), y = own_levels(files.paths, args), labels_of(args, vae, len(files.paths))
+        noise = torch.Generator().manual_seed(data.seed)
+        blocks = ((data.as_tested(levels[rows], noise), rows) for rows in torch.arange(len(levels)).split(BATCH))
+        batches = ((x, None if y is None else y[rows]) for x, rows in blocks)
         return files.names, None if y is None else y.numpy(), files.classes, batches
     data = data_of(args)
     split = getattr(data, args.split)

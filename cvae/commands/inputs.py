@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: not for --help, nor for a wr
 
     from cvae.build import Loaded
     from cvae.data import ImageData
+    from cvae.data.mapped import Mapped
     from cvae.models.vae import VAE
 
 T = TypeVar("T")
@@ -89,7 +90,17 @@ def own_files(words: Sequence[str]) -> OwnFiles:
 
 
 def own_images(files: Sequence[str | Path], args: argparse.Namespace) -> "Tensor":
-    """The user's image files as the model of the run sees images: x float32 (N, C, H, W) in [0, 1].
+    """The user's image files as the model of the run sees images: x float32 (N, C, H, W) in [0, 1]. Raises as
+    `own_levels` does.
+    """
+    data, levels = own_levels(files, args)
+    return data.as_tested(levels[:])
+
+
+def own_levels(files: Sequence[str | Path], args: argparse.Namespace) -> "tuple[ImageData, Tensor | Mapped]":
+    """The data of the run, of which nothing is read, and the user's image files as levels uint8 (N, C, H, W).
+
+    Files in the folder of the run's data that are decoded there already (data.cache) are not decoded again.
 
     Raises:
         UserError: a file is missing or cannot be read as an image.
@@ -98,18 +109,23 @@ def own_images(files: Sequence[str | Path], args: argparse.Namespace) -> "Tensor
         raise UserError(f"{folders[0]} is a folder: name the files in it, as {folders[0]}/*.png does")
     if missing := [file for file in files if not Path(file).is_file()]:
         raise UserError(f"there is no such file: {', '.join(map(str, missing))}")
-    import torch
-
     from cvae.build import make, saved_config
-    from cvae.data.decode import decode, reading_of
+    from cvae.data.cache import files_now, read_all
+    from cvae.data.decode import reading_of
 
     data = make(saved_config(Run(args.run, args.trust)), "data")  # nothing is read: only what is done to images
-    decoded = decode([Path(file) for file in files], reading_of(data))
+    kept = getattr(data.source, "kept_at", None)
+    root = os.path.abspath(data.source.root if kept else ".")
+    paths = [os.path.abspath(file) for file in files]
+    inside = [
+        os.path.relpath(path, root).replace(os.sep, "/") if path.startswith(root + os.sep) else path for path in paths
+    ]
+    levels, decoded = read_all(files_now(Path(root), inside), reading_of(data), kept and kept())
     if decoded.faults:
         lines = [f"  {one_line(str(files[number]))}: {why}" for number, why in decoded.faults.items()]
         said = f"{len(lines)} of {len(files)} images cannot be read. Repair or delete them:"
         raise UserError("\n".join([said, *lines]))
-    return data.as_tested(torch.from_numpy(decoded.x))
+    return data, levels
 
 
 def images_of(
@@ -145,19 +161,26 @@ def is_number_of_an_image(word: str) -> bool:
 
 
 def labels_of(args: argparse.Namespace, vae: "VAE", num: int) -> "Tensor | None":
-    """--class as labels (num,); None for a model without classes.
+    """--class, a name of the user's own data or a number, as labels (num,); None for a model without classes.
 
     Raises:
         ConfigError: there is no such class, or it is missing or not wanted.
     """
     import torch
 
+    from cvae.data.contents import listed, saved_classes
+
     if args.label is None and not vae.num_classes:
         return None
-    if args.label is None or not 0 <= args.label < vae.num_classes:
-        wanted = f"from 0 to {vae.num_classes - 1}" + (": this model is given the class" if args.label is None else "")
-        raise ConfigError("--class", args.label, wanted if vae.num_classes else "left out: this model knows no classes")
-    return torch.full((num,), args.label)
+    if not vae.num_classes:
+        raise ConfigError("--class", args.label, "left out: this model knows no classes")
+    numbers = {str(number): number for number in range(vae.num_classes)}
+    known = {name: number for name, number in saved_classes(Run(args.run)).items() if number < vae.num_classes}
+    if str(args.label) not in numbers | known:
+        names = f", or a name: {listed(sorted(known))}" if known else ""
+        why = ": this model is given the class" if args.label is None else ""
+        raise ConfigError("--class", args.label, f"from 0 to {vae.num_classes - 1}{names}{why}")
+    return torch.full((num,), (numbers | known)[args.label])
 
 
 def target(args: argparse.Namespace, default: Path, endings: Sequence[str]) -> Path:
@@ -167,9 +190,12 @@ def target(args: argparse.Namespace, default: Path, endings: Sequence[str]) -> P
         ConfigError: the name ends otherwise, or something else has it.
     """
     out = Path(args.out) if args.out else default
+    folder_meant = out.is_dir() or str(args.out or "").endswith(("/", os.sep))
     wanted = [f"the name of a file that ends in {' or '.join(ending for ending in endings if ending)}"]
     wanted += ["a folder"] if "" in endings else []
     ending = out.suffix.lower()
+    if "" in endings and ending not in endings and folder_meant:  # a name may have a dot
+        ending = ""
     if ending not in endings or (out.is_dir() if ending else out.is_file()):
         raise ConfigError("--out", out, ", or ".join(wanted))
     folder = out.parent if ending else out

@@ -25,7 +25,7 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         interpolate.add_argument(name, metavar=name.upper(), help="an image file, or the number of a test image")
     interpolate.add_argument("--steps", type=int, default=10, help="decoded points, the ends included (default: 10)")
     interpolate.add_argument(
-        "--class", dest="label", type=int, metavar="K", help="the class of both, if conditional (default: that of A)"
+        "--class", dest="label", metavar="CLASS", help="the class of both, if conditional (default: that of A)"
     )
     interpolate.add_argument("--data-root", metavar="DIR", help="the folder of the data, if it has moved")
     interpolate.add_argument(

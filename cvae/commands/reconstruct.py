@@ -26,7 +26,7 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     reconstruct.add_argument(
         "files", nargs="+", metavar="FILE", help="an image, of any format that Pillow reads, or a folder of them"
     )
-    reconstruct.add_argument("--class", dest="label", type=int, metavar="K", help="their class, if conditional")
+    reconstruct.add_argument("--class", dest="label", metavar="CLASS", help="their class, if conditional")
     reconstruct.add_argument(
         "--out",
         metavar="PATH",

@@ -22,7 +22,7 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     sample.add_argument(
         "--num", type=int, default=64, help="images (default: 64); conditional: rounded up to full rows"
     )
-    sample.add_argument("--class", dest="label", type=int, metavar="K", help="of this class alone, if conditional")
+    sample.add_argument("--class", dest="label", metavar="CLASS", help="of this class alone, if conditional")
     sample.add_argument(
         "--temperature",
         type=float,

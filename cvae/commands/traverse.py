@@ -38,7 +38,7 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     traverse.add_argument(
         "--steps", type=int, default=7, help="images of each dimension, -3 and 3 included (default: 7)"
     )
-    traverse.add_argument("--class", dest="label", type=int, metavar="K", help="the class of a file, if conditional")
+    traverse.add_argument("--class", dest="label", metavar="CLASS", help="the class of a file, if conditional")
     traverse.add_argument("--data-root", metavar="DIR", help="the folder of the data, if it has moved")
     traverse.add_argument("--out", metavar="FILE", help="where to, a .png (default: RUN/traversal.png)")
 

@@ -139,14 +139,16 @@ class Cache:
         """The array of an index, as a read-only map."""
         return mapped(self.array(index.generation), HEADER, (index.rows, *self.reading.shape), np.dtype(np.uint8))
 
-    def open(self) -> tuple[Index, np.ndarray]:
-        """The usable part of the index, and its array."""
-        index = self.read()
-        try:
-            return index, self.map(index)
-        except OSError:  # another process has just put another in its place
+    def open(self) -> tuple[Index, np.ndarray] | None:
+        """What can be used, and the array that it is of; None for nothing."""
+        for last in (False, True):
             index = self.read()
-            return index, self.map(index)
+            try:
+                return (index, self.map(index)) if index.rows else None
+            except OSError:  # another process has just put another in its place
+                if last:
+                    raise
+        return None
 
     def refresh(self, files: Files) -> None:
         """Decode new and changed files, and keep the result. If it cannot be kept, a log line says why."""
@@ -245,10 +247,10 @@ def read_all(files: Files, reading: Reading, cache: Cache | None) -> tuple[Mappe
     If there are more than IN_MEMORY, the cached ones stay on disk; the others are in memory.
     Raises DataError where the memory does not suffice.
     """
-    if not cache or not cache.read().rows:
+    if not cache or not (kept := cache.open()):
         found = in_memory(files, np.arange(len(files.names)), reading)
         return torch.from_numpy(found.x), found
-    index, array = cache.open()
+    index, array = kept
     number = index.find(files)
     lines = np.where(number >= 0, index.lines[number], np.array((UNREADABLE, 0, 0, 0, 0, 0), LINE))
     rest = np.flatnonzero(lines["row"] == UNREADABLE)

@@ -9,8 +9,10 @@ import csv
 import io
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from cvae.data.images import Images
 from cvae.errors import UserError
@@ -19,7 +21,7 @@ from cvae.runs.small_files import read_bytes
 from cvae.runs.storage import save
 
 BLOCK = 1000  # images of an array that share a digest
-READ = 2**31  # bytes of an array that are read for its digests, at most: of a larger one every second block, third, …
+READ = 2**31  # bytes of arrays that are read for their digests, about: of larger ones every second block, third, …
 SHOWN = 3  # names in a message
 LARGEST = 2**30  # bytes of data.csv
 
@@ -39,15 +41,32 @@ def of_files(names: Iterable[str], digests: np.ndarray) -> dict[str, str]:
     return {name: f"{digest:016x}" for name, digest in zip(names, digests.tolist(), strict=True)}
 
 
-def of_array(name: str, x: np.ndarray) -> dict[str, str]:
-    """Contents of an array (N, …), with its shape and type."""
+def of_array(name: str, x: np.ndarray, whole: int = 0) -> dict[str, str]:
+    """Contents of an array (N, …), with its shape and type. whole: bytes of all arrays of which this is one."""
     found = {f"{name} {x.dtype} {x.shape[1:]}": "0" * 16}
-    every = max(1, -(-x.nbytes // READ))
+    every = max(1, -(-max(whole, x.nbytes) // READ))
     for start in range(0, max(len(x), 1), BLOCK * every):
         block = np.ascontiguousarray(x[start : start + BLOCK])
         content = block.reshape(-1).view("u1")
         found[f"{name}[{start}:{start + len(block)}]"] = blake2b(content, digest_size=8).hexdigest()
     return found
+
+
+def of_images(split: str, images: Images) -> dict[str, str]:
+    """Contents of images and labels where no file tells them; they are read into memory, if they are not there."""
+    x = images.x if isinstance(images.x, Tensor) else images.x.read()
+    return of_array(f"{split} x", x.cpu().numpy()) | of_array(f"{split} y", images.y.cpu().numpy())
+
+
+def of_source(source: Any, sets: Iterable[Images]) -> dict[str, str] | None:
+    """Contents of what a source has loaded: as it says itself, or of the images; None for data sets known by name."""
+    own = getattr(source, "contents", None)
+    if own is not None or type(source).__module__.startswith("cvae."):
+        return own
+    contents: dict[str, str] = {}
+    for split, images in zip(("train", "test", "validation"), sets, strict=False):
+        contents |= of_images(split, images)
+    return contents
 
 
 def changed(before: Contents, now: Contents) -> str:
@@ -65,27 +84,39 @@ def listed(names: list[str]) -> str:
 def save_contents(
     run: Run, splits: Mapping[str, Images | None], contents: Contents, left_out: Mapping[str, str]
 ) -> None:
-    """Write data.csv: a line for each image with its split, its class and its digest, and for each file left out."""
+    """Write data.csv: a line for each image with its split, its class, the number of that and its digest, and for each
+    file left out.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["name", "split", "class", "digest", "left out"])
+    writer.writerow(["name", "split", "class", "label", "digest", "left out"])
     told = set()
     for split, images in splits.items():
         if images is not None and images.names is not None:
             for name, label in zip(images.names.tolist(), images.y.tolist(), strict=True):
                 kind = images.classes[label] if images.classes else label
-                writer.writerow([name, split, kind, contents.get(str(name), ""), ""])
+                writer.writerow([name, split, kind, label, contents.get(str(name), ""), ""])
                 told.add(str(name))
-    writer.writerows([name, "", "", digest, ""] for name, digest in contents.items() if name not in told)
-    writer.writerows([name, "", "", "", why] for name, why in left_out.items())
+    writer.writerows([name, "", "", "", digest, ""] for name, digest in contents.items() if name not in told)
+    writer.writerows([name, "", "", "", "", why] for name, why in left_out.items())
     save(run.data, out.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def saved_contents(run: Run) -> dict[str, str]:
-    """What `save_contents` wrote; nothing where it cannot be read."""
+    """Name -> digest, as `save_contents` wrote them; nothing where they cannot be read."""
+    return saved(run, "name", "digest")
+
+
+def saved_classes(run: Run) -> dict[str, int]:
+    """Class -> its number, as `save_contents` wrote them; nothing where they cannot be read."""
+    return {name: int(number) for name, number in saved(run, "class", "label").items() if number.isdecimal()}
+
+
+def saved(run: Run, key: str, value: str) -> dict[str, str]:
+    """Two columns of data.csv, where the second has something."""
     try:
         text = read_bytes(run.data, LARGEST).decode("utf-8", "surrogateescape")
-        return {row["name"]: row["digest"] for row in csv.DictReader(io.StringIO(text, newline="")) if row["digest"]}
+        return {row[key]: row[value] for row in csv.DictReader(io.StringIO(text, newline="")) if row[value]}
     except (OSError, KeyError, ValueError, csv.Error, UserError):
         return {}
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cvae import checks
-from cvae.checks import one_of, seed_number
+from cvae.checks import is_int, one_of, positive_int, seed_number
 from cvae.data.cache import Cache, files_now, read_all
 from cvae.data.contents import of_files
 from cvae.data.decode import Decoded, Reading, advised
@@ -32,11 +32,11 @@ BESIDE = ".cvae_cache"  # the folder of data.cache=auto, in that of the images
 
 
 def image_folder(
-    image_shape: Sequence[int],
+    image_shape: Sequence[int] | None,
     test_size: float,
     seed: int,
-    image_size: int | None = None,
-    channels: int | None = None,
+    image_size: int | Sequence[int] = 32,
+    channels: int = 3,
     split: str = "position",
     fit: str = "crop",
     transparent: str = "white",
@@ -48,8 +48,13 @@ def image_folder(
 ) -> ImageData:
     """ImageData of a user's own images; see `ImageFolder` and `cvae.data.decode.Reading`.
 
-    image_size and channels are keys of the config alone: it computes image_shape from them.
+    image_shape=None: (channels, image_size, image_size), or of an image_size [H, W] (channels, H, W).
     """
+    if image_shape is None:
+        sides = [image_size] * 2 if is_int(image_size) else image_size
+        if not isinstance(sides, Sequence) or len(sides) != 2 or not all(is_int(side) and side > 0 for side in sides):
+            raise ConfigError("image_size", image_size, "a positive integer, or two, [height,width]")
+        image_shape = positive_int("channels", channels), *sides
     shape = checks.image_shape("image_shape", image_shape)
     reading = Reading(shape, fit, transparent, white, pixel_limit)
     how = {"split": split, "skip_unreadable": skip_unreadable, "cache": cache}
@@ -130,7 +135,11 @@ class ImageFolder:
 
     def cache(self) -> Cache | None:
         """Where the decoded images are kept."""
-        if self.kept_in is None or (self.kept_in == "auto" and len(self.listing().names) < MANY):
+        return None if self.kept_in == "auto" and len(self.listing().names) < MANY else self.kept_at()
+
+    def kept_at(self) -> Cache | None:
+        """Where they are kept if they are many."""
+        if self.kept_in is None:
             return None
         if self.kept_in == "auto":
             return Cache(self.root / BESIDE, self.reading)

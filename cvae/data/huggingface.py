@@ -7,6 +7,7 @@ from typing import Any
 
 from cvae import checks
 from cvae.checks import one_of, seed_number
+from cvae.data.contents import of_images
 from cvae.data.dataset import images_of
 from cvae.data.images import Images, size_of_test_set
 from cvae.data.listing import DRAWN_BY, drawn
@@ -47,7 +48,12 @@ class HuggingFace:
         test_size: how many images, or which share of them, are kept for testing where there is no split test
         seed: draws them
         split: how (`cvae.data.listing.drawn`)
+
+    Attributes:
+        contents: after load(), as `cvae.data.contents` has them
     """
+
+    contents: dict[str, str] | None = None
 
     def __init__(
         self,
@@ -75,8 +81,11 @@ class HuggingFace:
         """(train, test). Raises DataError if a split, a column or an image is not as it must be."""
         splits = self._splits(fetch=False)
         train = self._images(splits["train"])
+        self.contents = of_images("train", train)
         if "test" in splits:
-            return train, self._images(splits["test"])
+            test = self._images(splits["test"])
+            self.contents |= of_images("test", test)
+            return train, test
         kept, held = drawn(range(len(train.x)), self.test_size, self.seed, self._place(), self.split, "data.test_size")
         return train.take(kept), train.take(held)
 

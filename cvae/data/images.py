@@ -67,11 +67,14 @@ class Images(NamedTuple):
         return Images(joined(self.x, other.x), y, factors, names, self.classes, self.factor_names)
 
 
-def joined(one: Tensor | Mapped, two: Tensor | Mapped) -> Tensor | Mapped:
-    """Concatenate levels; the result is on disk if any of them are."""
-    if isinstance(one, Tensor) and isinstance(two, Tensor):
-        return torch.cat([one, two])
-    return (one if isinstance(one, Mapped) else Mapped.of(one)).join(two)
+def joined(*sets: Tensor | Mapped) -> Tensor | Mapped:
+    """Levels, then other levels; on disk, if any of them are."""
+    if len(sets) == 1:
+        return sets[0]
+    tensors = [levels for levels in sets if isinstance(levels, Tensor)]
+    if len(tensors) == len(sets):
+        return torch.cat(tensors)
+    return Mapped.joined(levels if isinstance(levels, Mapped) else Mapped.of(levels) for levels in sets)
 
 
 def plain(indices: Sequence[int] | Tensor | slice) -> Any:

@@ -1,6 +1,6 @@
 """Images that stay on disk: memory-mapped arrays, from which each batch is read when it is needed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -123,12 +123,13 @@ class Mapped:
         parts = [part._replace(changes=(*part.changes, change)) for part in self.parts]
         return Mapped(parts, self.shape[1:], self.rows)
 
-    def join(self, other: "Mapped | Tensor") -> "Mapped":
-        """These images, then others."""
-        if isinstance(other, Tensor):
-            other = Mapped.of(other)
-        rows = np.concatenate([self.rows, other.rows + self.starts[-1]])
-        return Mapped([*self.parts, *other.parts], self.shape[1:], rows)
+    @staticmethod
+    def joined(sets: Iterable["Mapped"]) -> "Mapped":
+        """The images of one set after those of the other."""
+        sets = list(sets)
+        starts = np.cumsum([0, *(own.starts[-1] for own in sets)])
+        rows = np.concatenate([own.rows + start for own, start in zip(sets, starts, strict=False)])
+        return Mapped([part for own in sets for part in own.parts], sets[0].shape[1:], rows)
 
     def split(self, size: int) -> Iterator[Tensor]:
         """All images in parts of this size."""

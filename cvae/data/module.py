@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from cvae import checks
 from cvae.checks import is_int, one_of, positive_int, seed_number
 from cvae.data.augment import Augmentation
+from cvae.data.contents import Contents, of_source
 from cvae.data.images import ImageDataset, Images, as_is, binarized, draw, drawn_once, inverted
 from cvae.data.listing import DRAWN_BY, drawn
 from cvae.data.loaders import Loader, Order, TrainingLoader
@@ -25,6 +26,7 @@ class ImageData(LightningDataModule):
     """Training, validation and test batches (x float32 (B, C, H, W) in [0, 1], y int64 (B,)).
 
     `train`, `validation` and `test` are datasets of uint8 images; None before setup(), or if there is no such split.
+    `contents` is then what the user's own images are known by.
 
     Args:
         source: root -> an object with download() and load() -> (train Images, test Images), or with the validation
@@ -87,6 +89,7 @@ class ImageData(LightningDataModule):
         self.split, self.fingerprint = one_of("split", split, DRAWN_BY), fingerprint
         self.root, self.source = root, source(root)
         self.train = self.validation = self.test = None
+        self.contents: Contents | None = None
         self.minibatches = 1  # of batch_size images, in each batch that train_dataloader gives
 
     @property
@@ -135,6 +138,7 @@ class ImageData(LightningDataModule):
         self._check_classes()
         train, test, *own = self.source.load()
         self._check_images(train, test, *own)
+        self.contents = of_source(self.source, (train, test, *own))
         train, grey, *own = map(self._turned, (train, test, *own))
         how, once = self.binarization, torch.Generator().manual_seed(self.seed)
         test = binarized(grey, how, once)  # the same test images under fixed and stochastic
@@ -175,13 +179,14 @@ class ImageData(LightningDataModule):
             for split in splits:
                 split.images = split.images.to(device)
 
-    def as_tested(self, levels: Tensor) -> Tensor:
+    def as_tested(self, levels: Tensor, noise: torch.Generator | None = None) -> Tensor:
         """A user's own images, levels uint8 (N, C, H, W), as the model sees test images: float32 in [0, 1].
 
-        They are inverted and binarized as configured; what is drawn is drawn by seed. Needs no setup().
+        They are inverted and binarized as configured; what is drawn comes from `noise`, or is drawn by seed. Needs no
+        setup().
         """
         images = self._turned(Images(levels, torch.zeros(len(levels), dtype=torch.long)))
-        return binarized(images, self.binarization, torch.Generator().manual_seed(self.seed)).x.float() / 255
+        return binarized(images, self.binarization, noise or torch.Generator().manual_seed(self.seed)).x.float() / 255
 
     def _turned(self, images: Images) -> Images:
         return inverted(images) if self.invert else images

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cvae.checks import one_of, seed_number
-from cvae.data.arrays import Header, array, headers, on_disk
+from cvae.data.arrays import LABELS, Header, array, headers, on_disk
 from cvae.data.contents import of_array
-from cvae.data.images import Images, size_of_test_set
+from cvae.data.images import Images, joined, size_of_test_set
 from cvae.data.listing import DRAWN_BY, drawn
 from cvae.data.mapped import IN_MEMORY, Mapped, Part, Unchanged
 from cvae.data.module import ImageData
@@ -43,11 +43,12 @@ def npz(
 
 
 class Npz:
-    """Images in a file of numpy.savez or numpy.save, or in two of them.
+    """Images in files of numpy.savez or numpy.save.
 
     `root` is a file, of whose images a part is kept for testing; or a folder with train.npz and test.npz, or train.npy
-    and test.npy. Each file of numpy.savez has two arrays; a file NAME.npy of numpy.save is x, and y is NAME_y.npy
-    beside it.
+    and test.npy; or a folder of .npy files that are one set, in the order of their names, of which a part is kept; or
+    one with such folders train and test. Each file of numpy.savez has two arrays; a file NAME.npy of numpy.save is x,
+    and y is NAME_y.npy beside it.
 
         x  (N, H, W) or (N, H, W, C), C 1 (grey), 3 (RGB) or any other number: uint8 levels from 0 to 255; or floats in
            [0, 1], which are rounded to the nearest of 256 levels; or bool; or, with `values.white`, any numbers from 0
@@ -76,7 +77,9 @@ class Npz:
         self, root: str | None, test_size: float, seed: int, split: str = "position", values: Values | None = None
     ):
         if root is None:
-            allowed = "your file of arrays, or a folder with train.npz and test.npz, or train.npy and test.npy"
+            allowed = (
+                "your file of arrays; or a folder with train.npz and test.npz, train.npy and test.npy, or .npy files"
+            )
             raise ConfigError("root", root, allowed)
         self.root, self.seed = Path(root).expanduser(), seed_number("seed", seed)
         self.test_size = size_of_test_set("test_size", test_size)
@@ -84,56 +87,103 @@ class Npz:
 
     def download(self) -> None:
         """Nothing is fetched. Raises DataError if a file or an array is missing, or of a wrong type or shape."""
-        for file in self._files():
-            check_arrays(file, self.values)
+        for files in self._sets():
+            check_arrays(files, self.values)
 
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W). Reads no image. Raises DataError as `download` does."""
-        height, width, *channels = check_arrays(self._files()[0], self.values)[1:]
+        height, width, *channels = check_arrays(self._sets()[0], self.values)[1:]
         return (*(channels or [1]), height, width)
 
     def classes(self) -> int:
         """How many classes there are. Reads no image. Raises DataError as `download` does."""
         return len(
-            numbered([read_labels(file, check_arrays(file, self.values)[0]) for file in self._files()], self.split)[1]
+            numbered([read_labels(files, check_arrays(files, self.values)[0]) for files in self._sets()], self.split)[1]
         )
 
     def load(self) -> tuple[Images, Images]:
         """(train, test). Raises DataError as `download` does, or if a file is damaged or a value is not allowed."""
         self.download()
         log.info("Reading %s", self.root)
-        files = self._files()
-        read = [images_of(file, self.values) for file in files]
-        levels_of, self.contents = [x for x, _ in read], {key: value for _, own in read for key, value in own.items()}
-        labels, classes = numbered(
-            [read_labels(file, len(x)) for file, x in zip(files, levels_of, strict=True)], self.split
-        )
-        for file, y in zip(files, labels, strict=True):
-            self.contents |= of_array(f"{file.name} y", y.numpy())
+        sets_of_files = self._sets()
+        levels_of, self.contents = [], {}
+        for files in sets_of_files:
+            x, contents = images_of(files, self.values, self._name)
+            levels_of.append(x)
+            self.contents |= contents
+        pairs = list(zip(sets_of_files, levels_of, strict=True))
+        labels, classes = numbered([read_labels(files, len(x)) for files, x in pairs], self.split)
+        for files, y in zip(sets_of_files, labels, strict=True):
+            self.contents |= of_array(f"{self._name(files[0])} y", y.numpy())
         sets = [Images(x, y, None, np.arange(len(x)), classes) for x, y in zip(levels_of, labels, strict=True)]
         if len(sets) == 2:
             return sets[0], sets[1]
         train, test = drawn(range(len(sets[0].x)), self.test_size, self.seed, str(self.root), self.split)
         return sets[0].take(train), sets[0].take(test)
 
-    def _files(self) -> list[Path]:
-        """The one file, or those of the training and of the test images."""
+    def _name(self, file: Path) -> str:
+        """A file's name from the folder."""
+        return str(file.relative_to(self.root)) if self.root != file else file.name
+
+    def _sets(self) -> list[list[Path]]:
+        """The files of the one set, or those of the training and of the test images."""
         if not self.root.is_dir():
             if not self.root.is_file():
                 raise DataError(f"data.root={self.root}: there is no such file")
-            return [self.root]
-        files = [self.root / "train.npz", self.root / "test.npz"]
-        if missing := [file.name for file in files if not file.is_file()]:
-            others = [file.with_suffix(".npy") for file in files]
-            if all(file.is_file() for file in others):
-                return others
-            raise DataError(f"data.root={self.root}: the folder has no {' and no '.join(missing)}, nor such .npy files")
-        return files
+            return [[self.root]]
+        begun = False
+        for kind in (".npz", ".npy", ""):
+            pair = [self.root / f"{name}{kind}" for name in ("train", "test")]
+            there = [place.is_file() if kind else place.is_dir() for place in pair]
+            if all(there):
+                sets = [[place] if kind else shards(place) for place in pair]
+                if not all(sets):
+                    raise DataError(f"data.root={self.root}: its folders train and test must both have .npy files")
+                return sets
+            begun |= any(there)
+        if not begun and (files := shards(self.root)):
+            return [files]
+        missing = [name for name in ("train.npz", "test.npz") if not (self.root / name).is_file()]
+        others = "" if begun else ", and no others"
+        raise DataError(
+            f"data.root={self.root}: the folder has no {' and no '.join(missing)}, nor such .npy files{others}"
+        )
 
 
-def check_arrays(file: Path, values: Values) -> tuple[int, ...]:
-    """The shape of x. Raises DataError if x is missing, if x or y is of a wrong type or shape, or too large."""
-    arrays = headers(file)
+def shards(folder: Path) -> list[Path]:
+    """The .npy files in a folder, in the order of their names, without those of labels. None if there are none."""
+    files = sorted(file for file in folder.glob("*.npy") if not file.name.startswith("."))
+    beside = {file.with_name(LABELS.format(file.stem)) for file in files}
+    return [file for file in files if file not in beside]
+
+
+def check_arrays(files: Sequence[Path], values: Values) -> tuple[int, ...]:
+    """The shape of x of all files together.
+
+    Raises DataError, naming the file, if x is missing, x or y is of a wrong type or shape, or the files differ in their
+    images' shapes, in having labels or in the kind of these; or if what is to be read does not fit into the memory.
+    """
+    found = [(file, headers(file)) for file in files]
+    shapes = [check_array(file, arrays, values) for file, arrays in found]
+    (first, about), alike = found[0], shapes[0][1:]
+    for (file, arrays), shape in zip(found, shapes, strict=True):
+        if shape[1:] != alike:
+            raise DataError(f"{file}: x is {shape}, and in {first} {shapes[0]}: images of one set have the same shape")
+        if kind_of_labels(arrays) != kind_of_labels(about):
+            said = f"{file} has {kind_of_labels(arrays)}, and {first} {kind_of_labels(about)}"
+            raise DataError(f"{said}: in one set it must be the same")
+    require_memory(found)
+    return (sum(shape[0] for shape in shapes), *alike)
+
+
+def kind_of_labels(arrays: dict[str, Header]) -> str:
+    if "y" not in arrays:
+        return "no labels"
+    return "numbers as labels" if np.issubdtype(arrays["y"].dtype, np.integer) else "texts as labels"
+
+
+def check_array(file: Path, arrays: dict[str, Header], values: Values) -> tuple[int, ...]:
+    """The shape of x of one file. Raises DataError as `check_arrays` does."""
     if "x" not in arrays:
         raise DataError(f"{file} has no array x, the images; it has: {', '.join(arrays) or 'none'}")
     shape, dtype = arrays["x"][:2]
@@ -151,42 +201,65 @@ def check_arrays(file: Path, values: Values) -> tuple[int, ...]:
     if labels != shape[:1] or not (np.issubdtype(of, np.integer) or of.kind in "US"):
         allowed = f"integers or texts {shape[:1]}, a label for each image of x"
         raise DataError(f"{file}: y is {of} {labels}; it must be {allowed}")
-    images = 0 if stays(arrays["x"]) else math.prod(shape) * (dtype.itemsize + 1)  # as read, and as kept
-    needed = images + 2 * shape[0] * of.itemsize
-    if needed > (free := main_memory()):
-        sizes = f"takes {needed / 2**30:.1f} GiB to read; {free / 2**30:.1f} GiB of memory are free"
-        raise DataError(f"{file}: x is {dtype} {shape}, which {sizes}")
     return shape
 
 
-def stays(x: Header) -> bool:
-    """Whether the images stay in their file."""
-    return x.offset is not None and math.prod(x.shape) > IN_MEMORY
+def require_memory(found: Sequence[tuple[Path, dict[str, Header]]]) -> None:
+    """Raise DataError, naming the file, where what is to be read of files does not fit into the memory."""
+    many, needed = are_many([arrays["x"] for _, arrays in found]), 0
+    for file, arrays in found:
+        x, labels = arrays["x"], arrays["y"].dtype if "y" in arrays else np.dtype(int)
+        images = 0 if stays(x, many) else math.prod(x.shape) * (x.dtype.itemsize + 1)  # as read, and as kept
+        needed += images + 2 * x.shape[0] * labels.itemsize
+        if needed > (free := main_memory()):
+            sizes = f"takes {needed / 2**30:.1f} GiB to read; {free / 2**30:.1f} GiB of memory are free"
+            raise DataError(f"{file}: x is {x.dtype} {x.shape}, which {sizes}")
 
 
-def images_of(file: Path, values: Values) -> tuple[Tensor | Mapped, dict[str, str]]:
-    """The images of a file whose arrays have been checked, uint8 (N, C, H, W), in memory or on disk; their contents.
+def are_many(arrays: Sequence[Header]) -> bool:
+    """Whether the images of a set, as levels, are too many for the memory."""
+    return sum(math.prod(x.shape) for x in arrays) > IN_MEMORY
+
+
+def stays(x: Header, many: bool) -> bool:
+    """Whether images stay in their file, if those of the set are `many`."""
+    return many and x.offset is not None
+
+
+def images_of(
+    files: Sequence[Path], values: Values, name: Callable[[Path], str]
+) -> tuple[Tensor | Mapped, dict[str, str]]:
+    """The images of files that have been checked, uint8 (N, C, H, W), in memory or on disk; and their contents.
 
     Raises DataError if a value is not allowed; values of floats on disk are looked at, which reads all of them once.
+
+    name: what each file is called in the contents
     """
-    x = headers(file)["x"]
-    if not stays(x):
-        numbers = array(file, "x")
-        return values.levels(numbers, file), of_array(f"{file.name} x", numbers)
-    values.require(on_disk(x), file)  # a map of its own, whose pages are given back
-    channels = x.shape[3] if len(x.shape) == 4 else 1
-    contents = of_array(f"{file.name} x", on_disk(x))
-    return Mapped([Part(on_disk(x), (values.of,), Unchanged(file))], (channels, *x.shape[1:3])), contents
+    found = [(file, headers(file)["x"]) for file in files]
+    many, whole = are_many([x for _, x in found]), sum(x.nbytes for _, x in found)
+    parts: list[Tensor | Mapped] = []
+    contents: dict[str, str] = {}
+    for file, x in found:
+        numbers = on_disk(x) if stays(x, many) else array(file, "x")
+        contents |= of_array(f"{name(file)} x", numbers, whole)
+        if stays(x, many):
+            values.require(on_disk(x), file)  # a map of its own, whose pages are given back
+            channels = x.shape[3] if len(x.shape) == 4 else 1
+            parts.append(Mapped([Part(on_disk(x), (values.of,), Unchanged(file))], (channels, *x.shape[1:3])))
+        else:
+            parts.append(values.levels(numbers, file))
+    return joined(*parts), contents
 
 
-def read_labels(file: Path, count: int) -> np.ndarray:
+def read_labels(files: Sequence[Path], count: int) -> np.ndarray:
     """y (N,) as it is; 0 for each of `count` images where there are none."""
-    if "y" not in headers(file):
+    if "y" not in headers(files[0]):
         return np.zeros(count, np.int64)
-    y = array(file, "y")
-    if np.issubdtype(y.dtype, np.integer) and y.min() < 0:
-        raise DataError(f"{file}: y has the label {y.min()}; labels are integers of at least 0, or texts")
-    return y
+    labels = [array(file, "y") for file in files]
+    for file, y in zip(files, labels, strict=True):
+        if np.issubdtype(y.dtype, np.integer) and y.min() < 0:
+            raise DataError(f"{file}: y has the label {y.min()}; labels are integers of at least 0, or texts")
+    return np.concatenate(labels)
 
 
 def numbered(labels: list[np.ndarray], split: str) -> tuple[list[Tensor], tuple[str, ...]]:

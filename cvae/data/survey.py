@@ -1,5 +1,6 @@
 """Describe a user's own data before training, and advise what to choose for them."""
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,8 @@ from cvae.data.contents import listed
 from cvae.data.decode import FORMATS, Reading, decode, limited, opaque
 from cvae.data.folder import ImageFolder
 from cvae.data.images import Images, in_turns
+from cvae.data.listing import is_image
+from cvae.data.mapped import BLOCK
 from cvae.data.npz import Npz
 from cvae.errors import DataError
 from cvae.runs.small_files import one_line
@@ -54,11 +57,17 @@ def survey(root: Path, watch: Watch) -> Survey:
 
     Raises DataError or ConfigError if there is nothing to train on.
     """
-    if root.is_dir() and not any((root / f"train.{kind}").is_file() for kind in ("npz", "npy")):
-        return of_folder(root, watch)
     if not root.exists():
         raise DataError(f"{root}: there is no such file or folder")
-    return of_arrays(root)
+    return of_folder(root, watch) if root.is_dir() and not holds_arrays(root) else of_arrays(root)
+
+
+def holds_arrays(root: Path) -> bool:
+    """Whether a folder is one of arrays, as `Npz` reads them, and of no images."""
+    if any((root / f"train.{kind}").is_file() for kind in ("npz", "npy")):
+        return True
+    there = any(root.glob("*.npy")) or any(root.glob("train/*.npy"))
+    return there and not any(is_image(name) for _, _, names in os.walk(root) for name in names)
 
 
 def of_folder(root: Path, watch: Watch) -> Survey:
@@ -112,7 +121,10 @@ def of_forms(forms: Sequence[Form], grey: bool) -> list[str]:
         said = f"{len(sizes):,}, width x height {ends}, median {widths[middle]}x{heights[middle]}"
     lines = [f"sizes: {said}"]
     if long := sum(max(each[:2]) > 1.2 * min(each[:2]) for each in forms):
-        lines.append(f"    {long:,} are not square: their ends are cropped; data.fit=pad or stretch keeps them")
+        lines.append(
+            f"    {long:,} are not square: their ends are cropped; data.fit=pad or stretch keeps them, and "
+            "data.image_size=[HEIGHT,WIDTH] is of another shape"
+        )
     modes = ", ".join(f"{mode} ({count:,})" for mode, count in Counter(each.mode for each in forms).most_common())
     lines.append(f"channels: {modes}" + ("; all images are grey" if grey else ""))
     if clear := sum(each.transparent for each in forms):
@@ -130,7 +142,11 @@ def of_arrays(root: Path) -> Survey:
     named, digests = {}, {}
     for split, images in splits.items():
         names = np.array([f"{split} {name}" for name in images.names])  # type: ignore[union-attr]
-        digests |= dict(zip(names, (blake2b(row.numpy()).hexdigest() for row in images.x[:]), strict=True))
+        digests |= dict(
+            zip(
+                names, (blake2b(row.numpy()).hexdigest() for rows in images.x.split(BLOCK) for row in rows), strict=True
+            )
+        )
         named[split] = images._replace(names=names)
     lines = [counted(splits), f"sizes: {width}x{height}", f"channels: {channels}", *duplicates(named, digests)]
     levels = train.x[a_few(train.y)]

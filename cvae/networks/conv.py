@@ -15,7 +15,7 @@ from cvae.networks.layers import (
     FlattenHWC,
     Shift,
     UnflattenHWC,
-    divisible,
+    halved,
     keras_init,
     two_filters,
 )
@@ -40,9 +40,10 @@ def conv(
         base_channels: channels of the map that the decoder's dense layer makes (the tutorial's 32).
 
     Raises:
-        ConfigError: an option is not as above, or H or W is not a multiple of 4 that is at least 8.
+        ConfigError: an option is not as above, or H or W is below 7.
     """
-    channels, height, width = divisible(image_shape, 4, least=8)
+    channels, height, width = image_shape
+    full, half, quarter = halved(image_shape, 2, least=7)
     first, second = two_filters(filters)
     positive_int("base_channels", base_channels)
     small = math.prod(((n - 3) // 2 + 1 - 3) // 2 + 1 for n in (height, width))  # after two unpadded convolutions
@@ -54,10 +55,10 @@ def conv(
         nn.Linear(small * second, num_features),
     )  # fmt: skip
     decoder = nn.Sequential(
-        nn.Linear(latent_dim, height // 4 * (width // 4) * base_channels), nn.ReLU(inplace=True),
-        UnflattenHWC(height // 4, width // 4, base_channels),
-        ConvTranspose2dSame(base_channels, second, 3, stride=2), nn.ReLU(inplace=True),
-        ConvTranspose2dSame(second, first, 3, stride=2), nn.ReLU(inplace=True),
+        nn.Linear(latent_dim, math.prod(quarter) * base_channels), nn.ReLU(inplace=True),
+        UnflattenHWC(*quarter, base_channels),
+        ConvTranspose2dSame(base_channels, second, 3, stride=2, size=half), nn.ReLU(inplace=True),
+        ConvTranspose2dSame(second, first, 3, stride=2, size=full), nn.ReLU(inplace=True),
         ConvTranspose2dSame(first, num_params, 3, stride=1),
     )  # fmt: skip
     return encoder.apply(keras_init), decoder.apply(keras_init)
@@ -82,11 +83,10 @@ def conv_keras_io(
         hidden: units of the encoder's dense layer.
 
     Raises:
-        ConfigError: an option is not as above, or H or W is not a multiple of 4.
+        ConfigError: an option is not as above, or H or W is below 4.
     """
-    channels, height, width = divisible(image_shape, 4)
+    channels, (full, half, small) = image_shape[0], halved(image_shape, 2)
     first, second = two_filters(filters)
-    small = height // 4, width // 4
 
     encoder = nn.Sequential(
         Conv2dSame(channels, first, 3, stride=2), nn.ReLU(inplace=True),
@@ -98,8 +98,8 @@ def conv_keras_io(
     decoder = nn.Sequential(
         nn.Linear(latent_dim, math.prod(small) * second), nn.ReLU(inplace=True),
         UnflattenHWC(*small, second),
-        ConvTranspose2dSame(second, second, 3, stride=2), nn.ReLU(inplace=True),
-        ConvTranspose2dSame(second, first, 3, stride=2), nn.ReLU(inplace=True),
+        ConvTranspose2dSame(second, second, 3, stride=2, size=half), nn.ReLU(inplace=True),
+        ConvTranspose2dSame(second, first, 3, stride=2, size=full), nn.ReLU(inplace=True),
         ConvTranspose2dSame(first, num_params, 3, stride=1),
     )  # fmt: skip
     return encoder.apply(keras_init), decoder.apply(keras_init)
@@ -125,11 +125,11 @@ def conv_tfp(
         bottleneck: channels of the convolution that spans the map (the tutorial's 4 * encoded_size).
 
     Raises:
-        ConfigError: an option is not as above, or H or W is not a multiple of 4.
+        ConfigError: an option is not as above, or H or W is below 4.
     """
-    channels, height, width = divisible(image_shape, 4)
+    channels, (full, half, small) = image_shape[0], halved(image_shape, 2)
     first, second = two_filters(filters)
-    small, slope = (height // 4, width // 4), 0.2  # tf.nn.leaky_relu's slope
+    slope = 0.2  # tf.nn.leaky_relu's slope
 
     encoder = nn.Sequential(
         Shift(-0.5),
@@ -145,9 +145,9 @@ def conv_tfp(
         UnflattenHWC(1, 1, latent_dim),
         nn.ConvTranspose2d(latent_dim, second, small), nn.LeakyReLU(slope),
         ConvTranspose2dSame(second, second, 5, stride=1), nn.LeakyReLU(slope),
-        ConvTranspose2dSame(second, second, 5, stride=2), nn.LeakyReLU(slope),
+        ConvTranspose2dSame(second, second, 5, stride=2, size=half), nn.LeakyReLU(slope),
         ConvTranspose2dSame(second, first, 5, stride=1), nn.LeakyReLU(slope),
-        ConvTranspose2dSame(first, first, 5, stride=2), nn.LeakyReLU(slope),
+        ConvTranspose2dSame(first, first, 5, stride=2, size=full), nn.LeakyReLU(slope),
         ConvTranspose2dSame(first, first, 5, stride=1), nn.LeakyReLU(slope),
         Conv2dSame(first, num_params, 5, stride=1),
     )  # fmt: skip

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from cvae.checks import positive_int
 from cvae.distributions.precision import full_precision
 from cvae.errors import ConfigError
-from cvae.networks.layers import Conv2dSame, ConvTranspose2dSame, FlattenHWC, UnflattenHWC
+from cvae.networks.layers import Conv2dSame, ConvTranspose2dSame, FlattenHWC, Size, UnflattenHWC
 from cvae.networks.resnet import ResidualBlock, he_init, normed_silu
-
-Size = tuple[int, int]  # height and width of a map
 
 
 def ladder(
@@ -44,7 +42,7 @@ def ladder(
 
     Raises:
         ConfigError: a number is not a positive integer, `width` is 1, or `groups` is not as above: sizes rise, and each
-            is the image's after some halvings, or 1.
+            is the image's after some halvings, rounded up, or 1.
     """
     for key, value in {"channels": channels, "width": width, "depth": depth}.items():
         positive_int(key, value)
@@ -192,17 +190,17 @@ class TopDown(nn.Module):
 
 def groups_of(height: int, width: int) -> list[str]:
     """Two groups at each of the two smallest sizes of at least 4 positions a side: 28 -> 7x2, 14x2; 64 -> 4x2, 8x2."""
-    sizes = [height]
-    while min(height, width) >= 8 and height % 2 == width % 2 == 0:
-        height, width = height // 2, width // 2
-        sizes.insert(0, height)
-    return [f"{size}x2" for size in sizes[:2]]
+    sizes = [(height, width)]
+    while min(sizes[0]) >= 8:
+        sizes.insert(0, half(sizes[0]))
+    return [f"{size}x2" for size, _ in sizes[:2]]
 
 
 def counts_of(groups: Sequence[str], image: Size) -> dict[Size, int]:
     """{size of the map: how many groups}, from the top down."""
-    times = range(min(n & -n for n in image).bit_length())  # 0, …: as often as both sides can be halved
-    maps = {image[0] >> n: (image[0] >> n, image[1] >> n) for n in times} | {1: (1, 1)}
+    maps, size = {1: (1, 1)}, image
+    while size[0] > 1:
+        maps[size[0]], size = size, half(size)
     listed = groups if isinstance(groups, Sequence) and not isinstance(groups, str) else [groups]
     found = [re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", str(entry)) for entry in listed]
     pairs = [(int(match[1]), int(match[2])) for match in found if match]
@@ -219,9 +217,14 @@ def kernel_at(size: Size) -> int:
     return 1 if size == (1, 1) else 3
 
 
-def halvings(large: Size, small: Size) -> int:
-    """How often `large` is halved to become `small`."""
-    return (large[0] // small[0]).bit_length() - 1
+def half(size: Size) -> Size:
+    """Half of both sides, rounded up."""
+    return -(-size[0] // 2), -(-size[1] // 2)
+
+
+def sizes_between(large: Size, small: Size) -> list[Size]:
+    """Those that `large` has before each halving until it is `small`."""
+    return [] if large == small else [large, *sizes_between(half(large), small)]
 
 
 def shrink(inputs: int, width: int, large: Size, small: Size, depth: int) -> nn.Sequential:
@@ -230,7 +233,7 @@ def shrink(inputs: int, width: int, large: Size, small: Size, depth: int) -> nn.
     if small == (1, 1):
         layers = [FlattenHWC(), nn.Linear(inputs * math.prod(large), width), UnflattenHWC(1, 1, width)]
         return nn.Sequential(*layers, *(ResidualBlock(width, 1) for _ in range(depth)))
-    for number in range(max(halvings(large, small), 1)):
+    for number in range(max(len(sizes_between(large, small)), 1)):
         kernel, stride = (3, 1) if large == small else (4, 2)
         layers.append(Conv2dSame(width if number else inputs, width, kernel, stride))
         layers += [ResidualBlock(width) for _ in range(depth)]
@@ -244,8 +247,8 @@ def enlarge(width: int, small: Size, large: Size, outputs: int | None = None) ->
         dense = nn.Linear(width, last * math.prod(large))
         return nn.Sequential(normed_silu(width, 1), FlattenHWC(), dense, UnflattenHWC(*large, last))
     layers: list[nn.Module] = []
-    for _ in range(halvings(large, small)):
-        layers += [normed_silu(width), ConvTranspose2dSame(width, width, 4, stride=2)]
+    for size in reversed(sizes_between(large, small)):
+        layers += [normed_silu(width), ConvTranspose2dSame(width, width, 4, stride=2, size=size)]
     return nn.Sequential(*layers, *([normed_silu(width), Conv2dSame(width, outputs, 3)] if outputs else []))
 
 

@@ -10,21 +10,32 @@ from cvae.checks import is_int
 from cvae.errors import ConfigError
 from cvae.kernels import conv2d_to_one_channel, conv_transpose2d_same, serves_one_channel
 
+Size = tuple[int, int]  # height and width of a map
 
-def divisible(image_shape: Sequence[int], stride: int, least: int | None = None) -> tuple[int, int, int]:
-    """(C, H, W). Raises ConfigError unless H and W are multiples of `stride`, and at least `least`."""
+
+def divisible(image_shape: Sequence[int], stride: int) -> tuple[int, int, int]:
+    """(C, H, W), for networks that need it. Raises ConfigError unless H and W are multiples of `stride`."""
     channels, height, width = image_shape
-    least = least or stride
-    if any(n % stride or n < least for n in (height, width)):
+    if any(n % stride or n < stride for n in (height, width)):
         smaller, larger = (
-            [max(least, to_int(n / stride) * stride) for n in (height, width)] for to_int in (math.floor, math.ceil)
+            [max(1, to_int(n / stride)) * stride for n in (height, width)] for to_int in (math.floor, math.ceil)
         )
         examples = " or ".join(dict.fromkeys(f"{h}x{w}" for h, w in (smaller, larger)))
-        allowed = (
-            f"[C, H, W] with H and W multiples of {stride} and at least {least} for this network, such as {examples}"
-        )
+        allowed = f"[C, H, W] with H and W multiples of {stride} for this network, such as {examples}"
         raise ConfigError("image_shape", list(image_shape), allowed)
     return channels, height, width
+
+
+def halved(image_shape: Sequence[int], times: int, least: int | None = None) -> list[Size]:
+    """The sizes of the maps of images (C, H, W), from theirs down, each half of the one before, rounded up.
+
+    Raises:
+        ConfigError: H or W is below `least`, by default 2**times, with which the last size is at least 1.
+    """
+    least, (height, width) = least or 2**times, image_shape[1:]
+    if min(height, width) < least:
+        raise ConfigError("image_shape", list(image_shape), f"[C, H, W] with H and W at least {least} for this network")
+    return [(-(-height // 2**n), -(-width // 2**n)) for n in range(times + 1)]
 
 
 def two_filters(filters: int | Sequence[int]) -> tuple[int, int]:
@@ -132,12 +143,21 @@ class Conv2dSame(nn.Conv2d):
 
 
 class ConvTranspose2dSame(nn.ConvTranspose2d):
-    """A transposed convolution with TensorFlow's padding="same": (B, C, H, W) -> (B, C', stride*H, stride*W)."""
+    """A transposed convolution with TensorFlow's padding="same": (B, C, H, W) -> (B, C', stride*H, stride*W).
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int):
+    size: (H', W') of the result, where that is smaller: its last rows and columns are left out
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, size: Sequence[int] | None = None
+    ):
         super().__init__(in_channels, out_channels, kernel_size, stride)
+        self.size = size and tuple(size)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # no output_size: "same" leaves no choice of it
         if self.stride == (1, 1) and self.kernel_size[0] % 2 and serves_one_channel(x, self.out_channels):
             return conv2d_to_one_channel(x, self.weight, self.bias, transposed=True)
-        return conv_transpose2d_same(x, self.weight, self.bias, self.stride[0])
+        result = conv_transpose2d_same(x, self.weight, self.bias, self.stride[0])
+        if self.size is None or result.shape[2:] == self.size:
+            return result
+        return result[:, :, : self.size[0], : self.size[1]]

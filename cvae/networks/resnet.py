@@ -14,7 +14,7 @@ from cvae.networks.layers import (
     FlattenHWC,
     FromMap,
     UnflattenHWC,
-    divisible,
+    halved,
     to_map,
 )
 
@@ -34,7 +34,8 @@ def resnet(
     That is "Improved Variational Inference with Inverse Autoregressive Flow". Encoder: `halvings` times a 4x4
     convolution of stride 2 and `depth` residual blocks, then a dense layer from the whole small map to the features.
     The decoder mirrors it, with transposed convolutions; a 3x3 convolution at the full size makes the parameters. With
-    two halvings 28x28 becomes 7x7, and 32x32 becomes 8x8; larger images need a third or a fourth.
+    two halvings 28x28 becomes 7x7, and 32x32 becomes 8x8; larger images need a third or a fourth. Half of an
+    odd size is rounded up.
 
     With `latent_map` the latents lie on the small map, as many at each place (van den Oord et al. 2017): a 1x1
     convolution takes the place of each dense layer.
@@ -42,20 +43,20 @@ def resnet(
     Args:
         width: channels at half the image's size; each further halving doubles them
         depth: residual blocks (two 3x3 convolutions each) at each size, in encoder and decoder
-        halvings: how often height and width are halved; None: while both stay even and the shorter one is above 8
+        halvings: how often height and width are halved; None: until the shorter one is at most 8
         latent_map: whether the latents lie on the small map
 
     Raises:
-        ConfigError: an option is not as above, H or W is not a multiple of 2**halvings, or with `latent_map` the places
+        ConfigError: an option is not as above, H or W is below 2**halvings, or with `latent_map` the places
             of the small map do not have equally many latents.
     """
     if halvings is None:
         halvings = halvings_of(*image_shape[1:])
     for key, value in {"width": width, "depth": depth, "halvings": halvings}.items():
         positive_int(key, value)
-    channels, height, image_width = divisible(image_shape, 2**halvings)
+    channels, (*larger, places) = image_shape[0], halved(image_shape, halvings)
     widths = [width * 2**level for level in range(halvings)]  # from the large maps to the small
-    small = height // 2**halvings, image_width // 2**halvings, widths[-1]
+    small = *places, widths[-1]
 
     def blocks(n: int) -> list[nn.Module]:
         return [ResidualBlock(n) for _ in range(depth)]
@@ -64,15 +65,14 @@ def resnet(
     # Each pixel lies under equally many windows, as the kernel is twice the stride.
     for before, after in pairwise([channels, *widths]):
         down += [Conv2dSame(before, after, 4, stride=2), *blocks(after)]
-    for before, after in pairwise([*reversed(widths), width]):
-        up += [*blocks(before), ConvTranspose2dSame(before, after, 4, stride=2)]
+    for (before, after), size in zip(pairwise([*reversed(widths), width]), reversed(larger), strict=True):
+        up += [*blocks(before), ConvTranspose2dSame(before, after, 4, stride=2, size=size)]
 
     down += [normed_silu(widths[-1])]
     up += [normed_silu(width), Conv2dSame(width, num_params, 3)]
     if one_of("latent_map", latent_map, (False, True)):
-        *places, channels = small
-        encoder = nn.Sequential(*down, *to_map(channels, num_features, places))
-        decoder: nn.Module = FromMap(latent_dim, channels, places, *up)
+        encoder = nn.Sequential(*down, *to_map(widths[-1], num_features, places))
+        decoder: nn.Module = FromMap(latent_dim, widths[-1], places, *up)
     else:
         encoder = nn.Sequential(*down, FlattenHWC(), nn.Linear(math.prod(small), num_features))
         decoder = nn.Sequential(nn.Linear(latent_dim, math.prod(small)), UnflattenHWC(*small), *up)
@@ -81,10 +81,7 @@ def resnet(
 
 def halvings_of(height: int, width: int) -> int:
     """How often an image can be halved until its shorter side is at most 8: 28 -> 2, 64 -> 3; at least 1."""
-    count = 0
-    while min(height, width) > 8 and height % 2 == width % 2 == 0:
-        height, width, count = height // 2, width // 2, count + 1
-    return max(1, count)
+    return max(1, (-(-min(height, width) // 8) - 1).bit_length())
 
 
 class ResidualBlock(nn.Module):

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from cvae.errors import UserError
+from cvae.errors import ConfigError, UserError
+from cvae.runs.directory import AVERAGED, RAW
 
 FORMAT = 1  # what training writes: {"cvae": {"format": FORMAT, "version": …}, …}. Runs before that have no such key: 0
 LEAST, SMALL = 2**10, 2**23  # bytes
@@ -100,6 +101,20 @@ def read_checkpoint(file: Path, device: str = "cpu") -> dict[str, Any]:
 def first_line(error: Exception) -> str:
     """The error's first line; with its type if it is another library's, as many messages say little."""
     return (str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}").splitlines()[0]
+
+
+def weights_in(file: Path, content: dict[str, Any], weights: str | None = None) -> tuple[dict[str, Tensor], str]:
+    """The weights of the model in the content of a checkpoint, by their names in it, and which: averaged or raw.
+
+    weights: as for `cvae.load`. Raises ConfigError if the checkpoint has not these.
+    """
+    about, state = content.get("cvae", {}), content.get("state_dict", {})
+    found = {str(name)[4:]: value for name, value in state.items() if str(name).startswith("vae.")}
+    there = (AVERAGED, RAW) if "averages" in about else (str(about.get("weights", RAW)),)
+    if weights not in (None, *there):
+        raise ConfigError("weights", weights, f"{' or '.join(there)}: {file} has no others")
+    weights = weights or there[0]
+    return found | (about.get("averages", {}) if weights == AVERAGED else {}), weights
 
 
 def require_whole(file: Path) -> None:

@@ -105,6 +105,8 @@ def remarks(config: dict, checkpoint: str = "", weights: str | None = None) -> l
         weights: of it, averaged or raw; None: those that a training measures
     """
     said = ["the test images were trained on, too (data.train_on=all)"] if trained_on(config) else []
+    if (init := config.get("init")) is not None:
+        said.append(f"the weights began as those of {init!s:.200} (init): what that run was trained on counts, too")
     kept = checkpoint.startswith("epoch=") and found(config, "callbacks.checkpoint.keep_best")
     if (checkpoint == BEST or kept) and chosen_by(config):
         said.append(f"{checkpoint} was chosen by the test images (data.validation_size=0)")

@@ -14,20 +14,18 @@ def require_same_data(cfg: DictConfig, data: ImageData) -> None:
     Raises:
         DataError: the config has another fingerprint, so split and figures would be of other images.
     """
-    contents = getattr(data.source, "contents", None)
-    if said := difference(Run(cfg.run_dir), cfg.data.get("fingerprint"), contents):
+    if said := difference(Run(cfg.run_dir), cfg.data.get("fingerprint"), data.contents):
         raise DataError(
             f"data.root={data.root}: {said}. Put them back to go on, or start a new run: with others its test images "
             "may be images that it was trained on"
         )
-    if contents is not None and "fingerprint" in cfg.data:
-        data.fingerprint = cfg.data.fingerprint = fingerprint(contents)
+    if data.contents is not None and "fingerprint" in cfg.data:
+        data.fingerprint = cfg.data.fingerprint = fingerprint(data.contents)
 
 
 def list_data(run: Run, data: ImageData) -> None:
     """Write the run's data.csv, for a user's own images: which image is in which split, and what was left out."""
-    contents = getattr(data.source, "contents", None)
-    if contents is not None and not run.data.exists():
+    if data.contents is not None and not run.data.exists():
         splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
         images = {name: split and split.images for name, split in splits.items()}
-        save_contents(run, images, contents, getattr(data.source, "left_out", {}))
+        save_contents(run, images, data.contents, getattr(data.source, "left_out", {}))

@@ -30,6 +30,7 @@ from cvae.training.early_stopping import why_early
 from cvae.training.engine import accumulation, graphs_of, minibatches_of_a_step, require_own_step, watches_minibatches
 from cvae.training.gpus import devices
 from cvae.training.gradients import clipping, without_wrapper
+from cvae.training.initial import begin_with
 from cvae.training.log_rewind import rewind
 from cvae.training.loggers import close, forgiving, log_curves, log_start, log_table
 from cvae.training.means import CHOOSING, selection, summed
@@ -86,6 +87,7 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
     for line in cfg.get("experiment", {}).get("left_out", []):
         log.info("Left out of the experiment: %s", line)
     parts = assemble(cfg)
+    begin_with(cfg, parts.module.vae, resume)
     with lightnings_errors(), together(parts.trainer, Run(cfg.run_dir), resume) as part:
         return train_assembled(cfg, parts, resume, part)
 

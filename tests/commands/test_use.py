@@ -357,7 +357,7 @@ def test_a_folder_is_encoded(tiny_run, call, tmp_path):
 def test_images_of_a_split_keep_their_names(tiny_run, call, tmp_path):
     for number in range(6):
         drawing(tmp_path / "own" / "ab"[number % 2], f"{number}.png", seed=number)
-    data = ["data=image_folder", f"data.root={tmp_path / 'own'}", "data.channels=1", "data.image_size=8"]
+    data = ["data=image_folder", f"data.root={tmp_path / 'own'}", "data.image_shape=[1,8,8]"]
     values = [word for word in TINY if not word.startswith(("data=", "data.source", "data.image_shape"))]
     torch.manual_seed(1)
     run = make_run(tmp_path / "run", *data, "data.test_size=3", base=values)

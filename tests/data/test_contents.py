@@ -53,7 +53,7 @@ def test_a_run_keeps_them(tmp_path):
     save_contents(run, splits, CONTENTS, {"bad.png": "it is empty"})
     assert saved_contents(run) == CONTENTS
     text = run.data.read_bytes().decode("utf-8", "surrogateescape")
-    assert "a b.png,train,cat,8000000000000000,\n" in text and "bad.png,,,,it is empty\n" in text
+    assert "a b.png,train,cat,0,8000000000000000,\n" in text and "bad.png,,,,,it is empty\n" in text
     expected = fingerprint(CONTENTS)
     assert difference(run, expected, CONTENTS) is None is difference(run, None, CONTENTS) is difference(run, "x", None)
     said = "the images are not those that this run was begun with"

@@ -10,6 +10,7 @@ from conftest import config
 from PIL import Image
 
 from cvae.build import build_data
+from cvae.data.contents import fingerprint
 from cvae.data.dataset import images_of
 from cvae.data.decode import Reading, read_file
 from cvae.errors import ConfigError, DataError, UserError
@@ -111,6 +112,25 @@ def test_what_was_saved_to_disk_without_a_test_split(library, tmp_path, file):
     assert len(data.train) == 7 and len(data.test) == 3 and library.calls == [("disk", str(tmp_path))]
     assert sorted([*data.train.images.names, *data.test.images.names]) == list(range(10))
     assert data.train.images.y.tolist() == [0] * 7
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_data_set_is_known_by_its_images_and_labels(library, tmp_path, test):
+    def mark(*words):
+        data = data_of(f"data.root={tmp_path}", *words)
+        data.setup()
+        return fingerprint(data.contents)
+
+    if not test:
+        del library.found["test"]
+    first = mark()
+    assert first == mark() == mark("data.test_size=3", "seed=7")  # not by what is drawn of them
+    assert first != mark("data.label=null")
+    row = library.found["test" if test else "train"][1]
+    row["label"] = 1 - row["label"]
+    other = mark()
+    row["image"] = pillow(255 - LEVELS[1])
+    assert len({first, other, mark()}) == 3
 
 
 def test_data_seed_draws_the_test_set(library, tmp_path):

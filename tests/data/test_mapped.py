@@ -59,7 +59,7 @@ def test_changes_are_made_when_images_are_read(on_disk):
 def test_joined_sets_keep_their_changes(on_disk):
     x, expected = on_disk(5, 6)
     inverted = x.take([10, 3]).then(lambda x: 255 - x)
-    both = inverted.join(x.take([1])).join(expected[:2])
+    both = Mapped.joined([Mapped.joined([inverted, x.take([1])]), Mapped.of(expected[:2])])
     assert torch.equal(both[slice(None)], torch.cat([255 - expected[[10, 3]], expected[[1]], expected[:2]]))
 
 

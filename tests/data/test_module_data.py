@@ -7,7 +7,7 @@ from given import TEST, TRAIN, VALUES, Given, batches, data, images, ready, trai
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from cvae.build import make
+from cvae.build import build_data, make
 from cvae.checks import image_shape
 from cvae.data import ImageData, Images
 from cvae.data.images import draw, drawn_once
@@ -345,7 +345,7 @@ def test_the_table_of_data_is_complete():
 @pytest.mark.parametrize("name", DATA)
 def test_each_config_makes_its_data(name, tmp_path):
     cfg = config(f"data={name}", f"data.root={tmp_path}", "data.binarization=fixed", "data.validation_size=5", "seed=7")
-    made = make(cfg, "data")
+    made = build_data(cfg)
     assert isinstance(made, ImageData) and list(made.image_shape) == list(cfg.data.image_shape)
     assert (made.binarization, made.validation_size, made.seed, made.train_on, made.invert) == (
         "fixed",
@@ -359,6 +359,8 @@ def test_each_config_makes_its_data(name, tmp_path):
 def test_image_folder_shape_from_size_and_channels(tmp_path):
     cfg = config("data=image_folder", f"data.root={tmp_path}", "data.image_size=64", "data.channels=1")
     assert make(cfg, "data").image_shape == make(cfg, "data").source.reading.shape == (1, 64, 64)
+    cfg = config("data=image_folder", f"data.root={tmp_path}", "data.image_size=[48,64]")
+    assert build_data(cfg).image_shape == tuple(cfg.data.image_shape) == (3, 48, 64)
     cfg = config("data=image_folder", f"data.root={tmp_path}", "data.image_shape=[3,48,64]")
     assert make(cfg, "data").image_shape == make(cfg, "data").source.reading.shape == (3, 48, 64)
 
@@ -370,6 +372,10 @@ def test_image_folder_shape_from_size_and_channels(tmp_path):
         (["data=image_folder", "data.root=x", "data.test_size=0"], "data.test_size"),
         (["data=image_folder", "data.root=x", "data.test_size=1.5"], "data.test_size"),
         (["data=image_folder", "data.root=x", "data.channels=2"], "data.channels"),
+        (["data=image_folder", "data.root=x", "data.image_size=0"], "data.image_size"),
+        (["data=image_folder", "data.root=x", "data.image_size=[8,8,8]"], "data.image_size"),
+        (["data=image_folder", "data.root=x", "data.image_size=[8,x]"], "data.image_size"),
+        (["data=image_folder", "data.root=x", "data.channels=x"], "data.channels"),
         (["data=synthetic", "data.source.train_size=0"], "data.source.train_size"),
         (["data=synthetic", "data.num_classes=null"], "data.num_classes"),
         (["data=sprites", "data.source.x=33"], "data.source.x"),

@@ -16,6 +16,7 @@ from cvae.networks.ladder import Group, bounded, counts_of, enlarge, groups_of, 
         (["5x1"], (5, 9), {(5, 9): 1}),
         (["1x1", "2x1", "16x10"], (16, 24), {(1, 1): 1, (2, 3): 1, (16, 24): 10}),
         (["1x2", "8x1"], (8, 8), {(1, 1): 2, (8, 8): 1}),
+        (["3x1", "9x2", "33x1"], (33, 17), {(3, 2): 1, (9, 5): 2, (33, 17): 1}),
     ],
 )
 def test_groups_are_sizes_and_counts_from_the_top_down(groups, image, sizes):
@@ -24,7 +25,7 @@ def test_groups_are_sizes_and_counts_from_the_top_down(groups, image, sizes):
 
 @pytest.mark.parametrize(
     "groups",
-    [[], "7", ["7"], ["7x0"], ["0x1"], ["14x2", "7x3"], ["7x1", "7x1"], ["4x1"], ["7x1x1"], [7], ["7x1", "x"]],
+    [[], "7", ["7"], ["7x0"], ["0x1"], ["14x2", "7x3"], ["7x1", "7x1"], ["5x1"], ["7x1x1"], [7], ["7x1", "x"]],
 )
 def test_groups_that_are_none(groups):
     with pytest.raises(ConfigError) as error:
@@ -32,7 +33,7 @@ def test_groups_that_are_none(groups):
     assert error.value.key == "groups"
     assert error.value.allowed == (
         "a list of SIZExCOUNT, sizes rising, like [7x3,14x2]: three groups at 7x7, then two at 14x14. Sizes for images "
-        "of 28x28: 1, 7, 14, 28"
+        "of 28x28: 1, 2, 4, 7, 14, 28"
     )
 
 
@@ -176,7 +177,7 @@ def test_parameters_of_a_group():
     ("image", "groups"),
     [
         ((28, 28), ["7x2", "14x2"]), ((8, 8), ["4x2", "8x2"]), ((64, 64), ["4x2", "8x2"]), ((48, 32), ["6x2", "12x2"]),
-        ((27, 30), ["27x2"]), ((4, 4), ["4x2"]),
+        ((27, 30), ["7x2", "14x2"]), ((33, 17), ["9x2", "17x2"]), ((30, 50), ["4x2", "8x2"]), ((4, 4), ["4x2"]),
     ],
 )  # fmt: skip
 def test_groups_that_the_image_decides(image, groups):

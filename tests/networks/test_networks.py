@@ -19,16 +19,16 @@ from cvae.networks.resnet import ResidualBlock, he_init, normed_silu
 
 CONF = ROOT / "conf" / "model"
 
-# name: (total stride, smallest size, options that make it small)
+# name: (smallest size, options that make it small)
 NETWORKS = {
-    "conv": (4, 8, {"filters": [3, 5], "base_channels": 4}),
-    "conv_keras_io": (4, 4, {"filters": [3, 5], "hidden": 6}),
-    "conv_tfp": (4, 4, {"filters": [3, 5], "bottleneck": 6}),
-    "ladder": (1, 1, {"groups": ["1x1"], "width": 6, "channels": 2}),
-    "mlp": (1, 1, {"hidden": [6, 5]}),
-    "resnet": (4, 4, {"width": 6, "depth": 1}),
+    "conv": (7, {"filters": [3, 5], "base_channels": 4}),
+    "conv_keras_io": (4, {"filters": [3, 5], "hidden": 6}),
+    "conv_tfp": (4, {"filters": [3, 5], "bottleneck": 6}),
+    "ladder": (1, {"groups": ["1x1"], "width": 6, "channels": 2}),
+    "mlp": (1, {"hidden": [6, 5]}),
+    "resnet": (4, {"width": 6, "depth": 1}),
 }
-WITH_STRIDE = [name for name, (stride, *_) in NETWORKS.items() if stride > 1]
+WITH_STRIDE = [name for name, (least, _) in NETWORKS.items() if least > 1]
 
 
 def build(name, image_shape, num_features=7, num_params=2, latent_dim=3, **options):
@@ -43,7 +43,7 @@ def build(name, image_shape, num_features=7, num_params=2, latent_dim=3, **optio
 
 
 def small(name, image_shape, **options):
-    return build(name, image_shape, **{**NETWORKS[name][2], **options})
+    return build(name, image_shape, **{**NETWORKS[name][1], **options})
 
 
 def count(module):
@@ -70,7 +70,7 @@ def test_every_option_stands_in_its_file(name):
     assert as_lists == {key: value for key, value in options.items() if key not in ("_target_", "latent_dim")}
 
 
-@pytest.mark.parametrize("channels, height, width", [(1, 28, 28), (3, 32, 32), (2, 12, 20), (11, 64, 64)])
+@pytest.mark.parametrize("channels, height, width", [(1, 28, 28), (3, 32, 32), (2, 13, 20), (11, 64, 64)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_shapes_and_gradients(name, channels, height, width):
     encoder, decoder = small(name, (channels, height, width))
@@ -109,23 +109,17 @@ def test_channels_last_changes_no_value(name):
 
 
 @pytest.mark.parametrize("name", WITH_STRIDE)
-@pytest.mark.parametrize("size", [(30, 28), (28, 27), (2, 2), (28, 3), (1, 1)])
-def test_impossible_sizes_name_sizes_that_work(name, size):
+@pytest.mark.parametrize("size", [(2, 2), (28, 3), (3, 28), (1, 1)])
+def test_impossible_sizes_name_the_smallest_that_works(name, size):
     with pytest.raises(ConfigError) as error:
         small(name, (1, *size))
     assert error.value.key == "data.image_shape" and str(list((1, *size))) in str(error.value)
-    stride, least, _ = NETWORKS[name]
-    assert f"multiples of {stride} and at least {least}" in error.value.allowed
-    for example in error.value.allowed.split("such as ")[1].split(" or "):
-        height, width = map(int, example.split("x"))
-        encoder, decoder = small(name, (1, height, width))
-        assert decoder(torch.zeros(1, 3)).shape[2:] == (height, width)
-        assert encoder(torch.zeros(1, 1, height, width)).shape == (1, 7)
+    assert f"H and W at least {NETWORKS[name][0]} for this network" in error.value.allowed
 
 
 @pytest.mark.parametrize("name", WITH_STRIDE)
 def test_the_smallest_size(name):
-    least = NETWORKS[name][1]
+    least = NETWORKS[name][0]
     encoder, decoder = small(name, (1, least, least))
     assert encoder(torch.zeros(2, 1, least, least)).shape == (2, 7)
     assert decoder(torch.zeros(2, 3)).shape == (2, 2, least, least)
@@ -428,10 +422,12 @@ def test_maps_in_half_precision_are_normalized_in_full(dtype):
 
 @pytest.mark.parametrize(
     ("shape", "maps"),
-    [((28, 28), 7), ((64, 64), 8), ((32, 64), 8), ((8, 8), 4), ((16, 16), 8), ((12, 20), 6), ((36, 30), 15)],
-)
+    [
+        ((28, 28), (7, 7)), ((64, 64), (8, 8)), ((32, 64), (8, 16)), ((8, 8), (4, 4)), ((16, 16), (8, 8)),
+        ((12, 20), (6, 10)), ((36, 30), (9, 8)), ((33, 17), (9, 5)),
+    ],
+)  # fmt: skip
 def test_halvings_that_fit_the_size(shape, maps):
-    """Until the shorter side is at most 8, as long as both are even; once at least."""
+    """Until the shorter side is at most 8; once at least."""
     encoder, _ = networks.resnet((1, *shape), 2, 4, 1, width=8, depth=1, halvings=None)
-    height, width = encoder[:-2](torch.zeros(1, 1, *shape)).shape[2:]
-    assert min(height, width) == maps and height * shape[1] == width * shape[0]
+    assert encoder[:-2](torch.zeros(1, 1, *shape)).shape[2:] == maps

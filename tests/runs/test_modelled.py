@@ -34,7 +34,7 @@ def saved(*words):
         (["data.binarization=none", "likelihood.soft=true"],
          "MNIST 1x28x28, binarization=none; cross-entropies, no log p(x)"),
         (["data=synthetic"], "Synthetic 1x28x28, num_classes=10, test_size=128, binarization=static; probabilities"),
-        (["data=image_folder", "data.root=/a", "data.image_size=64"],
+        (["data=image_folder", "data.root=/a", "data.image_shape=[3,64,64]"],
          "image_folder 3x64x64, root=/a, test_size=0.1, binarization=static; probabilities"),
         (["data=npz", "data.root=/b.npz"], "npz, root=/b.npz, test_size=0.1, binarization=static; probabilities"),
         (["conditional=true", "+trainer.limit_test_batches=2"],

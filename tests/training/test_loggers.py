@@ -49,7 +49,7 @@ def test_hyperparameters_are_what_one_would_sweep_or_read():
     """By value, in the words of the command line: no plumbing, nothing twice, no booleans as numbers."""
     words = ["experiment=vampprior", "data=fashion_mnist", "data.seed=4", "trainer.gradient_clip_val=1", "name=a"]
     assert hyperparameters(config(*words)) == {
-        "seed": 0, "conditional": "false", "data": "IdxFiles", "data.source.dataset": "FashionMNIST",
+        "seed": 0, "init": "null", "conditional": "false", "data": "IdxFiles", "data.source.dataset": "FashionMNIST",
         "data.binarization": "stochastic", "data.invert": "false", "data.train_on": "train", "data.batch_size": 100,
         "data.validation_size": 0, "data.augment": "null", "data.fingerprint": "null", "data.seed": 4,
         "model": "mlp", "model.latent_dim": 40, "model.hidden": "[300,300]",

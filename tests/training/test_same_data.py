@@ -5,9 +5,10 @@ import pytest
 from conftest import config
 from omegaconf import OmegaConf
 from PIL import Image
-from tiny import QUIET, TINY
+from tiny import QUIET, TINY, tiny
 
 from cvae.build import load_data
+from cvae.data.dataset import images_of
 from cvae.errors import DataError, UserError
 from cvae.runs.checkpoint import read_checkpoint
 from cvae.runs.comparison import read
@@ -99,10 +100,62 @@ def test_files_left_out_are_listed_in_the_run(tmp_path, images, caplog):
     assert "2 of 14 images cannot be read and are left out; data.csv of the run lists them" in caplog.text
     lines = Run(tmp_path / "run").data.read_text().splitlines()
     assert lines[-2:] == [
-        "a/bad.png,,,,not an image of a known format",
-        'a/gone.png,,,,"not a file, or a link to none"',
+        "a/bad.png,,,,,not an image of a known format",
+        'a/gone.png,,,,,"not a file, or a link to none"',
     ]
     assert len(lines) == 1 + 12 + 2 and sum(",test," in line for line in lines) >= 1
+
+
+class Mine:
+    """A source of one's own, with a dataset of images and labels."""
+
+    numbers, kinds = list(range(12)), 3
+
+    def __init__(self, root):
+        pass
+
+    def download(self):
+        pass
+
+    def load(self):
+        rows = [(np.full((1, 8, 8), number, np.uint8), number % self.kinds) for number in self.numbers]
+        return images_of(rows[:9], [1, 8, 8]), images_of(rows[9:], [1, 8, 8])
+
+
+def of_mine(folder):
+    cfg = tiny(folder, *QUIET)
+    cfg.data.source = {"_target_": "test_same_data.Mine", "_partial_": True}
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"numbers": [51, *range(1, 12)]}, r"1 changed \(train x\[0:9\]\)"),
+        (
+            {"numbers": list(range(13))},
+            r"2 new \(test x\[0:4\], test y\[0:4\]\), 2 missing \(test x\[0:3\], test y\[0:3\]\)",
+        ),
+        ({"kinds": 2}, r"2 changed \(test y\[0:3\], train y\[0:9\]\)"),
+    ],
+)
+def test_a_dataset_of_ones_own_is_known_by_its_images(tmp_path, monkeypatch, change, said):
+    cfg = of_mine(tmp_path)
+    train(cfg)
+    assert cfg.data.fingerprint == read_json(Run(tmp_path).metrics)["data"]
+    cfg.trainer.max_epochs = 3
+    train(cfg, resume=True)
+    for name, value in change.items():
+        monkeypatch.setattr(Mine, name, value)
+    cfg.trainer.max_epochs = 4
+    with pytest.raises(DataError, match=said):
+        train(cfg, resume=True)
+
+
+def test_data_sets_known_by_name_have_no_fingerprint(tmp_path):
+    cfg = tiny(tmp_path, *QUIET)
+    train(cfg)
+    assert cfg.data.fingerprint is None and "data" not in read_json(Run(tmp_path).metrics)
 
 
 @pytest.mark.parametrize(("scale", "said"), [("1.0", True), ("global", False)])

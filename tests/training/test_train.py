@@ -197,7 +197,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
         ("model.filters=[]", r"model.filters=\[\]: must be"),
         ("model.filters=[32]", r"model.filters=\[32\]: must be"),
         ("model.filters=[32,-1]", r"model.filters=\[32, -1\]: must be"),
-        ("data.image_shape=[1,30,30]", r"data.image_shape=\[1, 30, 30\]: must be .* multiples of 4"),
+        ("data.image_shape=[1,30,6]", r"data.image_shape=\[1, 30, 6\]: must be .* at least 7 for this network"),
         ("data.batch_size=0", "data.batch_size=0: must be a positive integer"),
         ("data.eval_batch_size=0", "data.eval_batch_size=0: must be"),
         ("data.binarization=half", "data.binarization=half: must be one of static, stochastic, fixed, none"),

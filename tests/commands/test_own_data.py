@@ -1,0 +1,155 @@
+"""Commands on a user's own data: classes by their names, and files that are decoded already."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import config
+from PIL import Image
+from tiny import QUIET, TINY, tiny
+
+from cvae.build import build_data, load_data
+from cvae.data import cache, workers
+from cvae.data.contents import saved_classes
+from cvae.runs.directory import Run
+from cvae.training.train import train
+
+RNG = np.random.default_rng(0)
+
+
+def images(folder, count=12):
+    for number in range(count):
+        place = folder / ("cat", "dog", "eel")[number % 3] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (8, 8)).astype(np.uint8)).save(place)
+    return folder
+
+
+def run_on(root, folder, *words):
+    base = [word for word in TINY if not word.startswith(("data=", "data.source", "data.image_shape"))]
+    own = ["data=image_folder", f"data.root={root}", "data.channels=1", "data.image_size=8", "data.binarization=none"]
+    train(config(*base, *own, *QUIET, "likelihood=discretized_logistic", f"run_dir={folder}", *words))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    return run_on(images(folder / "images"), folder / "run", "conditional=true")
+
+
+def labels(call, run, word, tmp_path):
+    code, said = call("sample", run, "--num", 4, "--class", word, "--out", tmp_path / "s.npz")
+    return np.load(tmp_path / "s.npz")["y"].tolist() if code == 0 else said
+
+
+def test_a_class_by_its_name_or_number(conditional, call, tmp_path):
+    assert saved_classes(Run(conditional)) == {"cat": 0, "dog": 1, "eel": 2}
+    assert labels(call, conditional, "dog", tmp_path) == labels(call, conditional, "1", tmp_path) == [1] * 4
+    said = labels(call, conditional, "cow", tmp_path)
+    assert "--class=cow: must be from 0 to 2, or a name: cat, dog, eel" in said
+    assert "--class=3: must be from 0 to 2" in labels(call, conditional, "3", tmp_path)
+    data = load_data(Run(conditional))
+    file = data.root + "/eel/2.png"
+    by_name, by_number = (tmp_path / f"{word}.npz" for word in ("eel", "2"))
+    for out in (by_name, by_number):
+        assert call("encode", conditional, file, "--class", out.stem, "--out", out)[0] == 0
+    assert np.array_equal(np.load(by_name)["latents"], np.load(by_number)["latents"])
+
+
+def test_labels_that_are_numbers_are_called_as_they_are(call, tmp_path):
+    """Labels 1 and 2 are numbered 0 and 1; tables and legends say 1 and 2, and so does --class."""
+    np.savez(tmp_path / "a.npz", x=RNG.integers(0, 256, (12, 8, 8)).astype(np.uint8), y=np.arange(12) % 2 + 1)
+    cfg = tiny(tmp_path / "run", *QUIET, "conditional=true")
+    cfg.data = config("data=npz", f"data.root={tmp_path / 'a.npz'}", "data.batch_size=4", "data.seed=0").data
+    train(cfg)
+    assert labels(call, tmp_path / "run", "1", tmp_path) == [0] * 4
+    assert labels(call, tmp_path / "run", "2", tmp_path) == [1] * 4
+    assert labels(call, tmp_path / "run", "0", tmp_path) == [0] * 4  # no name, so a number
+
+
+def test_without_names_there_are_numbers(conditional, call, tmp_path):
+    Run(conditional).data.rename(tmp_path / "data.csv")
+    try:
+        assert "--class=dog: must be from 0 to 2\n" in labels(call, conditional, "dog", tmp_path)
+        Run(conditional).data.write_text("name,split,class,digest,left out\n0.png,train,dog,12,\n")  # an earlier one
+        assert "--class=dog: must be from 0 to 2\n" in labels(call, conditional, "dog", tmp_path)
+        Run(conditional).data.write_text("name,split,class,label,digest\n0.png,train,dog,7,12\n")  # of another model
+        assert "--class=dog: must be from 0 to 2\n" in labels(call, conditional, "dog", tmp_path)
+    finally:
+        (tmp_path / "data.csv").rename(Run(conditional).data)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the files that are decoded."""
+    seen = []
+    blocks = workers.decoded_blocks
+
+    def watched(files, reading):
+        seen.extend(os.path.basename(file) for file in files)
+        return blocks(files, reading)
+
+    monkeypatch.setattr(cache, "decoded_blocks", watched)
+    return seen
+
+
+def test_files_that_are_kept_are_not_decoded_again(call, tmp_path, decoded, monkeypatch):
+    root = images(tmp_path / "images")
+    run = run_on(root, tmp_path / "run", f"data.cache={tmp_path / 'kept'}")
+    assert len(decoded) == 12
+    assert call("encode", run, root, "--out", tmp_path / "all.npz")[0] == 0 and len(decoded) == 12
+    for number, words in enumerate((["--data-root", root], [root / "dog"], [root / "dog" / "1.png", root / "cat"])):
+        words = ["--split", "train", *words] if number == 0 else words
+        assert call("encode", run, *words, "--out", tmp_path / f"{number}.npz")[0] == 0 and len(decoded) == 12
+    monkeypatch.chdir(root)
+    assert call("interpolate", run, "dog/1.png", "cat/0.png", "--out", tmp_path / "i.png")[0] == 0
+    assert len(decoded) == 12
+    rows = dict(zip(*(np.load(tmp_path / "all.npz")[name] for name in ("names", "latents")), strict=True))
+    monkeypatch.setattr(cache.Cache, "read", lambda _: cache.Index([], np.zeros(0, cache.LINE)))  # without what is kept
+    assert call("encode", run, root / "dog", "--out", tmp_path / "dog.npz")[0] == 0 and len(decoded) == 16
+    found = np.load(tmp_path / "dog.npz")
+    np.testing.assert_array_equal([rows[f"dog/{name}"] for name in found["names"]], found["latents"])
+
+
+def test_files_that_changed_or_lie_elsewhere_are_decoded(call, tmp_path, decoded):
+    root = images(tmp_path / "images")
+    run = run_on(root, tmp_path / "run", f"data.cache={tmp_path / 'kept'}")
+    Image.new("L", (8, 8), 9).save(root / "dog" / "1.png")
+    other = images(tmp_path / "images2", 3)
+    del decoded[:]
+    assert call("encode", run, root, other, "--out", tmp_path / "all.npz")[0] == 0
+    assert sorted(decoded) == ["0.png", "1.png", "1.png", "2.png"]
+    assert not (other / ".cvae_cache").exists()
+
+
+def test_the_index_is_read_once_for_all_images(tmp_path, monkeypatch):
+    root = images(tmp_path / "images")
+    run = run_on(root, tmp_path / "run", f"data.cache={tmp_path / 'kept'}")
+    calls, read = [], cache.Cache.read
+    monkeypatch.setattr(cache.Cache, "read", lambda self: calls.append(1) or read(self))
+    data = load_data(Run(run, trust=True))
+    assert len(calls) == 2  # whether something is new, and what is there
+    assert sum(len(split) for split in (data.train, data.test)) == 12
+
+
+def test_images_drawn_in_blocks_are_those_drawn_at_once(tmp_path):
+    cfg = tiny(tmp_path, "data.binarization=stochastic")
+    data, levels = build_data(cfg), torch.randint(0, 256, (10, 1, 8, 8), dtype=torch.uint8)
+    noise = torch.Generator().manual_seed(data.seed)
+    blocks = [data.as_tested(block, noise) for block in levels.split(3)]
+    assert torch.equal(torch.cat(blocks), data.as_tested(levels))
+
+
+def test_a_folder_whose_name_has_a_dot(conditional, call, tmp_path):
+    (tmp_path / "v1.2").mkdir()
+    for out in (tmp_path / "v1.2", f"{tmp_path}/new.one/"):
+        code, said = call("sample", conditional, "--num", 3, "--out", out)
+        assert code == 0, said
+        assert len(list((tmp_path / out).glob("*.png"))) == 3
+    (tmp_path / "a.png").mkdir()
+    for out in (tmp_path / "a.png", tmp_path / "x.gif"):
+        code, said = call("sample", conditional, "--num", 3, "--out", out)
+        assert code == 1 and "must be the name of a file that ends in .png or .npz, or a folder" in said
+    assert call("encode", conditional, "--split", "test", "--out", tmp_path / "v1.2")[0] == 1
