@@ -14,6 +14,7 @@ from cvae.commands import (
     evaluate,
     explore,
     export,
+    features,
     fit_prior,
     interpolate,
     reconstruct,
@@ -26,6 +27,7 @@ from cvae.runtime.console import ConsoleHandler
 
 COMMANDS = (
     data,
+    features,
     evaluate,
     sample,
     reconstruct,

@@ -21,7 +21,7 @@ from cvae.models.vae import VAE
 from cvae.posteriors import Posterior
 from cvae.runs.checkpoint import Budget, read_checkpoint, weights_in
 from cvae.runs.directory import LAST, Run
-from cvae.runs.trust import DATA_ROOT, PARTS, require_inside, require_parts
+from cvae.runs.trust import PARTS, require_inside, require_parts, root_is_chosen
 from cvae.runtime.devices import DEVICES, available
 
 log = logging.getLogger(__name__)
@@ -271,8 +271,7 @@ def read_images(cfg: DictConfig, data: ImageData) -> None:
     Raises:
         UserError: files are missing or damaged, or a value does not fit the images.
     """
-    root, cache = (cfg.data._get_node(key) if key in cfg.data else None for key in ("root", "cache"))
-    chosen = root is None or not root._get_flag("foreign") or root._value() == DATA_ROOT
+    cache, chosen = cfg.data._get_node("cache") if "cache" in cfg.data else None, root_is_chosen(cfg)
     if cache is not None and cache._get_flag("foreign") and cache._value() != "auto":
         data.source.keeps = False  # images are decoded only into a folder that the user chose, too
     try:

@@ -41,6 +41,9 @@ ELSEWHERE = {  # a command that is not run here: why
         "hydra.run.dir=outputs/mine": "needs two machines, of which tests/test_ends.py makes some"
         for machine in (0, 1)
     },
+    "python -m cvae features mnist": "needs MNIST; tests/commands/test_evaluate_quality.py trains such classifiers",
+    "python -m cvae features DATA": "how that command begins",
+    "python -m cvae evaluate RUN --quality": "tests/commands/test_evaluate_quality.py runs it, with a classifier",
     "python -m cvae data /my/images": "tests/data/test_survey.py looks at folders and arrays",
     "python -m cvae encode RUN /my/images": "tests/commands/test_use.py encodes a folder",
     "python -m cvae": "how the commands after a run begin",
@@ -54,6 +57,7 @@ LESS = {  # a word of a command: what makes the command small
     "trainer=ddp": ["trainer.accelerator=cpu", "trainer.devices=2"],
     "evaluate": ["--samples", "4"],
     "--until": ["--until", "0.5", "--images", "1", "--memory", "0.001"],  # one image, in a block of its own
+    "--quality": ["--samples", "20"],
     "fit-prior": ["--rounds", "1"],
 }
 

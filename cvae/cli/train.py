@@ -15,6 +15,7 @@ from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from cvae.cli.compose import CONF, for_own_images
@@ -111,6 +112,21 @@ def started(composer: Hydra, words: list[str], before: Callable[[Run], Any] | No
     if errors:
         raise errors[0]
     return folders[0]
+
+
+def composed(words: list[str]) -> DictConfig:
+    """The config of these words, of which no run is made.
+
+    Raises:
+        UserError: a word is wrong.
+    """
+    with hydra_of_its_own(None) as composer:
+        try:
+            return composer.compose_config("config", words, RunMode.RUN, with_log_configuration=False)
+        except Exception as error:
+            if isinstance(error, UserError) or not of_the_user(error):
+                raise
+            raise UserError(message_of(error)) from error
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from cvae.commands import factors
+from cvae.commands import factors, quality
 from cvae.commands.inputs import add_device, device_of, model_of
 from cvae.errors import ConfigError
 from cvae.runs.directory import RAW, Run
@@ -15,18 +15,24 @@ if TYPE_CHECKING:
     from cvae.evaluation import Figure, Settings
     from cvae.models.vae import VAE
 
+SAMPLES = 5000
+
 
 def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         parents=[run],
-        help="measure a run on its test set: log p(x), ELBO, bits per dim, active units, the aggregate posterior",
+        help="measure a run on its test set: log p(x), ELBO, bits per dim, active units, the aggregate posterior, "
+        "or its samples and reconstructions",
         description="Measure a run on its test set. Writes a file into RUN/evaluation, and prints a table.",
         epilog="example: python -m cvae evaluate outputs/tf_tutorial/2026-01-31_12-00-00 --samples 5000",
     )
     evaluate.set_defaults(call=measure)
     evaluate.add_argument(
-        "--samples", type=int, default=5000, help="importance samples per image (default: %(default)s)"
+        "--samples",
+        type=int,
+        help=f"importance samples per image (default: {SAMPLES:,}); with --quality how many images are drawn (default: "
+        "10,000)",
     )
     evaluate.add_argument(
         "--until",
@@ -56,6 +62,7 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         "--data-root", metavar="DIR", help="the folder of the data, if it has moved since the training"
     )
     factors.add_options(evaluate)
+    quality.add_options(evaluate)
     add_device(evaluate)
 
 
@@ -67,14 +74,19 @@ def measure(args: argparse.Namespace) -> None:
     Raises:
         UserError: an option, the run or its data are wrong.
     """
-    if args.factors:
-        return factors.measure(args)
+    if args.factors and args.quality:
+        raise ConfigError("--quality", "", "left out with --factors: one after the other")
+    if args.features is not None and not args.quality:
+        raise ConfigError("--features", args.features, "left out without --quality")
+    if args.factors or args.quality:
+        return (factors if args.factors else quality).measure(args)
     from cvae.build import load_data
     from cvae.evaluation import Settings
     from cvae.runtime.devices import keep_freed_memory
 
+    samples = SAMPLES if args.samples is None else args.samples
     try:
-        settings = Settings(args.samples, args.images, args.aggregate_images, args.memory, args.seed, args.until)
+        settings = Settings(samples, args.images, args.aggregate_images, args.memory, args.seed, args.until)
     except ConfigError as error:
         raise ConfigError("--" + error.key.replace("_", "-"), error.value, error.allowed) from error
     device = device_of(args)

@@ -19,6 +19,7 @@ from cvae.runtime.console import console
 
 if TYPE_CHECKING:  # torch takes seconds to import: not for --help, nor for a wrong option
     from numpy import ndarray
+    from omegaconf import DictConfig
     from torch import Tensor
 
     from cvae.build import Loaded
@@ -47,6 +48,25 @@ def data_of(args: argparse.Namespace) -> "ImageData":
     from cvae.build import load_data
 
     return load_data(Run(args.run, args.trust), args.data_root)
+
+
+def levels_of(cfg: "DictConfig") -> "ImageData":
+    """The data of a config as the files have them: levels, not inverted, none kept for validation; ready for use.
+
+    Raises:
+        UserError: the data are missing or damaged, or the config names what is no part of cvae.
+    """
+    from omegaconf import OmegaConf
+
+    from cvae.build import make, read_images
+
+    plain = {"binarization": "none", "invert": False, "train_on": "train", "validation_size": 0, "augment": None}
+    for key, value in plain.items():
+        if key in cfg.data:
+            OmegaConf.update(cfg, f"data.{key}", value)
+    data = make(cfg, "data")
+    read_images(cfg, data)
+    return data
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

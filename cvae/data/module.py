@@ -88,7 +88,9 @@ class ImageData(LightningDataModule):
         self.augment = Augmentation(augment, self.image_shape, binary=binarization in ("static", "fixed"))
         self.split, self.fingerprint = one_of("split", split, DRAWN_BY), fingerprint
         self.root, self.source = root, source(root)
-        self.train = self.validation = self.test = None
+        self.train: Any = None
+        self.validation: Any = None
+        self.test: Any = None
         self.contents: Contents | None = None
         self.minibatches = 1  # of batch_size images, in each batch that train_dataloader gives
 

@@ -13,7 +13,7 @@ from cvae.pictures.latent import (
     scatter,
     sphere_map,
 )
-from cvae.pictures.plots import as_it_is, curves, latent_map, manifold, rates, to_pixels, traversal
+from cvae.pictures.plots import as_it_is, curves, latent_map, manifold, neighbours, rates, to_pixels, traversal
 
 __all__ = [
     "as_it_is",
@@ -29,6 +29,7 @@ __all__ = [
     "latent_manifold",
     "latent_map",
     "manifold",
+    "neighbours",
     "plane",
     "png",
     "quantiles",

@@ -13,7 +13,7 @@ from cvae.checks import is_number
 from cvae.errors import UserError
 from cvae.runs import trust
 from cvae.runs.directory import AVERAGED, Run
-from cvae.runs.evaluations import best_evaluation, factor_figures
+from cvae.runs.evaluations import best_evaluation, factor_figures, qualities
 from cvae.runs.modelled import chosen_by, modelled, one_code, weights_of
 from cvae.runs.small_files import read_config, read_json
 
@@ -25,6 +25,11 @@ FIGURES = {
     "distortion": ("test/distortion", 2), "active units": ("evaluation/active_units", 0), "seconds": ("seconds", 0),
     "MIG": ("evaluation/mig", 3), "DCI": ("evaluation/dci_disentanglement", 3), "SAP": ("evaluation/sap", 3),
     "FactorVAE": ("evaluation/factor_vae_score", 3),
+}  # fmt: skip
+# Of samples and reconstructions: what begins a column's title, before its features -> (name, digits).
+QUALITY = {
+    "FD": ("frechet", 2), "KID": ("kid", 4), "precision": ("precision", 3), "recall": ("recall", 3),
+    "rFD": ("reconstruction_frechet", 2),
 }  # fmt: skip
 LARGEST = 1e30  # a figure, or a number of a figure's axis; sums and drawings of larger ones overflow
 TYPED, TAGS, LONGEST = 500, 20, 200  # words and tags of a run, and signs of the name of a key: more are left out
@@ -121,6 +126,9 @@ def entry_of(run: Run, config: dict, hydra: dict) -> Entry:
         metrics, by, at_most = metrics | best.figures, best.by, at_most or best.at_most
     metrics |= factor_figures(run, metrics.get("steps"), weights_of(config))
     figures = {title: metrics[key] for title, (key, _) in FIGURES.items() if usable(metrics.get(key))}
+    for features, measured in qualities(run, metrics.get("steps"), weights_of(config)).items():
+        known = {f"{title} {features}": measured.get(name) for title, (name, _) in QUALITY.items()}
+        figures |= {title: value for title, value in known.items() if usable(value)}
     tags = list(map(str, tags[:TAGS])) if isinstance(tags, list) else []
     search = "optuna" in str(trust.found(hydra, "hydra.sweeper._target_"))
     chosen, averaged = search and chosen_by(config), weights_of(config) == AVERAGED

@@ -56,6 +56,8 @@ class Run:
         self.lock_file = self.path / ".lock"
         self.evaluations = self.path / "evaluation"
         self.factor_figures = self.path / "factors"
+        self.qualities = self.path / "quality"
+        self.nearest = self.path / "nearest_training_images.png"
         self.gif = self.path / "cvae.gif"
         self.reconstruction = self.path / "reconstruction.png"  # beside the test images
         self.scatter = self.path / "latent_scatter.png"
@@ -266,11 +268,12 @@ class Run:
     def save_evaluation(self, content: dict) -> Path:
         """Write figures with their settings. Each set of settings has a file of its own: nothing else is replaced."""
         about = content["settings"]
-        checkpoint = Path(about["checkpoint"]).stem
         kept = "_averaged" if about.get("weights") == AVERAGED else ""
-        name = f"{checkpoint}{kept}_samples={about['samples']}_images={about['images']}_seed={about['seed']}"
+        folder, by = (self.qualities, f"_{about['features']}") if "features" in about else (self.evaluations, "")
+        name = f"{Path(about['checkpoint']).stem}{kept}{by}_samples={about['samples']}"
+        name += f"_images={about['images']}_seed={about['seed']}"
         for number in itertools.count(1):
-            file = self.evaluations / (f"{name}.json" if number == 1 else f"{name}_{number}.json")
+            file = folder / (f"{name}.json" if number == 1 else f"{name}_{number}.json")
             if not file.exists() or read_json(file).get("settings") == about:
                 break
         save(file, json.dumps(content, indent=2).encode())

@@ -57,6 +57,27 @@ def factor_figures(run: Run, step: int | None, weights: str = RAW) -> dict[str, 
     return {name: value for name, value in values.items() if is_number(value)}
 
 
+def qualities(run: Run, step: int | None, weights: str = RAW) -> dict[str, dict[str, float]]:
+    """The figures of samples of the last checkpoint, by their features and by how many samples and test images.
+
+    As in {"classifier-1a2b3c4d 10,000/10,000": {"frechet": 3.1, …}}: only within the same words are they compared. Of
+    several seeds the first file counts. step, weights: as for `best_evaluation`.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for content in map(read_json, sorted(run.qualities.glob("*.json"))[:MOST]):
+        settings = content.get("settings")
+        if not isinstance(settings, dict) or settings.get("checkpoint") != LAST:
+            continue
+        if not all(is_int(settings.get(key)) for key in ("step", "images", "samples")):
+            continue
+        if step not in (None, settings["step"]) or settings.get("weights") != weights:
+            continue
+        values = {name: part.get("value") for name, part in content.items() if isinstance(part, dict)}
+        by = f"{settings.get('features')!s:.50} {settings['samples']:,}/{settings['images']:,}"
+        found.setdefault(by, {name: value for name, value in values.items() if is_number(value)})
+    return found
+
+
 def readable(content: dict) -> bool:
     settings, nll = content.get("settings"), content.get("nll")
     if not isinstance(settings, dict) or not isinstance(nll, dict) or settings.get("checkpoint") != LAST:

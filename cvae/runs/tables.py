@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from rich.cells import cell_len
 
 from cvae.errors import UserError
-from cvae.runs.comparison import FIGURES, Entry, natural
+from cvae.runs.comparison import FIGURES, QUALITY, Entry, natural
 from cvae.runs.directory import STATES
 from cvae.runs.modelled import UNKNOWN
 from cvae.runs.names import safe, shortened
@@ -82,7 +82,8 @@ class Column(NamedTuple):
 def parts(entries: list[Entry], sort: str = "ELBO", each: bool = False) -> list[Part]:
     """A part for each thing that is modelled, those with the most runs first.
 
-    sort: a title of FIGURES or a key; those of HIGHER are better when higher
+    sort: a title of FIGURES or a key, or of a figure of samples what its title begins with, as FD; those of HIGHER, and
+        precision and recall, are better when higher
     each: a row for each run; else runs that differ in their seed alone share a row
 
     Raises:
@@ -94,14 +95,25 @@ def parts(entries: list[Entry], sort: str = "ELBO", each: bool = False) -> list[
     order = sorted(groups, key=lambda words: (words == UNKNOWN, -len(groups[words]), natural(words)))
     found = [Part(words, rows(groups[words], each or words == UNKNOWN)) for words in order]
     keys = list(dict.fromkeys(key for part in found for key in part.rows[0].settings))
-    if sort not in (*FIGURES, *keys, *shortened(keys)):
-        raise UserError(f"--sort {sort}: must be a column: {', '.join([*shortened(keys), *FIGURES])}")
-    if sort in FIGURES:
-        return [part._replace(rows=best_first(part.rows, sort)) for part in found]
+    titles = {title: title for title in FIGURES}
+    for title in of_samples(entries):
+        titles |= {title: title, (short := title.partition(" ")[0]): titles.get(short, title)}
+    if sort not in (*titles, *keys, *shortened(keys)):
+        raise UserError(f"--sort {sort}: must be a column: {', '.join([*shortened(keys), *titles])}")
+    if sort in titles:
+        return [part._replace(rows=best_first(part.rows, titles[sort])) for part in found]
     key = dict(zip(shortened(keys), keys, strict=True)).get(sort, sort)
     return [
         part._replace(rows=sorted(part.rows, key=lambda row: natural(str(row.settings.get(key))))) for part in found
     ]
+
+
+def of_samples(entries: Iterable[Entry]) -> dict[str, int]:
+    """The titles of figures of samples, each with its features, and their digits."""
+    titles = {title for entry in entries for title in entry.figures} - set(FIGURES)
+    order = {name: number for number, name in enumerate(QUALITY)}
+    found = sorted(titles, key=lambda title: (title.partition(" ")[2], order[title.partition(" ")[0]]))
+    return {title: QUALITY[title.partition(" ")[0]][1] for title in found}
 
 
 def differing(entries: list[Entry]) -> list[str]:
@@ -126,7 +138,7 @@ def rows(entries: list[Entry], each: bool = False) -> list[Row]:
 
 def best_first(table: list[Row], title: str) -> list[Row]:
     """The rows by a figure, those without it last."""
-    sign = -1 if title in HIGHER else 1
+    sign = -1 if title in HIGHER or title.startswith(("precision", "recall")) else 1
     return sorted(table, key=lambda row: (math.isnan(row.mean(title)), sign * row.mean(title)))
 
 
@@ -172,7 +184,9 @@ def columns(table: list[Row]) -> list[Column]:
     if any(len(row.entries) > 1 for row in table):
         found.append(Column("runs", 2, [str(len(row.entries)) for row in table]))
     weights = {"ELBO": 0, "NLL": 2, "MIG": 2, "rate": 5, "distortion": 5, "active units": 6, "seconds": 8}
-    for title, (_, digits) in FIGURES.items():
+    drawn = of_samples(entry for row in table for entry in row.entries)
+    weights |= {title: 3 if title.startswith("FD") else 9 for title in drawn}
+    for title, digits in ({title: digits for title, (_, digits) in FIGURES.items()} | drawn).items():
         if any(row.values(title) for row in table):
             cells = [figure(row.mean(title), row.deviation(title), digits) for row in table]
             if title == "NLL":
@@ -219,6 +233,8 @@ def remarks(table: list[Row], left_out: list[str]) -> list[str]:
     lines = [f"NLL by {next(iter(said))}"] if nll and len(said) == 1 and NO_SETTINGS not in said else []
     if nll and any(row.at_most() for row in table):
         lines.append("≤ of a single code for each image: a bound on the NLL that no number of samples makes tight")
+    if set(of_samples(entry for row in table for entry in row.entries)) - set(left_out):
+        lines.append("FD: Fréchet distance of samples by the features that are named, of so many samples/test images")
     if averaged := sum(entry.averaged for row in table for entry in row.entries):
         lines.append(f"{averaged} of the runs: figures of averaged weights (averaging.decay)")
     if chosen := sum(entry.chosen for row in table for entry in row.entries):
@@ -247,10 +263,11 @@ def as_csv(entries: Iterable[Entry]) -> str:
     """A line for each run, with its path, what it models and all digits."""
     entries, out = list(entries), io.StringIO()
     keys, writer = differing(entries), csv.writer(out, lineterminator="\n")
-    writer.writerow(["path", "modelled", *keys, *FIGURES, "NLL is", "NLL by", "state", "tags"])
+    titles = [*FIGURES, *of_samples(entries)]
+    writer.writerow(["path", "modelled", *keys, *titles, "NLL is", "NLL by", "state", "tags"])
     for entry in entries:
         settings = [text_of(entry.settings[key]) for key in keys]
-        figures = [entry.figures.get(title, "") for title in FIGURES]
+        figures = [entry.figures.get(title, "") for title in titles]
         bound = ("at most" if entry.at_most else "") if "NLL" in entry.figures else ""
         about = [bound, entry.by, entry.state, " ".join(entry.tags)]
         writer.writerow([one_line(str(entry.run)), entry.modelled, *settings, *figures, *about])

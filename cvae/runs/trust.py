@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from cvae.errors import UserError
 
 LIGHTNINGS = (  # callbacks that call nothing that they are given, and write into the run alone
@@ -48,6 +50,12 @@ ENVIRONMENT = {  # references to the environment as conf/ has them, which lead t
 FILENAME = re.compile(r"([\w=. -]|\{\w+(:\d?\d?(\.\d)?[defg]?)?\})*")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 TRUST = "If you trust whoever made the run, say --trust (in Python: trust=True)"
+
+
+def root_is_chosen(cfg: DictConfig) -> bool:
+    """Whether the user chose the folder of the data, and not somebody else's run alone."""
+    root = cfg.data._get_node("root") if "root" in cfg.data else None
+    return root is None or not root._get_flag("foreign") or root._value() == DATA_ROOT
 
 
 def require_plain(content: dict) -> None:

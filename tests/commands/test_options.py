@@ -23,9 +23,9 @@ from cvae.evaluation import Settings
 from cvae.evaluation.measure import Figure
 
 EVALUATE = {
-    "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "samples": 5000, "images": None, "aggregate_images": 2000,
+    "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "samples": None, "images": None, "aggregate_images": 2000,
     "memory": 1.0, "until": None, "data_root": None, "device": None, "trust": False, "call": evaluate_module.measure,
-    "weights": None,
+    "weights": None, "quality": False, "features": None, "factors": False,
 }  # fmt: skip
 SAMPLE = {
     "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "num": 64, "label": None, "out": None, "trust": False,
@@ -40,7 +40,8 @@ def parsed(*words):
 def test_defaults():
     assert parsed("evaluate", "RUN") == EVALUATE and parsed("sample", "RUN") == SAMPLE
     settings = Settings()
-    names = ("samples", "images", "aggregate_images", "memory", "seed", "until")
+    assert settings.samples == evaluate_module.SAMPLES
+    names = ("images", "aggregate_images", "memory", "seed", "until")
     assert all(getattr(settings, name) == EVALUATE[name] for name in names)
 
 
@@ -53,6 +54,8 @@ def test_defaults():
         (["--data-root", "DIR"], {"data_root": "DIR"}), (["--device", "cpu"], {"device": "cpu"}),
         (["--device", "cuda"], {"device": "cuda"}), (["--device", "mps"], {"device": "mps"}),
         (["--checkpoint", "best"], {"checkpoint": "best"}), (["--trust"], {"trust": True}),
+        (["--quality"], {"quality": True}), (["--features", "pixels"], {"features": "pixels"}),
+        (["--factors"], {"factors": True}),
     ],
 )  # fmt: skip
 def test_options_of_evaluate(words, changed):
@@ -108,7 +111,7 @@ def test_help_of_evaluate_names_the_true_defaults(capsys):
         f"--checkpoint FILE {EVALUATE['checkpoint']} (default) or best.ckpt",
         f"--seed SEED of the noise (default: {EVALUATE['seed']})",
         "--trust the run's config may call any code: for runs with parts that are not cvae's, if you trust their maker",
-        f"--samples SAMPLES importance samples per image (default: {EVALUATE['samples']})",
+        "--samples SAMPLES importance samples per image (default: 5,000); with --quality how many images are drawn ",
         "--until NATS double the samples of each block of up to 100 images until the estimated error of its mean "
         "log p(x), the bias and two standard errors, is below, as in 0.05: about 95 of 100 blocks are then as near, "
         "unless the Pareto k-hat is high. At most 50,000 samples an image; --samples is the first number",

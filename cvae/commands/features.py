@@ -1,0 +1,85 @@
+"""python -m cvae features DATA: train the classifier whose features samples are measured by."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from cvae.checks import positive_int
+from cvae.commands.inputs import levels_of, said, watched
+from cvae.errors import UserError
+from cvae.runs.directory import Run
+from cvae.runs.trust import require_inside, root_is_chosen
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+EPOCHS = 3
+
+
+def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
+    features = commands.add_parser(
+        "features",
+        help="train a small classifier, by whose features evaluate --quality compares samples with images",
+        description="Train a small convolutional classifier on the labels of the data, and keep it beside them. What "
+        "it reads of an image before its last layer are the features of python -m cvae evaluate RUN --quality.",
+        epilog="example: python -m cvae features mnist",
+    )
+    features.set_defaults(call=train)
+    features.add_argument(
+        "words",
+        metavar="DATA",
+        nargs="+",
+        help="the data of a run, by its directory; or as for train.py: mnist, or npz data.root=my/images.npz",
+    )
+    features.add_argument(
+        "--epochs", type=int, default=EPOCHS, help="through the training images (default: %(default)s)"
+    )
+    features.add_argument("--data-root", metavar="DIR", help="of a run: the folder of the data, if it has moved")
+    features.add_argument(
+        "--trust", action="store_true", help="the run's config may call any code: if you trust its maker"
+    )
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train a classifier and keep it, unless the same data have one.
+
+    Raises:
+        UserError: a word, an option or the data are wrong, or the images have no classes.
+    """
+    epochs = positive_int("--epochs", args.epochs)
+    cfg = config_of(args)
+    from cvae.evaluation import classifier
+    from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
+
+    keep_freed_memory()
+    tell_torch_of_no_gpu()
+    data = levels_of(cfg)
+    trained = classifier.train(data, epochs, watched)
+    folders = classifier.places(data.root) if root_is_chosen(cfg) else [classifier.own_folder()]
+    file = classifier.keep(trained, data, folders)
+    said(f"{trained.features.name}: finds the class of {trained.accuracy:.2%} of {len(data.test):,} test images")
+    said(f"It is kept in {file}")
+
+
+def config_of(args: argparse.Namespace) -> "DictConfig":
+    """The config that has the data: of a run, or composed of the words.
+
+    Raises:
+        UserError: there is no such data, or a word is wrong.
+    """
+    name, *words = args.words
+    run = Run(name, args.trust)
+    if run.config_file.is_file():
+        from cvae.build import choose, saved_config
+
+        if words:
+            raise UserError(f"{' '.join(words)}: the data of a run are as it says; only --data-root may be another")
+        if not run.trust:
+            require_inside(run.path, files=True)
+        cfg = saved_config(run)
+        if args.data_root:
+            choose(cfg, "root", args.data_root)
+        return cfg
+    from cvae.cli.train import composed
+
+    root = [f"data.root={args.data_root}"] if args.data_root else []
+    return composed([f"data={name}", *words, *root])
