@@ -10,7 +10,7 @@ from tiny import trained
 import cvae
 from cvae.build import build_vae
 from cvae.distributions import ExpMap, geodesic, rsample_and_log_prob, to_ball
-from cvae.distributions.ball import from_ball, log_sinhc
+from cvae.distributions.ball import arsinhc, from_ball, hyperbolic, log_sinhc
 from cvae.errors import ConfigError
 from cvae.pictures import disc_map
 from cvae.posteriors import DiagonalGaussian, WrappedNormal
@@ -89,6 +89,19 @@ def test_densities_integrate_to_one_over_the_disc(curvature, m):
     ):
         found, expected = moment(drawn), (mass[:, None] * moment(z)).sum(0)
         assert ((found.mean(0) - expected).abs() < 4.5 * found.std(0) / 200).all()
+
+
+def test_quotients_near_zero_and_far_out():
+    x = torch.tensor([1e-4, 3e-3, 9.9e-3, 1.01e-2, 0.3, 5.0, 40.0], dtype=F64, requires_grad=True)
+    exact, ours = (x.sinh() / x).log(), log_sinhc(x.square())
+    torch.testing.assert_close(ours, exact, rtol=1e-6, atol=1e-15)
+    slopes = [torch.autograd.grad(value.sum(), x)[0] for value in (ours, exact)]
+    torch.testing.assert_close(slopes[0][1:], slopes[1][1:], rtol=1e-6, atol=1e-12)
+    a, sinhc, cosh, versed = hyperbolic(x.square())
+    for found, value in ((sinhc, x.sinh() / x), (cosh, x.cosh()), (versed, 2 * (x / 2).sinh().square() / x.square())):
+        torch.testing.assert_close(a.exp() * found, value, rtol=1e-10, atol=0)
+    torch.testing.assert_close(arsinhc(x.square(), torch.full_like(x, 2.0)), (x * math.exp(2)).asinh() / x)
+    assert log_sinhc(torch.tensor([0.0, 1e12], dtype=F64)).isfinite().all()
 
 
 def test_little_curvature_is_none():

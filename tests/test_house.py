@@ -119,7 +119,11 @@ def test_the_version_is_that_of_one_file():
 
 DOORS = {  # what can run code that stands in a file -> the modules that look first at what they open
     "instantiate": {"cvae.build"},
-    "torch.load": {"cvae.runs.checkpoint", "cvae.evaluation.features"},  # the latter weights that the user names
+    "torch.load": {
+        "cvae.runs.checkpoint",
+        "cvae.evaluation.features",
+        "cvae.runtime.vgg",
+    },  # weights that the user names
     "OmegaConf.load": {"cvae.runs.directory", "cvae.cli.resume"},  # the latter a file of conf/
     "yaml.load": {"cvae.runs.small_files"},  # with SafeLoader
     "pickle.loads": {"cvae.data.cifar10", "cvae.data.mnist"},  # known by their hashes

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import ROOT, config, with_values
 from omegaconf import OmegaConf
+from vgg import vgg_words
 
 from cvae.build import build_vae, make
 from cvae.errors import UserError
@@ -34,6 +35,7 @@ SMALL = {
     "objective=ciwae": ["objective.samples=3"],
     "objective=factor_vae": ["objective.hidden=8", "objective.layers=2"],
     "objective=aae": ["objective.hidden=8"],
+    "objective=perceptual_gan": vgg_words(),
     "objective=vae_gan": ["objective.width=4"],
     "objective=renyi": ["objective.samples=3"],
     "posterior=categorical": ["posterior.classes=4"],
@@ -262,6 +264,7 @@ NOT_FOR_SEVERAL_GROUPS = {  # objective -> options that make a step with one gro
     "factor_vae": ("objective=", []),
     "aae": ("objective=", []),
     "vae_gan": ("objective=", []),
+    "perceptual_gan": ("objective=", []),
     "dip_vae": ("objective=", []),
     "iwae": ("objective.gradient=", ["objective.gradient=dreg"]),
 }

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 from cvae.commands.inputs import model_of, said, watched
-from cvae.errors import UserError
+from cvae.errors import ConfigError, UserError
 from cvae.runs.directory import Run
 from cvae.runs.storage import save
 
@@ -72,7 +72,7 @@ def parts_of(vae: "VAE") -> list[Part]:
     from torch import nn
     from torch.distributions import MixtureSameFamily
 
-    from cvae.distributions import Unknown, from_noise, is_discrete
+    from cvae.distributions import from_noise
     from cvae.models.ladder import Ladder
     from cvae.models.latent_paths import posterior_mean
 
@@ -109,11 +109,13 @@ def parts_of(vae: "VAE") -> list[Part]:
         Part("encoder", Encoder(), {"x": torch.rand(2, *x), **label}),
         Part("decoder", Decoder(), {"z": torch.randn(2, *z), **label}),
     ]
+    try:
+        from_noise(p, noise["noise"][:, : z[0]], torch.rand(2))
+    except ConfigError:
+        return parts
     if isinstance(p, MixtureSameFamily):
-        parts.append(Part("sampler", MixtureSampler(), noise | {"choice": torch.rand(2)} | label))
-    elif not is_discrete(p) and not isinstance(p, Unknown):
-        parts.append(Part("sampler", Sampler(), noise | label))
-    return parts
+        return [*parts, Part("sampler", MixtureSampler(), noise | {"choice": torch.rand(2)} | label)]
+    return [*parts, Part("sampler", Sampler(), noise | label)]
 
 
 def sizes_below(vae: "VAE") -> list[int]:

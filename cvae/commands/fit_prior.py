@@ -42,7 +42,8 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         "words",
         metavar="prior=NAME",
         nargs="+",
-        help="gmm or flow, or for codes autoregressive, with its keys: prior=gmm prior.components=100",
+        help="gmm, flow or two_stage (a second VAE), or for codes autoregressive, with its keys: prior=gmm "
+        "prior.components=100",
     )
     fit_prior.add_argument(
         "--rounds", type=int, default=ROUNDS, help="through the draws, at most (default: %(default)s)"

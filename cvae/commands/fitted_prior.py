@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 NUMBERS: dict[str, dict[str, Any]] = {  # what can be fitted to latents that are numbers -> the part, as in a config
     "gmm": {"_target_": "cvae.priors.MixtureOfGaussians", "components": 50},
     "flow": {"_target_": "cvae.priors.Standardized", "prior": {"_target_": "cvae.priors.FlowPrior", "_partial_": True}},
+    "two_stage": {
+        "_target_": "cvae.priors.Standardized",
+        "prior": {"_target_": "cvae.priors.TwoStage", "_partial_": True},
+    },
 }
 CODES: dict[str, dict[str, Any]] = {"autoregressive": {"_target_": "cvae.priors.AutoregressiveCodes"}}  # the same
 KINDS = (*NUMBERS, *CODES)

@@ -34,7 +34,8 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         "--prior",
         choices=KINDS,
         help="draw from a prior that is fitted to the aggregate posterior of the training images, a mixture of "
-        "Gaussians or a flow, or for codes an autoregressive one; it is kept in the run (Ghosh et al. 2020)",
+        "Gaussians, a flow or a second VAE, or for codes an autoregressive one; it is kept in the run (Ghosh et al. "
+        "2020; Dai and Wipf 2019)",
     )
     sample.add_argument("--data-root", metavar="DIR", help="for --prior: the folder of the data, if it has moved")
     sample.add_argument(

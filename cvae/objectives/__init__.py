@@ -31,6 +31,7 @@ from cvae.objectives.factor_vae import FactorVAE
 from cvae.objectives.infovae import InfoVAE
 from cvae.objectives.iwae import IWAE
 from cvae.objectives.miwae import CIWAE, MIWAE, PIWAE
+from cvae.objectives.perceptual_gan import PerceptualGAN
 from cvae.objectives.renyi import Renyi
 from cvae.objectives.terms import Objective, Terms
 from cvae.objectives.vae_gan import VAEGAN
@@ -38,5 +39,5 @@ from cvae.objectives.wae import WAE
 
 __all__ = [
     "AAE", "CIWAE", "DIPVAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "RAE", "VAEGAN", "WAE", "Autoencoder", "BetaTCVAE",
-    "Capacity", "FactorVAE", "InfoVAE", "Objective", "Renyi", "Terms",
+    "Capacity", "FactorVAE", "InfoVAE", "Objective", "PerceptualGAN", "Renyi", "Terms",
 ]  # fmt: skip

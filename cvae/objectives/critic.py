@@ -55,6 +55,39 @@ class ImageCritic(nn.Module):
         return full_precision(hidden), full_precision(self.out(hidden)).squeeze(-1)
 
 
+class PatchCritic(nn.Module):
+    """Images (N, C, H, W) in [0, 1] -> logits (N, P) of overlapping patches (Isola et al. 2017, section 3.2.2).
+
+    `layers` 4x4 convolutions of stride 2, one of stride 1 and a last one to the logits, with leaky ReLUs; without batch
+    normalization, as `ImageCritic`.
+
+    Args:
+        image_shape: (C, H, W)
+        width: channels of the first layer; each further one doubles them, up to eight times as many
+        layers: how many halve height and width
+
+    Raises:
+        ConfigError: so many layers would leave nothing of the image.
+    """
+
+    def __init__(self, image_shape: Sequence[int], width: int, layers: int) -> None:
+        super().__init__()
+        channels, *size = image_shape
+        if min(size) < 3 * 2**layers:  # each of the two convolutions of stride 1 takes a place away
+            most = int(math.log2(min(size) / 3))
+            raise ConfigError("layers", layers, f"at most {most} for images of {size[0]}x{size[1]}")
+        widths = [channels, *(width * min(2**level, 8) for level in range(layers + 1))]
+        strides = [*[2] * layers, 1]
+        blocks = [
+            [nn.Conv2d(n, m, 4, stride, 1), nn.LeakyReLU(0.2)]
+            for (n, m), stride in zip(itertools.pairwise(widths), strides, strict=True)
+        ]
+        self.layers = nn.Sequential(*[part for block in blocks for part in block], nn.Conv2d(widths[-1], 1, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return full_precision(self.layers(2 * x - 1)).flatten(1)
+
+
 def logits(critic: nn.Module, z: Tensor) -> Tensor:
     """The critic's logits (N,) of z (N, D)."""
     return full_precision(critic(z)).squeeze(-1)

@@ -119,7 +119,7 @@ def decoded_map(vae: VAE, means: Tensor, steps: int, label: int | None, of_class
         return manifold(images, degrees, f"decoded map of the sphere{of_class}", ("longitude, degrees", "latitude"))
     if vae.posterior.curvature:
         images, axes = disc_map(vae, steps, label)
-        title = f"decoded Poincaré disc, of which 95 % of p(z) are shown{of_class}"
+        title = f"decoded Poincaré disc, 95 % of p(z){of_class}"
         return manifold(images, axes, title, ("disc, right", "disc, up"))
     p = vae.p_z()
     z, of = (quantiles(means, steps), "the codes") if isinstance(p, Unknown) else (quantiles(p, steps), "p(z)")

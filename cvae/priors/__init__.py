@@ -16,6 +16,7 @@ from cvae.priors.none import NoPrior
 from cvae.priors.prior import Prior
 from cvae.priors.standard_normal import StandardNormal
 from cvae.priors.standardized import Standardized
+from cvae.priors.two_stage import TwoStage
 from cvae.priors.uniform import UniformCodes
 from cvae.priors.uniform_sphere import UniformSpherePrior
 from cvae.priors.vamp import VampPrior
@@ -29,6 +30,7 @@ __all__ = [
     "Prior",
     "StandardNormal",
     "Standardized",
+    "TwoStage",
     "UniformCodes",
     "UniformSpherePrior",
     "VampPrior",

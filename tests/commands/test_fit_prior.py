@@ -17,7 +17,7 @@ from cvae.errors import UserError
 from cvae.evaluation import Settings, evaluate
 from cvae.evaluation.fit import fit, nll, split
 from cvae.posteriors import DiagonalGaussian
-from cvae.priors import AutoregressiveCodes, FlowPrior, MixtureOfGaussians, Standardized
+from cvae.priors import AutoregressiveCodes, FlowPrior, MixtureOfGaussians, Standardized, TwoStage
 from cvae.runs.checkpoint import FORMAT
 from cvae.runs.comparison import read
 from cvae.runs.directory import Run
@@ -33,6 +33,11 @@ KINDS = {
         (),
         ("prior=flow", "prior.transforms=1", "prior.hidden=4"),
         lambda: Standardized(2, None, lambda **sizes: FlowPrior(**sizes, transforms=1, hidden=4)),
+    ),
+    "two_stage": (
+        (),
+        ("prior=two_stage", "prior.hidden=4"),
+        lambda: Standardized(2, None, lambda **sizes: TwoStage(**sizes, hidden=4)),
     ),
     "autoregressive": (
         OF_CODES,
@@ -151,15 +156,21 @@ def test_a_sample_of_codes_from_a_fitted_prior(tmp_path, call):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["prior=vamp"], "prior=vamp: must be prior=gmm|flow|autoregressive, and keys of it as in prior.hidden=256 "),
-        (["gmm"], "gmm: must be prior=gmm|flow|autoregressive"),
+        (
+            ["prior=vamp"],
+            "prior=vamp: must be prior=gmm|flow|two_stage|autoregressive, and keys of it as in ",
+        ),
+        (["gmm"], "gmm: must be prior=gmm|flow|two_stage|autoregressive"),
         (["prior.components=3"], "prior.components=3: must be prior="),
         (["prior=gmm", "prior=flow"], "prior=gmm prior=flow: must be"),
         (["prior=gmm", "prior.components"], "prior=gmm prior.components: must be"),
         (["prior=gmm", "seed=3"], "prior=gmm seed=3: must be"),
         (["prior=gmm", "prior.components=0"], "prior.components=0: must be a positive integer"),
         (["prior=gmm", "prior.bins=8"], "prior: cvae.priors.MixtureOfGaussians does not take its values"),
-        (["prior=autoregressive"], "prior=autoregressive: must be gmm or flow: the latents of this model are numbers"),
+        (
+            ["prior=autoregressive"],
+            "prior=autoregressive: must be gmm or flow or two_stage: the latents of this model",
+        ),
         (["prior=gmm", "--rounds", 0], "--rounds=0: must be a positive integer"),
         (["prior=gmm", "--samples", 0], "--samples=0: must be a positive integer"),
         (["prior=gmm", "--seed", -1], "--seed=-1: must be"),

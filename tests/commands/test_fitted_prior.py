@@ -69,7 +69,7 @@ def test_it_is_fitted_once_for_each_checkpoint(run, call, monkeypatch):
 
 
 def test_the_numbers_of_the_fit():
-    assert module.ROUNDS == 50 and module.KINDS == ("gmm", "flow", "autoregressive")
+    assert module.ROUNDS == 50 and module.KINDS == ("gmm", "flow", "two_stage", "autoregressive")
     vae = vae_of(lambda _: DiagonalGaussian(3), lambda dims, shape, codes: StandardNormal(dims))
     assert module.unfitted(module.NUMBERS["gmm"], vae).mean.shape == (50, 3)
     prior = module.unfitted(module.NUMBERS["flow"], vae)

@@ -363,6 +363,7 @@ def test_every_file_makes_an_objective_that_trains(overrides, kind):
 
 
 def test_no_file_is_left_out():
-    assert {f"objective={path.stem}" for path in (ROOT / "conf" / "objective").glob("*.yaml")} == {
+    others = {"objective=perceptual_gan"}  # has a file of its own, and needs images of 16 pixels
+    assert {f"objective={path.stem}" for path in (ROOT / "conf" / "objective").glob("*.yaml")} == others | {
         overrides[0] for overrides, _ in CONFIGS
     }

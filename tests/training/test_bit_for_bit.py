@@ -3,6 +3,7 @@
 import pytest
 from same_run import last, points, require_equal, table
 from tiny import tiny
+from vgg import vgg_words
 
 from cvae.errors import NotFinite
 from cvae.training import engine
@@ -24,6 +25,10 @@ CHOICES = {
     "a disc": ["posterior=wrapped_normal", "prior=wrapped_normal", "model.latent_dim=2", PLAIN],
     "factor_vae": ["objective=factor_vae", "objective.hidden=8", PLAIN],
     "aae": ["objective=aae", "objective.hidden=8", PLAIN],
+    "perceptual_gan": [
+        "objective=perceptual_gan", *vgg_words(), "objective.start=4", "data.image_shape=[1,16,16]",
+        "data.binarization=none", "likelihood=gaussian", PLAIN,
+    ],
     "vae_gan": ["objective=vae_gan", "objective.width=2", "data.binarization=none", "likelihood=gaussian", PLAIN],
     "piwae": ["objective=piwae", "objective.estimates=2", "objective.samples=2", PLAIN],
     "iwae with dreg": ["objective=iwae", "objective.samples=3", "objective.gradient=dreg"],
