@@ -21,7 +21,7 @@ def vgg16(weights: str | None = None, sha256: str | None = None) -> nn.Sequentia
     Raises:
         ConfigError: there is no such file, or it is another.
     """
-    from torchvision.models.vgg import cfgs, make_layers  # type: ignore[import-untyped]
+    from torchvision.models.vgg import cfgs, make_layers
 
     named = "a file with the weights of torchvision's VGG16, as vgg16-397923af.pth, which you have: none is fetched"
     if weights is None or not Path(weights).expanduser().is_file():
