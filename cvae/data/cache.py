@@ -129,7 +129,7 @@ class Cache:
                 if file.seek(0, os.SEEK_END) < HEADER + rows * self.bytes:
                     raise ValueError("the array is shorter")
             return Index(names, lines, generation, rows)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass
         except Exception as error:  # damaged bytes make zipfile and numpy raise almost anything
             log.warning("%s is damaged and not used: %s", self.index, " ".join(str(error).split()))

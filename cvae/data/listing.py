@@ -148,6 +148,8 @@ def drawn(
 
     Raises ConfigError, which names `place`, if no image is left for training.
     """
+    if len(names) == 1:
+        raise DataError(f"There is 1 image in {place}: at least 2 are needed, as one is kept ({key})")
     if split == "position":
         return held_out(len(names), size, seed, place)
     hashes = list(hashes_of(names, f"{key}:{seed}"))

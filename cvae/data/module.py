@@ -162,7 +162,9 @@ class ImageData(LightningDataModule):
         size, count = self.validation_size, len(train.x)
         if self.split == "hash":
             names = range(count) if train.names is None else train.names
-            kept, chosen = drawn(names, size, self.seed, str(self.root), "hash", "data.validation_size")
+            kept, chosen = drawn(
+                names, size, self.seed, f"the training part of {self.root}", "hash", "data.validation_size"
+            )
             return train.take(chosen), train.take(kept)
         number = size if is_int(size) else max(1, round(size * count))
         if number >= count:

@@ -114,3 +114,8 @@ def say_what_came_of_it(metrics: dict, run: Run, said: list[str]) -> None:
         log.info("Open %s: reconstructions%s, epoch after epoch", run.gif, " and samples" if prior else "")
     after = "Next: python -m cvae sample %s" if prior else "Next, for samples: python -m cvae fit-prior %s prior=gmm"
     log.info(after, shlex.quote(str(run)))
+
+
+def parameters(module: VAEModule) -> int:
+    """How many numbers are trained."""
+    return sum(p.numel() for p in module.vae.parameters())

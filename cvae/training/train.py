@@ -38,7 +38,7 @@ from cvae.training.module import VAEModule
 from cvae.training.options import check, require_batches
 from cvae.training.pictures import Pictures
 from cvae.training.processes import together
-from cvae.training.progress import EpochLines, say_what_came_of_it
+from cvae.training.progress import EpochLines, parameters, say_what_came_of_it
 from cvae.training.rates import schedule
 from cvae.training.restored import going_on
 from cvae.training.same_data import list_data, require_same_data
@@ -267,10 +267,6 @@ def announce(parts: Parts, run: Run) -> None:
     log.info("%s parameters; images: %s; on %s; into %s", f"{parameters(module):,}", images, device, run)
     if device.type == "cuda" and trainer.precision == "32-true" and torch.backends.cudnn.allow_tf32:
         log.info("Training's convolutions round what they read to the 10 bits of TF32; no reported figure does")
-
-
-def parameters(module: VAEModule) -> int:
-    return sum(p.numel() for p in module.vae.parameters())
 
 
 def results(parts: Parts) -> dict:

@@ -303,3 +303,9 @@ def test_processes_that_are_killed_lose_nothing(root, seed):
         rows.append(Cache(root.parent / "cache", READING).read().rows)
     assert killed and rows == sorted(rows)
     require_right(refreshed(root), root)
+
+
+def test_a_file_where_the_folder_should_be_is_nothing_damaged(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    kept = Cache(tmp_path / "file" / "own", Reading((1, 8, 8)))
+    assert not kept.read().rows and kept.open() is None and not caplog.text

@@ -440,7 +440,9 @@ def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(DataError, match=r"There are no images in .*\.jpg, .*\.webp"):
         folder_of(tmp_path).download()
     save(tmp_path / "a" / "only.png", noise(8, 8))
-    with pytest.raises(ConfigError, match=r"data.test_size=0.1: must be below the 1 images"):
+    with pytest.raises(
+        DataError, match=r"There is 1 image in .*: at least 2 are needed, as one is kept \(data.test_size\)"
+    ):
         folder_of(tmp_path).download()
 
 

@@ -127,8 +127,13 @@ def test_of_few_images_one_is_held_out_and_one_is_left(count, size):
 
 @pytest.mark.parametrize("size", [0.5, 1, 3])
 def test_none_left_for_training(size):
-    with pytest.raises(ConfigError, match=rf"data.test_size={size}: must be below the 1 images in here"):
+    with pytest.raises(
+        DataError, match=r"There is 1 image in here: at least 2 are needed, as one is kept \(data.test_size\)"
+    ):
         drawn(["a.png"], size, 0, "here", "hash")
+    if size == 3:
+        with pytest.raises(ConfigError, match="data.test_size=3: must be below the 2 images in here, so that some"):
+            drawn(["a.png", "b.png"], size, 0, "here", "hash")
 
 
 def test_names_of_any_signs(tmp_path):

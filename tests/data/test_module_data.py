@@ -356,6 +356,14 @@ def test_each_config_makes_its_data(name, tmp_path):
     )
 
 
+def test_the_images_left_for_training_are_too_few_for_validation():
+    with pytest.raises(ConfigError, match="validation_size=5: must be below the 2 images in the training part of here"):
+        few = ready(validation_size=0).train.images.take([0, 1])._replace(names=None)
+        data = ready(validation_size=0)
+        data.validation_size, data.split, data.root = 5, "hash", "here"
+        data._parted(few)
+
+
 def test_image_folder_shape_from_size_and_channels(tmp_path):
     cfg = config("data=image_folder", f"data.root={tmp_path}", "data.image_size=64", "data.channels=1")
     assert make(cfg, "data").image_shape == make(cfg, "data").source.reading.shape == (1, 64, 64)

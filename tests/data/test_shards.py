@@ -57,6 +57,7 @@ def test_files_are_taken_in_the_order_of_their_names_without_those_of_labels(tmp
     np.save(tmp_path / ".hidden.npy", X)
     np.save(tmp_path / "d_y.npy", X)  # of no d.npy: images
     (tmp_path / "readme.txt").write_text("")
+    (tmp_path / "folder.npy").mkdir()
     assert [file.name for file in shards(tmp_path)] == ["a.npy", "b.npy", "c.npy", "d_y.npy"]
 
 

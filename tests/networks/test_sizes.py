@@ -7,12 +7,15 @@ import torch
 import torch.nn.functional as F
 from conftest import config
 from test_networks import NETWORKS, small
+from tiny import tiny
 from torch import nn
 
 from cvae.build import build_vae
 from cvae.errors import ConfigError
 from cvae.networks.layers import Conv2dSame, ConvTranspose2dSame, divisible, halved
 from cvae.networks.resnet import halvings_of
+from cvae.runs.directory import Run
+from cvae.training.train import train
 
 SIZES = [(28, 28), (30, 50), (33, 17), (8, 8), (64, 48), (7, 13)]
 SMALL = {  # words that make each kind of model small
@@ -121,3 +124,10 @@ def test_maps_of_the_decoder_are_those_of_the_encoder():
         seen += [tuple(x.shape[2:])] if isinstance(layer, Conv2dSame) else []
         x = layer(x)
     assert seen == made[::-1] and isinstance(encoder[-1], nn.Linear)
+
+
+def test_a_run_on_images_of_an_odd_size(tmp_path):
+    words = ["model=conv", "model.filters=4", "model.latent_dim=2", "trainer.max_epochs=1", "~logger.tensorboard"]
+    train(tiny(tmp_path, *words, "data.image_shape=[1,33,17]"))
+    run = Run(tmp_path)
+    assert run.state() == "finished" and run.manifold().is_file() and run.image("sample", 1).is_file()

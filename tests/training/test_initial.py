@@ -162,10 +162,13 @@ def test_a_run_that_goes_on_does_not_load_again(copy, tmp_path):
     train(beginning(whole, copy))
     train(beginning(parted, copy, "trainer.max_epochs=1"))
     shutil.rmtree(copy)
-    for name in ("last.ckpt", "previous.ckpt"):  # also where the last one is damaged
+    for how in ("whole", "damaged", "gone"):
+        if how != "whole":
+            (parted / "checkpoints" / "last.ckpt").write_bytes(b"damaged")
+        if how == "gone":
+            (parted / "checkpoints" / "last.ckpt").unlink()
         train(beginning(parted, copy), resume=True)
         require_equal_checkpoints(last(parted), last(whole))
-        (parted / "checkpoints" / "last.ckpt").write_bytes(b"damaged" if name == "last.ckpt" else b"")
 
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_loads_again(old, tmp_path):
