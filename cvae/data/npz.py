@@ -14,6 +14,7 @@ from cvae.checks import one_of, seed_number
 from cvae.data.arrays import LABELS, Header, array, headers, on_disk
 from cvae.data.contents import of_array
 from cvae.data.images import Images, joined, size_of_test_set
+from cvae.data.known import check_factors, read_factors, require_alike
 from cvae.data.listing import DRAWN_BY, drawn
 from cvae.data.mapped import IN_MEMORY, Mapped, Part, Unchanged
 from cvae.data.module import ImageData
@@ -55,6 +56,8 @@ class Npz:
            to that
         y  (N,), integers of at least 0, or texts: the labels. Those that occur are numbered in their order, and are the
            names of the classes. Without y, all images are of class 0
+        factors  (N, F), in a file of numpy.savez, integers: the known factors, by the numbers of their values
+        factor_names  (F,), texts: what these are called
 
     Images of more than IN_MEMORY bytes stay in their files, unless these are packed (numpy.savez_compressed) or in
     Fortran's order: batches are read when they are asked for. In memory all images are uint8. Arrays of objects are
@@ -89,6 +92,8 @@ class Npz:
         """Nothing is fetched. Raises DataError if a file or an array is missing, or of a wrong type or shape."""
         for files in self._sets():
             check_arrays(files, self.values)
+            for file in files:
+                check_factors(file)
 
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W). Reads no image. Raises DataError as `download` does."""
@@ -115,7 +120,14 @@ class Npz:
         labels, classes = numbered([read_labels(files, len(x)) for files, x in pairs], self.split)
         for files, y in zip(sets_of_files, labels, strict=True):
             self.contents |= of_array(f"{self._name(files[0])} y", y.numpy())
-        sets = [Images(x, y, None, np.arange(len(x)), classes) for x, y in zip(levels_of, labels, strict=True)]
+        known = [read_factors(files) for files in sets_of_files]
+        require_alike(known)
+        for files, (factors, _) in zip(sets_of_files, known, strict=True):
+            self.contents |= {} if factors is None else of_array(f"{self._name(files[0])} factors", factors.numpy())
+        sets = [
+            Images(x, y, factors, np.arange(len(x)), classes, names)
+            for x, y, (factors, names) in zip(levels_of, labels, known, strict=True)
+        ]
         if len(sets) == 2:
             return sets[0], sets[1]
         train, test = drawn(range(len(sets[0].x)), self.test_size, self.seed, str(self.root), self.split)
