@@ -3,7 +3,7 @@
 python -m benchmarks.reading make FOLDER --images 100000  # PNG and JPEG files, made from the images of another folder
 python -m benchmarks.reading files FOLDER                 # decoding into the cache against a plain loop of Pillow
 python -m benchmarks.reading start FOLDER                 # from the command to the first step: first and second start
-python -m benchmarks.reading mapped FOLDER --gib 4        # an array on disk against the same one in memory
+python -m benchmarks.reading mapped FOLDER --gib 6        # an array on disk against the same one in memory
 """
 
 import argparse
@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 from benchmarks import driver
 
 SIZE = 32  # pixels
+GIB = "for mapped: the size of the array, at least 5: a quarter of it is allowed, and the libraries take 1 GiB"
 QUIET = [
     "trainer=cpu", "evaluation.samples=0", "~callbacks.pictures", "~callbacks.checkpoint", "~logger.tensorboard",
     "+trainer.limit_test_batches=1", "+trainer.limit_val_batches=1",
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--source", type=Path, default=Path("data/cifar10-subset"), help="for make: a folder of images")
-    parser.add_argument("--gib", type=float, default=5, help="for mapped: the size of the array")
+    parser.add_argument("--gib", type=float, default=5, help=GIB)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
