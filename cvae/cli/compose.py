@@ -49,7 +49,7 @@ def for_members(config: DictConfig, word: str) -> None:
 def merge(target: DictConfig, values: DictConfig, place: str = "") -> list[str]:
     """Put values into target, in place; returns a line for each that does not apply. A key with a + is added as new."""
     left_out = []
-    for key in values:
+    for key in map(str, values):
         value, new = values._get_node(key), key.lstrip("+")
         name = f"{place}{new}"
         if new == key and key not in target:
@@ -77,7 +77,10 @@ def shown(value: Any) -> str:
     return str(value if isinstance(value, DictConfig | ListConfig) else value._value())
 
 
-ConfigLoaderImpl._apply_overrides_to_config = staticmethod(apply_experiment_then_what_was_typed)
+# Hydra has no hook for either.
+ConfigLoaderImpl._apply_overrides_to_config = staticmethod(  # type: ignore[method-assign]
+    apply_experiment_then_what_was_typed
+)
 # Hydra copies where it finds configs for each question it asks, 140 times for --help, and with it this store of the
 # libraries' own configs, the same for all: half the time of --help. What is read from the store is copied anyway.
-ConfigStore.__deepcopy__ = lambda store, memo: store
+ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]

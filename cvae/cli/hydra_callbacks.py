@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -74,7 +75,7 @@ class NameBySwept(Callback):
 def save_config(run: Run, cfg: DictConfig) -> None:
     """Save the config of a new run, each file whole or not at all; a run that has begun keeps its own."""
     if first_process() and not run.began():
-        hydra = HydraConfig.instance().cfg
+        hydra: Any = HydraConfig.instance().cfg
         run.save_overrides(hydra.hydra.overrides.task)
         run.save_hydra(hydra)
         run.save_config(cfg)  # the last: with it the folder is a run
@@ -86,7 +87,8 @@ def claim(config: DictConfig, kind: str, resume: bool = False) -> None:
     Ends the process if that fails: Hydra would turn an Exception of a callback into a warning.
     """
     HydraConfig.instance().set_config(config)  # what ${hydra:…} in the folder's name is read from
-    written, key = OmegaConf.to_container(config), f"hydra.{kind}.dir"
+    written: Any = OmegaConf.to_container(config)
+    key = f"hydra.{kind}.dir"
     if written["run_dir"] != "${hydra:runtime.output_dir}":  # else the config would be in Hydra's folder, all else here
         raise SystemExit(f"Error: run_dir={written['run_dir']}: must be left as it is; set {key} to choose the folder")
     folder = Path(config.hydra[kind].dir)

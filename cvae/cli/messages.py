@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
@@ -90,7 +91,7 @@ def message_of(error: Exception) -> str:
 
 def words_of(error: Exception) -> str:
     """`message_of`, as the error has it."""
-    cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
+    cause: Any = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
     keys = getattr(cause, "parent_node", None)
     if isinstance(keys, DictConfig) and cause.key not in list(keys):  # `in` denies a key whose value is ???
         return no_such_key(str(cause.full_key), keys)
@@ -128,7 +129,8 @@ def no_such_key(full_key: str, keys: DictConfig) -> str:
     """Suggest a key: one spelt alike, one of that name elsewhere, or a + for a new one."""
     parent, _, name = full_key.rpartition(".")
     message = f"there is no key {full_key}."
-    elsewhere = [key for key in leaves(keys._get_root()) if key.rpartition(".")[2] == name]
+    root: Any = keys._get_root()
+    elsewhere = [key for key in leaves(root) if key.rpartition(".")[2] == name]
     near = elsewhere or [f"{parent}.{key}".lstrip(".") for key in difflib.get_close_matches(name, map(str, keys), n=1)]
     if near:
         message += f" Did you mean {' or '.join(near[:3])}?"
@@ -141,11 +143,11 @@ def leaves(cfg: DictConfig, place: str = "") -> list[str]:
     """The full names of all keys of the user's config that hold a value."""
     found = []
     for key in cfg:
-        node = cfg._get_node(key)
+        node, name = cfg._get_node(key), place + str(key)
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
-            found += leaves(node, f"{place}{key}.") if place or key != "hydra" else []
+            found += leaves(node, f"{name}.") if place or key != "hydra" else []
         else:
-            found.append(f"{place}{key}")
+            found.append(name)
     return found
 
 

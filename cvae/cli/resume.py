@@ -171,7 +171,8 @@ def change(cfg: DictConfig, word: str, conf: Path) -> None:
                 cfg.trainer.pop(name, None)
             cfg.trainer.update({name: chosen[name] for name in PLACE if name in chosen})
     elif key in ("data.root", "data.cache") and not override.is_delete():
-        choose(cfg, key.removeprefix("data."), override.value())
+        folder: Any = override.value()
+        choose(cfg, key.removeprefix("data."), folder)
     elif key in ALLOWED and not override.is_delete():
         OmegaConf.update(cfg, key, override.value(), force_add=True)
     else:

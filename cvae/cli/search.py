@@ -37,7 +37,7 @@ def go_on(config: DictConfig) -> None:
         return
     runs = members(Path(config.hydra.sweep.dir))
     first = max(runs, default=-1) + 1
-    for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         words = {f"{name}={value}" for name, value in trial.params.items()}
         if found := [number for number, run in runs.items() if words and words <= set(run.overrides())]:
             study._storage.set_trial_state(trial._trial_id, optuna.trial.TrialState.WAITING)

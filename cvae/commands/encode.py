@@ -104,12 +104,12 @@ def batches_of(
     if split is None:
         raise ConfigError("--split", args.split, "train or test: this run has kept no images for validation")
     images = split.images
-    batches = (data.batch(args.split, rows.tolist()) for rows in torch.arange(len(split)).split(BATCH))
+    seen = (data.batch(args.split, rows.tolist()) for rows in torch.arange(len(split)).split(BATCH))
     numbers = (f"{args.split}_{number}" for number in range(len(split)))
     names = list(numbers if images.names is None else map(str, images.names))
     labels = images.y.cpu().numpy()
     classes = [images.kind(label) for label in labels.tolist()] if images.classes else None
-    return names, labels, classes, ((x, vae.labels(y)) for x, y in batches)
+    return names, labels, classes, ((x, vae.labels(y)) for x, y in seen)
 
 
 def table(

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cvae.commands.inputs import model_of, said, watched
 from cvae.errors import ConfigError, UserError
@@ -76,31 +76,35 @@ def parts_of(vae: "VAE") -> list[Part]:
     from cvae.models.ladder import Ladder
     from cvae.models.latent_paths import posterior_mean
 
-    class Encoder(nn.Module):
+    class Model(nn.Module):
         """The checks of the model's own methods are left out: they would be part of the program."""
 
         def __init__(self) -> None:
             super().__init__()
             self.vae = vae
 
+    class Encoder(Model):
         def forward(self, x: "Tensor", y: "Tensor | None" = None) -> "Tensor":
             return posterior_mean(self.vae.infer(self.vae.labelled(x, y)))
 
-    class Decoder(Encoder):
+    class Decoder(Model):
         def forward(self, z: "Tensor", y: "Tensor | None" = None) -> "Tensor":
             return self.vae.likelihood_of(z, y).mean
 
-    class MixtureSampler(Encoder):
-        def forward(self, noise: "Tensor", choice: "Tensor", y: "Tensor | None" = None) -> "Tensor":
-            top, *others = noise.split([*z, *below], 1)
-            top = from_noise(self.vae.p_z(), top, choice)
-            if isinstance(self.vae, Ladder):
-                return self.vae.decode_noise(top, y, others).mean
-            return self.vae.likelihood_of(top, y).mean
+    def sampled(vae: "VAE", noise: "Tensor", choice: "Tensor", y: "Tensor | None") -> "Tensor":
+        top, *others = noise.split([*z, *below], 1)
+        top = from_noise(vae.p_z(), top, choice)
+        if isinstance(vae, Ladder):
+            return vae.decode_noise(top, y, others).mean
+        return vae.likelihood_of(top, y).mean
 
-    class Sampler(MixtureSampler):
+    class MixtureSampler(Model):
+        def forward(self, noise: "Tensor", choice: "Tensor", y: "Tensor | None" = None) -> "Tensor":
+            return sampled(self.vae, noise, choice, y)
+
+    class Sampler(Model):
         def forward(self, noise: "Tensor", y: "Tensor | None" = None) -> "Tensor":
-            return super().forward(noise, noise[:, 0], y)  # no choice is needed
+            return sampled(self.vae, noise, noise[:, 0], y)  # no choice is needed
 
     (z, x), p, below = vae.shapes, vae.p_z(), sizes_below(vae)
     label = {"y": torch.arange(2) % vae.num_classes} if vae.num_classes else {}
@@ -144,7 +148,8 @@ def exported(part: Part) -> tuple[bytes, bytes, float]:
             traced = torch.export.export(module, tuple(part.inputs.values()), dynamic_shapes=batches)
             torch.export.save(traced, file := io.BytesIO())
             program = file.getvalue()
-            onnx = torch.onnx.export(traced, dynamo=True, verbose=False).model_proto.SerializeToString()
+            made: Any = torch.onnx.export(traced, dynamo=True, verbose=False)
+            onnx = made.model_proto.SerializeToString()
             differences = torch.tensor([difference(part, onnx, program, size) for size in SIZES])
         except Exception as error:  # what exporters and onnxruntime raise has no common class
             reason = " ".join(str(error).split())[:300]

@@ -75,8 +75,9 @@ def table(figures: "dict[str, Figure]", about: dict, said_of_images: list[str]) 
         *said_of_images,
     ]
     shown = Table(title=f"{about['images']:,} test images, {about['checkpoint']}", caption="\n".join(caption))
-    for heading, side in (("", "left"), ("", "right"), ("± std. error", "right")):
-        shown.add_column(heading, justify=side)
+    shown.add_column("")
+    shown.add_column("", justify="right")
+    shown.add_column("± std. error", justify="right")
     for value, error, _, meaning in figures.values():
         shown.add_row(meaning, f"{value:.3f}", f"{error:.3f}")
     return shown

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rich.progress import track
 
@@ -99,7 +99,8 @@ def own_files(words: Sequence[str]) -> OwnFiles:
         raise UserError(f"there is no such file: {', '.join(missing)}")
     from cvae.data.listing import images_below
 
-    several, found = len(words) > 1, []
+    several = len(words) > 1
+    found: list[tuple[Path, str, str | None]] = []
     for word in words:
         below = images_below(Path(word)) if Path(word).is_dir() else None
         for name, kind in below or []:
@@ -257,16 +258,16 @@ def save_arrays(out: Path, **arrays: object) -> None:
     """An .npz file with the arrays that are not None."""
     import numpy as np
 
-    content = io.BytesIO()
-    np.savez_compressed(content, **{name: np.asarray(array) for name, array in arrays.items() if array is not None})
+    content, known = io.BytesIO(), {name: array for name, array in arrays.items() if array is not None}
+    kept: dict[str, Any] = {name: np.asarray(array) for name, array in known.items()}
+    np.savez_compressed(content, **kept)
     save(out, content.getvalue())
 
 
 def watched(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     """The `total` items; on a terminal, if they are several, with a progress bar that goes away at the end."""
-    return track(
-        items, description, total, console=console, transient=True, disable=total < 2 or not console.is_terminal
-    )
+    disable = total < 2 or not console.is_terminal
+    return iter(track(items, description, total, console=console, transient=True, disable=disable))
 
 
 def said(line: str) -> None:

@@ -62,7 +62,7 @@ def draw(args: argparse.Namespace) -> None:
 
     vae, step, weights = model_of(args)
     require_room("--num", num, vae)
-    columns = round(num**0.5)
+    columns, labels = round(num**0.5), None
     if vae.num_classes and args.label is None:
         columns = math.ceil(num / vae.num_classes)
         num = columns * vae.num_classes  # full rows, one a class

@@ -178,7 +178,7 @@ class Cache:
         log.info("Decoding %s images, once, into %s", f"{len(new):,}", self.array(known.generation))
         with open(self.array(known.generation), "r+b" if known.rows else "wb") as file:
             growing = Growing(self, file, known, files, lines)
-            for start, block in decoded_blocks([files.path(number) for number in new], self.reading):
+            for start, block in decoded_blocks([files.path(number) for number in new.tolist()], self.reading):
                 growing.add(new[start : start + len(block.x)], block)
             growing.commit()
         for path in others:
@@ -279,4 +279,4 @@ def in_memory(files: Files, numbers: np.ndarray, reading: Reading) -> Decoded:
         parts.append(block._replace(x=x[:0]))
         faults |= {start + number: why for number, why in block.faults.items()}
     columns = [np.concatenate([getattr(part, name) for part in parts] or [np.zeros(0, kind)]) for name, kind in ARRAYS]
-    return Decoded(x, *columns, faults)
+    return Decoded._make([x, *columns, faults])

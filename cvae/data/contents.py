@@ -47,7 +47,7 @@ def of_array(name: str, x: np.ndarray, whole: int = 0) -> dict[str, str]:
     every = max(1, -(-max(whole, x.nbytes) // READ))
     for start in range(0, max(len(x), 1), BLOCK * every):
         block = np.ascontiguousarray(x[start : start + BLOCK])
-        content = block.reshape(-1).view("u1")
+        content = block.reshape(-1).view("u1").data
         found[f"{name}[{start}:{start + len(block)}]"] = blake2b(content, digest_size=8).hexdigest()
     return found
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cvae import checks
 from cvae.data.decode import Reading, levels_of, limited
 from cvae.data.images import Images
 from cvae.errors import DataError
@@ -28,7 +29,7 @@ def images_of(dataset: Any, image_shape: Sequence[int], classes: Sequence[str] |
     Raises:
         DataError: an image or a label is not as above, or the memory does not suffice.
     """
-    reading, count = Reading(tuple(image_shape)), len(dataset)
+    reading, count = Reading(checks.image_shape("image_shape", image_shape)), len(dataset)
     if (needed := count * int(np.prod(reading.shape))) > main_memory():
         raise DataError(f"{count:,} images take {needed / 2**30:.1f} GiB, more than there is of memory")
     x, y = np.empty((count, *reading.shape), np.uint8), np.zeros(count, np.int64)
@@ -46,7 +47,9 @@ def images_of(dataset: Any, image_shape: Sequence[int], classes: Sequence[str] |
     if faults:
         number, why = faults[0]
         raise DataError(f"{len(faults):,} of {count:,} images cannot be used. Number {number}: {why}")
-    return Images(torch.from_numpy(x), torch.from_numpy(y), None, np.arange(count), classes and tuple(classes))
+    return Images(
+        torch.from_numpy(x), torch.from_numpy(y), None, np.arange(count), None if classes is None else tuple(classes)
+    )
 
 
 def levels(image: Any, reading: Reading) -> np.ndarray:

@@ -206,7 +206,8 @@ def fit(image: Image.Image, size: tuple[int, int], reading: Reading) -> Image.Im
         return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
     colour = ImageColor.getrgb("white" if reading.transparent == "alpha" else reading.transparent)[:3]
     around = Image.new("RGBA", (1, 1), (*colour, 0 if reading.transparent == "alpha" else 255)).convert(image.mode)
-    return ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=around.getpixel((0, 0)))
+    pixel: Any = around.getpixel((0, 0))  # of a float for images of floats, which `pad` takes as well
+    return ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=pixel)
 
 
 def advised(decoded: Decoded) -> str | None:

@@ -57,7 +57,7 @@ def image_folder(
         image_shape = positive_int("channels", channels), *sides
     shape = checks.image_shape("image_shape", image_shape)
     reading = Reading(shape, fit, transparent, white, pixel_limit)
-    how = {"split": split, "skip_unreadable": skip_unreadable, "cache": cache}
+    how: dict[str, Any] = {"split": split, "skip_unreadable": skip_unreadable, "cache": cache}
     source = partial(ImageFolder, reading, test_size=test_size, seed=seed, **how)
     return ImageData(source, image_shape=shape, seed=seed, split=split, **options)
 

@@ -1,7 +1,7 @@
 """Images as uint8, in memory or on disk, and a dataset that returns whole batches."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from cvae.checks import is_int
 from cvae.data.mapped import BLOCK, Mapped
 from cvae.errors import ConfigError
 from cvae.runtime.devices import main_memory
+
+T = TypeVar("T")
 
 
 class Images(NamedTuple):
@@ -60,9 +62,11 @@ class Images(NamedTuple):
         """
         if (self.factors is None) != (other.factors is None):
             raise ValueError("cannot join images with factors and images without")
-        factors = None if self.factors is None else torch.cat([self.factors, other.factors])  # type: ignore[list-item]
-        named = self.names is not None and other.names is not None
-        names = np.concatenate([self.names, other.names]) if named else None  # type: ignore[list-item]
+        factors = names = None
+        if self.factors is not None and other.factors is not None:
+            factors = torch.cat([self.factors, other.factors])
+        if self.names is not None and other.names is not None:
+            names = np.concatenate([self.names, other.names])
         y = torch.cat([self.y, other.y])
         return Images(joined(self.x, other.x), y, factors, names, self.classes, self.factor_names)
 
@@ -132,7 +136,7 @@ class ImageDataset(Dataset):
         return self.images.x[indices], self.images.y[indices]
 
 
-def as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def as_is(batch: T) -> T:
     """The collate function of a DataLoader whose dataset returns whole batches."""
     return batch
 
@@ -169,8 +173,8 @@ def require_room(images: Images) -> None:
 def binarized(images: Images, how: str, generator: torch.Generator) -> Images:
     """The same images, with pixels 0 or 255: above 127 or not (static), drawn (stochastic, fixed), or as is (none)."""
     if how == "static":
-        on_disk = isinstance(images.x, Mapped)
-        return images._replace(x=images.x.then(black_or_white) if on_disk else (images.x > 127).to(torch.uint8) * 255)
+        x = images.x
+        return images._replace(x=x.then(black_or_white) if isinstance(x, Mapped) else (x > 127).to(torch.uint8) * 255)
     return images if how == "none" else drawn_once(images, generator)
 
 
@@ -181,5 +185,5 @@ def black_or_white(x: np.ndarray) -> np.ndarray:
 
 def inverted(images: Images) -> Images:
     """The same images, with 255 - level."""
-    on_disk = isinstance(images.x, Mapped)
-    return images._replace(x=images.x.then(np.invert) if on_disk else 255 - images.x)
+    x = images.x
+    return images._replace(x=x.then(np.invert) if isinstance(x, Mapped) else 255 - x)

@@ -2,11 +2,14 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from cvae.data.mapped import Mapped, one_ahead
+
+if TYPE_CHECKING:
+    from cvae.data.images import ImageDataset
 
 
 class Order(DistributedSampler):
@@ -21,7 +24,9 @@ class Order(DistributedSampler):
 class Loader(DataLoader):
     """A DataLoader of whole batches. If the images are on disk, a thread reads one batch ahead."""
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    dataset: "ImageDataset"
+
+    def __iter__(self) -> Any:  # an iterator of (x, y)
         batches = super().__iter__()
         return one_ahead(batches) if isinstance(self.dataset.images.x, Mapped) else batches
 
@@ -32,10 +37,12 @@ class TrainingLoader(Loader):
     Lightning saves and restores the state of a loader that has these two methods.
     """
 
+    sampler: Order
+    batch_size: int
     used = 0  # batches of the epoch
     first = 0  # batch of the next pass
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Any:
         self.used, self.first = self.first, 0
         self.sampler.start = self.used * self.batch_size
         for batch in super().__iter__():

@@ -55,6 +55,10 @@ class ImageData(LightningDataModule):
         ConfigError: a value is not allowed.
     """
 
+    train: ImageDataset
+    validation: ImageDataset | None
+    test: ImageDataset
+
     def __init__(
         self,
         source: Callable[[str | None], Any],
@@ -88,9 +92,8 @@ class ImageData(LightningDataModule):
         self.augment = Augmentation(augment, self.image_shape, binary=binarization in ("static", "fixed"))
         self.split, self.fingerprint = one_of("split", split, DRAWN_BY), fingerprint
         self.root, self.source = root, source(root)
-        self.train: Any = None
-        self.validation: Any = None
-        self.test: Any = None
+        self.train = self.test = None  # type: ignore[assignment] # until setup(), and nobody asks before
+        self.validation = None
         self.contents: Contents | None = None
         self.minibatches = 1  # of batch_size images, in each batch that train_dataloader gives
 
@@ -117,10 +120,11 @@ class ImageData(LightningDataModule):
         Raises:
             ValueError: `split` is not "train", "validation" or "test", or the data have no such split.
         """
+        splits: dict[str, ImageDataset | None]
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        if splits.get(split) is None:
+        if (chosen := splits.get(split)) is None:
             raise ValueError(f"split={split}: must be one of {[name for name in splits if splits[name] is not None]}")
-        x, y = splits[split].__getitems__(list(indices))
+        x, y = chosen.__getitems__(list(indices))
         return self.as_seen((x.to(device), y.to(device)))
 
     def prepare_data(self) -> None:
@@ -190,7 +194,7 @@ class ImageData(LightningDataModule):
         setup().
         """
         images = self._turned(Images(levels, torch.zeros(len(levels), dtype=torch.long)))
-        return binarized(images, self.binarization, noise or torch.Generator().manual_seed(self.seed)).x.float() / 255
+        return binarized(images, self.binarization, noise or torch.Generator().manual_seed(self.seed)).x[:].float() / 255
 
     def _turned(self, images: Images) -> Images:
         return inverted(images) if self.invert else images
@@ -245,7 +249,7 @@ class ImageData(LightningDataModule):
 
     def _to_gpu(self) -> bool:
         """Whether batches go to a GPU. Pinned memory uses some GPU memory, so training on a CPU has none."""
-        return bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def _loader(
         self, dataset: ImageDataset, batch_size: int, sampler: Iterable[int], kind: type[Loader] = Loader

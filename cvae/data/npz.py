@@ -98,7 +98,7 @@ class Npz:
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W). Reads no image. Raises DataError as `download` does."""
         height, width, *channels = check_arrays(self._sets()[0], self.values)[1:]
-        return (*(channels or [1]), height, width)
+        return (channels[0] if channels else 1), height, width
 
     def classes(self) -> int:
         """How many classes there are. Reads no image. Raises DataError as `download` does."""

@@ -92,7 +92,7 @@ def of_folder(root: Path, watch: Watch) -> Survey:
     chosen = splits["train"].take(a_few(splits["train"].y))
     files = [root / str(name) for name in chosen.names]  # type: ignore[union-attr]
     with limited(None):
-        more, advice = advised(splits["train"], channels, np.mean([black_or_white(file) for file in files]))
+        more, advice = advised(splits["train"], channels, float(np.mean([black_or_white(file) for file in files])))
     shown = torch.as_tensor(decode(files, Reading((channels, size, size))).x) / 255
     return Survey([*lines, *advice], [*words, *more], shown)
 
@@ -139,7 +139,8 @@ def of_arrays(root: Path) -> Survey:
     splits = dict(zip(SPLITS, source.load(), strict=False))
     train = splits["train"]
     channels, height, width = train.x.shape[1:]
-    named, digests = {}, {}
+    named: dict[str, Images] = {}
+    digests: dict[str, str] = {}
     for split, images in splits.items():
         names = np.array([f"{split} {name}" for name in images.names])  # type: ignore[union-attr]
         digests |= dict(

@@ -108,7 +108,7 @@ class Worker:
         except (OSError, ValueError) as error:
             first, last = (ascii(str(file))[1:-1] for file in (files[0], files[-1]))
             raise DataError(f"a process was ended by one of the {len(files)} files from {first} to {last}") from error
-        return Decoded(x, *arrays, {int(number): why for number, why in head["faults"].items()})
+        return Decoded._make([x, *arrays, {int(number): why for number, why in head["faults"].items()}])
 
     def end(self) -> None:
         for stream in (self.process.stdin, self.process.stdout):
@@ -122,8 +122,8 @@ class Worker:
 
 def received(stream: IO[bytes], shape: tuple[int, ...], kind: type) -> np.ndarray:
     """The next array of a stream. Raises ValueError if the stream ends."""
-    array = np.empty(shape, kind)
-    view = memoryview(array.reshape(-1).view(np.uint8))
+    array: np.ndarray = np.empty(shape, kind)
+    view = array.reshape(-1).view(np.uint8).data
     while len(view):
         if not (count := stream.readinto(view)):  # type: ignore[attr-defined]
             raise ValueError("the stream has ended")

@@ -143,7 +143,7 @@ def over_draws(known: Coded, score: Score, meanings: dict[str, str], draws: int,
     }
 
 
-def measure(known: Coded, seed: int, watched: Callable[[Iterable], Iterable] = iter) -> Measured:
+def measure(known: Coded, seed: int, watched: Callable[[Sequence], Iterable] = iter) -> Measured:
     """All measures that can be taken: without scikit-learn those that need it are left out.
 
     watched: called with the measures that are to be taken, gives them one after the other

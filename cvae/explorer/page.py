@@ -203,6 +203,8 @@ class Page:
         except UserError as error:
             complain(f"{event.file.name}: {error}")
             return
+        if x is None:  # the server is about to end
+            return
         z = self.space.encode(x, self.label)
         self.own.append(z)
         self.index = None

@@ -31,7 +31,7 @@ class Mark(NamedTuple):
 def colours(classes: int) -> list[str]:
     """A colour for each class, #rrggbb."""
     if classes <= 10:
-        return [to_hex(colour) for colour in colormaps["tab10"].colors[:classes]]
+        return [to_hex(colour) for colour in colormaps["tab10"](np.arange(classes))]
     return [to_hex(colour) for colour in colormaps["turbo"](np.linspace(0.03, 0.97, classes))]
 
 

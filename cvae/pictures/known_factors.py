@@ -1,6 +1,7 @@
 """Latents against known factors, as a figure."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,8 @@ def factors(z: np.ndarray, known: np.ndarray, told: np.ndarray, names: Sequence[
     count = len(titles)
     width = max(2.2 * count, 2.5 + 0.55 * len(dims))
     figure = new_figure(width, 1.2 + 0.45 * count + 2.6, layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1.2 + 0.45 * count, 2.6))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.2 + 0.45 * count, 2.6))
+    above, below = parts
     axes = above.add_subplot()
     drawn = axes.imshow(told[dims].T, cmap="viridis", vmin=0, vmax=max(1e-6, told.max()), aspect="auto")
     axes.set_yticks(range(count), titles)

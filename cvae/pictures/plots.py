@@ -1,7 +1,7 @@
 """Figures with axes, by matplotlib."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -18,7 +18,7 @@ DPI = 100
 SIGNS = 24  # of a name, at most
 
 
-def new_figure(width: float, height: float, **options: object) -> "Figure":
+def new_figure(width: float, height: float, **options: Any) -> "Figure":
     """A figure of this size in inches. Not pyplot's: it keeps a global list of figures, and training goes on."""
     from matplotlib.figure import Figure  # takes half a second
 
@@ -34,8 +34,10 @@ def to_pixels(figure: "Figure") -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def framed(pixels: np.ndarray, cells: tuple[int, int], left: int, right: int, top: int, bottom: int) -> "Axes":
-    """Axes around a picture of (rows, columns) cells, pixel for pixel, with margins in pixels.
+def framed(
+    pixels: np.ndarray, cells: tuple[int, int], left: int, right: int, top: int, bottom: int
+) -> "tuple[Figure, Axes]":
+    """A figure with axes around a picture of (rows, columns) cells, pixel for pixel, with margins in pixels.
 
     Cell (i, j) reaches from j to j + 1 and, counted from the bottom, from i to i + 1.
     """
@@ -45,20 +47,20 @@ def framed(pixels: np.ndarray, cells: tuple[int, int], left: int, right: int, to
     figure = new_figure((whole[1] + 1e-6) / DPI, (whole[0] + 1e-6) / DPI)
     axes = figure.add_axes((left / whole[1], bottom / whole[0], width / whole[1], height / whole[0]))
     axes.imshow(pixels, extent=(0, cells[1], 0, cells[0]), aspect="auto", interpolation="nearest")
-    return axes
+    return figure, axes
 
 
 def manifold(images: Tensor, z: Tensor, title: str, names: Sequence[str] = ("z[0]", "z[1]")) -> np.ndarray:
     """The images (steps * steps, C, H, W) of `latent_manifold` over the values z (steps, 2), with axes."""
     steps = len(z)
     zoom = max(1, 560 // (steps * images.shape[-1]))
-    axes = framed(grid(images, steps, padding=0, zoom=zoom), (steps, steps), 90, 20, 40, 60)
+    figure, axes = framed(grid(images, steps, padding=0, zoom=zoom), (steps, steps), 90, 20, 40, 60)
     shown = sorted({round(i * (steps - 1) / 5) for i in range(6)})
     places = [i + 0.5 for i in shown]
     for dim, axis in enumerate((axes.xaxis, axes.yaxis)):
         axis.set_ticks(places, [f"{z[i, dim]:.2f}".replace("-", "−") for i in shown])
     axes.set(xlabel=names[0], ylabel=names[1], title=title)
-    return to_pixels(axes.figure)
+    return to_pixels(figure)
 
 
 def latent_map(
@@ -78,7 +80,7 @@ def latent_map(
     occur, of = np.unique(labels, return_inverse=True)
     colours = "tab10" if len(occur) <= 10 else "tab20" if len(occur) <= 20 else "nipy_spectral"
     last = {"tab10": 9, "tab20": 19}.get(colours, len(occur) - 1)  # a colour each, the same however many there are
-    places = axes.scatter(
+    places: Any = axes.scatter(  # matplotlib's types know of to_rgba for arrays alone
         points[:, 0], points[:, 1], c=of, cmap=colours, vmin=0, vmax=last, s=np.clip(20_000 / len(points), 4, 20),
         linewidths=0,
     )  # fmt: skip
@@ -125,7 +127,7 @@ def traversal(
 
     rows, columns = len(dims), len(units)
     middles = [rows - row - 0.5 for row in range(rows)]
-    axes = framed(grid(images.flatten(0, 1), columns), (rows, columns), 60, 190, 40, 50)
+    figure, axes = framed(grid(images.flatten(0, 1), columns), (rows, columns), 60, 190, 40, 50)
     axes.set_yticks(middles, [f"z[{dim}]" for dim in dims])
     axes.set_xticks([column + 0.5 for column in range(columns)], [f"{unit:.2g}".replace("-", "−") for unit in units])
     axes.tick_params(length=0)
@@ -133,13 +135,13 @@ def traversal(
     for row, value in enumerate(own):
         column = int(np.abs(np.asarray(units) - value).argmin())
         axes.add_patch(Rectangle((column, rows - row - 1), 1, 1, fill=False, edgecolor="tab:orange", linewidth=3))
-    box, width = axes.get_position(), axes.figure.get_size_inches()[0] * DPI
-    bars = axes.figure.add_axes((box.x1 + 20 / width, box.y0, 130 / width, box.height))
+    box, width = axes.get_position(), figure.get_size_inches()[0] * DPI
+    bars = figure.add_axes((box.x1 + 20 / width, box.y0, 130 / width, box.height))
     bars.bar_label(bars.barh(middles, rate, 0.6), [f"{value:.2f}" for value in rate], padding=3)
     bars.set(ylim=(0, rows), xlim=(0, 1.5 * max(*rate, 0.01)), yticks=[], xticks=[])
     bars.set_xlabel({True: "rate, nats", False: "information, nats", None: "standard deviation"}[exact])
     bars.spines[["top", "right", "bottom"]].set_visible(False)
-    return to_pixels(axes.figure)
+    return to_pixels(figure)
 
 
 def rates(rate: Tensor, exact: bool) -> np.ndarray:
@@ -162,7 +164,7 @@ def curves(epochs: Mapping[str, Sequence[tuple[int, float]]]) -> np.ndarray:
 
     There is a line for each split, and no panel for a figure that a run has not.
     """
-    names = ("elbo", "rate", "distortion")
+    names: tuple[str, ...] = ("elbo", "rate", "distortion")
     names = tuple(name for name in names if any(epochs.get(f"{split}/{name}") for split in SPLITS)) or names
     figure = new_figure(4 * len(names), 4, layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):

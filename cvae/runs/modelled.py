@@ -86,7 +86,7 @@ def trained_on(config: dict) -> bool:
     return found(config, "data.train_on") == "all"
 
 
-def chosen_by(config: dict) -> bool:
+def chosen_by(config: Any) -> bool:
     """Whether what is chosen in a run, as its best epoch, is chosen by the test images."""
     monitor = found(config, "callbacks.checkpoint.monitor")
     return not found(config, "data.validation_size") and monitor != "train_epoch/elbo"

@@ -81,7 +81,7 @@ def require_plain(content: dict) -> None:
                 raise UserError(f"{key}={text!r}: {name} is no plain value. {TRUST}")
 
 
-def require_parts(content: dict, group: str) -> None:
+def require_parts(content: Any, group: str) -> None:
     """Raise UserError unless a group of a saved config names parts of this group alone, at any depth."""
     if not isinstance(content.get(group), dict):
         raise UserError(f"{group}={content.get(group)!r}: a saved config must have the keys of a part here")
