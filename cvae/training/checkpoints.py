@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
@@ -19,6 +18,7 @@ from cvae.models.vae import VAE
 from cvae.runs.checkpoint import FORMAT, Damaged, read_checkpoint
 from cvae.runs.directory import BEST, LAST, PREVIOUS, Run
 from cvae.runs.storage import save
+from cvae.training.engine import Trainer
 from cvae.training.means import MINUS_LOSS, SELECTION
 from cvae.training.module import VAEModule
 from cvae.training.signals import signals
@@ -120,7 +120,9 @@ class Checkpoints(Checkpoint):
 
     def stays(self, name: str) -> bool:
         """Whether this is a file of an epoch that is a multiple of keep_every."""
-        return bool(self.keep_every) and int(name[6:].partition("_")[0].partition(".")[0]) % self.keep_every == 0
+        if not self.keep_every:
+            return False
+        return int(name[6:].partition("_")[0].partition(".")[0]) % self.keep_every == 0
 
     def drop(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:

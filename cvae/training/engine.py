@@ -12,6 +12,7 @@ from pytorch_lightning.plugins import MixedPrecision, Precision
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
+from cvae.data import ImageData
 from cvae.errors import ConfigError
 from cvae.models.vae import VAE
 from cvae.objectives import Objective, Terms
@@ -78,7 +79,8 @@ def accumulation(cfg: DictConfig, callbacks: dict[str, L.Callback]) -> Callable[
                 raise ConfigError(
                     "trainer.accumulate_grad_batches", given, f"1 with callbacks.{name}, which sets it by epoch"
                 )
-            return callbacks.pop(name).get_accumulate_grad_batches
+            del callbacks[name]
+            return part.get_accumulate_grad_batches
     return lambda epoch: given or 1
 
 
@@ -88,6 +90,14 @@ def training_terms(objective: Objective, vae: VAE, x: Tensor, y: Tensor | None, 
     parts = {name: part.detach() for name, part in terms.parts.items()}
     bound, rate = (None if part is None else part.detach() for part in (terms.bound, terms.rate))
     return Terms(terms.loss, bound, rate, terms.distortion.detach(), parts)
+
+
+class Trainer(L.Trainer):
+    """Lightning's Trainer, with the attributes that it gets while it is made: for type checkers alone."""
+
+    datamodule: ImageData
+    callbacks: list[L.Callback]
+    log_every_n_steps: int
 
 
 class Compiled:
@@ -102,7 +112,9 @@ class Compiled:
 
         self.refusals = (TorchDynamoException, ImportError, OSError)
         # The same random numbers as without. One program for each size: an epoch's last minibatch may be smaller.
-        self.compiled = torch.compile(terms, dynamic=False, options={"fallback_random": True})
+        self.compiled: Callable[..., Terms] | None = torch.compile(
+            terms, dynamic=False, options={"fallback_random": True}
+        )
 
     def __call__(self, objective: Objective, vae: VAE, x: Tensor, y: Tensor | None, step: int | Tensor) -> Terms:
         if self.compiled is None:

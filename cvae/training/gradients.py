@@ -37,7 +37,8 @@ def sum_over_processes(strategy: Strategy) -> Add | None:
         return None
     if strategy.root_device.type == "cpu":
         look = getattr(strategy.launcher, "require_all", lambda: None)
-        if shared := shared_sum(look, strategy._timeout.total_seconds()):
+        patience: Any = getattr(strategy, "_timeout")  # noqa: B009, of DDP's alone
+        if shared := shared_sum(look, patience.total_seconds()):
             return shared
     return dist.all_reduce
 
@@ -77,4 +78,9 @@ def without_wrapper(strategy: DDPStrategy) -> None:
 
     torch's DDP wrapper would average after each `backward`, also within an accumulated step.
     """
-    strategy.configure_ddp = lambda: as_in_first_process([*strategy.model.parameters(), *strategy.model.buffers()])
+
+    def configure_ddp() -> None:
+        model: Any = strategy.model
+        as_in_first_process([*model.parameters(), *model.buffers()])
+
+    strategy.configure_ddp = configure_ddp  # type: ignore[method-assign]

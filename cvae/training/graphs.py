@@ -150,14 +150,15 @@ class Graphed:
         rates = [group["lr"] for group in groups]
         if rates == self.rates:
             return
-        if len(rates) == len(self.read) and all(isinstance(rate, Tensor) for rate in self.read):
-            for read, rate in zip(self.read, rates, strict=True):
+        tensors = [rate for rate in self.read if isinstance(rate, Tensor)]
+        if len(rates) == len(self.read) == len(tensors):
+            for read, rate in zip(tensors, rates, strict=True):
                 read.fill_(rate)
         else:
             self.recordings.clear()
             # Others make a number of a tensor, and so wait for it.
-            tensors = all("capturable" in group or group.get("fused") for group in groups)
-            self.read = [on_device(float(rate), self.device) if tensors else rate for rate in rates]
+            taken = all("capturable" in group or group.get("fused") for group in groups)
+            self.read = [on_device(float(rate), self.device) if taken else rate for rate in rates]
         self.rates = rates
 
     def take(self, *tensors: Tensor) -> Tensor:
@@ -203,6 +204,7 @@ class Graphed:
     def replay(self, recording: Recording, tensors: list[Tensor]) -> Tensor:
         """Replay the step; if that fails, take it."""
         noise = self.state.noise()
+        assert recording.replay is not None
         try:
             recording.replay()
         except Exception as error:
@@ -214,6 +216,7 @@ class Graphed:
     def check(self, recording: Recording, tensors: list[Tensor]) -> Tensor:
         """Replay the step, put everything back, take the step, and give up if the two differ."""
         before = self.state.keep()
+        assert recording.replay is not None
         try:
             recording.replay()
             found = self.outcome(recording.result)

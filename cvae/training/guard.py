@@ -26,12 +26,15 @@ class Guard(nn.Module):
         above: the limit, of the gradient of all weights before it is clipped, nats an image; None: no step is left out
     """
 
+    norm: Tensor  # () of the last gradient that was measured
+    skipped: Tensor  # () int64, steps left out
+
     def __init__(self, above: float | None) -> None:
         super().__init__()
         self.above = above
         self.fresh = False  # whether the norm was measured since it was last read
         self.register_buffer("norm", torch.zeros(()), persistent=False)
-        self.register_buffer("skipped", torch.zeros((), dtype=torch.long), persistent=False)  # steps left out
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.long), persistent=False)
 
     def decides_on(self, device: torch.device) -> bool:
         """Whether all that a step changes must be on this device, since it decides whether the step is taken."""
@@ -60,7 +63,7 @@ class Guard(nn.Module):
         tensors = [*of_optimizer(optimizer), *others]
         before = [tensor.detach().clone() for tensor in tensors]
         yield
-        keep = self.norm <= self.above
+        keep = self.norm.le(self.above)
         for tensor, old in zip(tensors, before, strict=True):
             tensor.detach().copy_(torch.where(keep.to(tensor.device), tensor.detach(), old))
         self.skipped.add_(keep.logical_not())

@@ -36,7 +36,7 @@ def tensorboard(run_dir: str) -> TensorBoard:
     return TensorBoard(run_dir)
 
 
-def mlflow(run_dir: str, tags: list[str], **options: object) -> MLFlowLogger:
+def mlflow(run_dir: str, tags: list[str], **options: Any) -> MLFlowLogger:
     """An MLflow run, named after ours.
 
     Raises:
@@ -49,7 +49,7 @@ def mlflow(run_dir: str, tags: list[str], **options: object) -> MLFlowLogger:
         raise UserError(f"logger=mlflow: {error}. Install it: pip install -e '.[mlflow]'") from error
 
 
-def wandb(run_dir: str, tags: list[str], **options: object) -> WandbLogger:
+def wandb(run_dir: str, tags: list[str], **options: Any) -> WandbLogger:
     """A Weights & Biases run, named after ours; its files are in the run directory.
 
     Raises:
@@ -68,7 +68,8 @@ def hyperparameters(cfg: DictConfig, place: str = "") -> dict[str, float | str]:
     """
     found = {}
     for key in cfg:
-        name, node = f"{place}{key}", cfg._get_node(key)
+        name = place + str(key)
+        node: Any = cfg._get_node(key)
         if name in HIDDEN or node._is_interpolation():
             continue
         if key == "_target_":  # data are named after their source
@@ -122,7 +123,7 @@ def log_start(loggers: Iterable[Logger], cfg: DictConfig) -> None:
             logger.log_text("2 config", f"```\n{OmegaConf.to_yaml(cfg)}\n```", 0)
 
 
-def log_curves(loggers: Iterable[Logger], figures: Mapping[str, float], step: int) -> None:
+def log_curves(loggers: Iterable[Any], figures: Mapping[str, float], step: int) -> None:
     """A point of each curve, at so many optimizer steps."""
     for logger in loggers:
         logger.log_metrics(dict(figures), step)

@@ -88,7 +88,7 @@ class CodeCounts:
     """A forward hook that counts how the codes of the top group are used."""
 
     def __init__(self) -> None:
-        self.sums: Tensor | None = None  # over the images, see `code_sums`
+        self.sums: Any = None  # over the images, a tensor (see `code_sums`) once the model was called
 
     def __call__(self, vae: VAE, inputs: tuple, trace: Trace) -> None:
         sums = code_sums(trace.latents[0])
@@ -117,9 +117,9 @@ def counted_codes(vae: VAE) -> Iterator[CodeCounts | None]:
 
 def summed(terms: Terms) -> tuple[tuple[str, ...], Tensor]:
     """The names of a batch's figures, and their sums over its images in float64 (figures,)."""
-    figures = {"elbo": terms.elbo, "rate": terms.rate, "distortion": terms.distortion, "loss": terms.loss}
-    figures |= {"minus_loss": -terms.loss} if terms.bound is None else {"bound": terms.bound}
-    figures = {name: figure for name, figure in (figures | dict(terms.parts)).items() if figure is not None}
+    known = {"elbo": terms.elbo, "rate": terms.rate, "distortion": terms.distortion, "loss": terms.loss}
+    known |= {"minus_loss": -terms.loss} if terms.bound is None else {"bound": terms.bound}
+    figures = {name: figure for name, figure in (known | dict(terms.parts)).items() if figure is not None}
     per_image = torch.stack(list(figures.values())).detach()  # (figures, B)
     return tuple(figures), per_image.sum(1, dtype=precise(per_image.device))
 

@@ -19,7 +19,7 @@ from cvae.runtime.devices import float32
 from cvae.runtime.noise import fixed_noise, seed_step
 from cvae.training import restored
 from cvae.training.averages import Averages
-from cvae.training.engine import Compiled, count_step, training_terms
+from cvae.training.engine import Compiled, Trainer, count_step, training_terms
 from cvae.training.finite import in_training, require_finite
 from cvae.training.gradients import Clip, as_in_first_process, average, sum_over_processes
 from cvae.training.graphs import Graphed, capturable
@@ -51,6 +51,8 @@ class VAEModule(L.LightningModule):
     """
 
     automatic_optimization = False  # the module takes the steps itself
+    trainer: Trainer
+    averages: Averages | None
 
     def __init__(
         self,
@@ -100,6 +102,13 @@ class VAEModule(L.LightningModule):
     def make_scheduler(self, optimizer: Optimizer) -> LRScheduler:
         return of_length(self.scheduler, optimizer, lambda: length(self.trainer, self.accumulation, self.by_step))
 
+    @property
+    def optimizer(self) -> Optimizer:
+        """The one optimizer, as it is: without Lightning's wrapper."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        return optimizer
+
     def terms(self, batch: tuple[Tensor, Tensor]) -> Terms:
         return self.objective(self.vae, batch[0], self.vae.labels(batch[1]), self.global_step)
 
@@ -136,7 +145,7 @@ class VAEModule(L.LightningModule):
         What differs from step to step is in the arguments, in the parameters and in the device's random numbers, so
         that a CUDA graph can repeat it.
         """
-        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer = self.optimizer
         if self.begins:
             self.tell("on_before_zero_grad", optimizer)
             optimizer.zero_grad()
@@ -193,7 +202,7 @@ class VAEModule(L.LightningModule):
 
     def draw_rate(self) -> None:
         """A point of the learning rate, that of the next step."""
-        self.learning_rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]
+        self.learning_rate = self.optimizer.param_groups[0]["lr"]
         self.draw_curves({"train/lr": self.learning_rate})
 
     def require_finite_window(self) -> None:
@@ -234,7 +243,7 @@ class VAEModule(L.LightningModule):
         restored.give_back(checkpoint, self)
 
     def on_train_start(self) -> None:
-        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer = self.optimizer
         # Without one, a scaler that does nothing.
         self.scaler = getattr(self.trainer.precision_plugin, "scaler", None) or torch.amp.GradScaler(enabled=False)
         self.learned = [name for name, _ in self.named_buffers() if name in self.state_dict()]

@@ -9,7 +9,7 @@ from typing import Any
 import imageio.v3 as imageio
 import numpy as np
 import torch
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback
 from torch import Tensor
 
 from cvae import pictures
@@ -20,10 +20,12 @@ from cvae.distributions import Unknown, is_discrete
 from cvae.errors import ConfigError
 from cvae.evaluation.latents import Latents, latents, traverse
 from cvae.evaluation.report import test_batches
+from cvae.models.ladder import Ladder
 from cvae.models.vae import VAE
 from cvae.runs.directory import Run
 from cvae.runs.storage import save
 from cvae.runtime.noise import fixed_noise
+from cvae.training.engine import Trainer
 from cvae.training.loggers import log_picture
 from cvae.training.means import SHOWN
 from cvae.training.module import VAEModule
@@ -204,7 +206,7 @@ class Pictures(Callback):
 
     def _at_the_end(self, vae: VAE, data: ImageData, device: torch.device) -> Iterator[tuple[Path, np.ndarray]]:
         """Files with pictures of the latent space, and the learning curves."""
-        if vae.groups > 1:
+        if isinstance(vae, Ladder):
             y = torch.zeros(VARIATIONS, dtype=torch.long, device=device) if vae.num_classes else None
             shown = pictures.grid(vae.variations(VARIATIONS, y).flatten(0, 1), VARIATIONS)
             yield self.run.groups, pictures.headed(shown, "a row a group of latents: it alone is drawn")
@@ -246,13 +248,14 @@ class Pictures(Callback):
             a = x[::apart][: len(b)]
             way = vae.interpolate(a, b, None if y is None else y[::apart][: len(b)], STEPS)
             yield self.run.latent_interpolation, pictures.strips(a, way, b)
-        if not vae.posterior.deterministic:
+        if found.exact is not None:  # else there is no density
             yield self.run.rates, pictures.rates(found.rate, found.exact)
 
     def _picture(self, trainer: Trainer, file: Path, pixels: np.ndarray, tag: str, step: int) -> None:
         content = pictures.png(pixels)
         self._save(file, content)
-        log_picture(trainer.loggers, tag, content, *pixels.shape[:2], step)
+        height, width, _ = pixels.shape
+        log_picture(trainer.loggers, tag, content, height, width, step)
 
     def _save(self, file: Path, content: bytes) -> None:
         """Save a picture. The first that cannot be saved is a warning: it is no reason to end a run."""

@@ -228,7 +228,7 @@ class Processes(_Launcher):
             self.run.save_status(**self.run.status() | {"state": state, "reason": reason})
         os._exit(128 + self.stopped if self.stopped else 1)
 
-    def kill(self) -> None:
+    def kill(self, signum: Any = None) -> None:
         for other in self.others:
             other.kill()  # does nothing, where the process has ended
 

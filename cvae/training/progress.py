@@ -6,13 +6,14 @@ import shlex
 import time
 from typing import Any
 
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cvae.runs.directory import Run
 from cvae.runs.modelled import last_name
 from cvae.runs.small_files import read_config
 from cvae.runtime.console import console, progress_bar
+from cvae.training.engine import Trainer
 from cvae.training.means import SHOWN
 from cvae.training.module import VAEModule
 
@@ -38,7 +39,8 @@ class ProgressBar(Callback):
         self.bar = progress_bar(*columns, auto_refresh=False)
         data = trainer.datamodule
         minibatches = min(data.minibatches_of_an_epoch(), trainer.num_training_batches * data.minibatches)
-        steps = sum(math.ceil(minibatches / module.accumulation(epoch)) for epoch in range(trainer.max_epochs))
+        epochs = range(trainer.max_epochs or 0)
+        steps = sum(math.ceil(minibatches / module.accumulation(epoch)) for epoch in epochs)
         steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
         self.task = self.bar.add_task("", total=steps, epoch="", figures="")
         self.bar.start()
@@ -55,7 +57,8 @@ class ProgressBar(Callback):
         shown = [name for name in module.recent if name.removeprefix("relaxed_") in SHOWN]  # an autoencoder has one
         shown = shown if console.width >= 100 else shown[:1]  # leave room for the time left
         figures = "  ".join(f"{name} {module.recent[name]:.2f}" for name in shown)
-        epoch = f"{min(trainer.current_epoch + 1, trainer.max_epochs)}/{trainer.max_epochs}"
+        epochs = trainer.max_epochs or 0
+        epoch = f"{min(trainer.current_epoch + 1, epochs)}/{epochs}"
         self.bar.update(self.task, completed=trainer.global_step, epoch=epoch, figures=figures, refresh=True)
         self.drawn = time.monotonic()
 
@@ -74,9 +77,10 @@ class EpochLines(Callback):
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.started, self.trained = 0.0, 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, module: VAEModule) -> None:
-        self.started, self.trained = time.perf_counter(), None
+        self.started, self.trained = time.perf_counter(), 0.0  # when its training and its evaluation began; 0: not yet
 
     def on_validation_start(self, trainer: Trainer, module: VAEModule) -> None:
         self.trained = time.perf_counter()
@@ -86,7 +90,7 @@ class EpochLines(Callback):
         images = trainer.world_size * (module.epoch.count + module.window.count)
         module.draw_curves({"train/images_per_second": images / self.seconds[-1]})
         for split in ("validation", "test"):
-            figures = {name: module.figures.get(f"{split}/{name}") for name in SHOWN}
+            figures: dict[str, Any] = {name: module.figures.get(f"{split}/{name}") for name in SHOWN}
             if not self.trained or figures["distortion"] is None:
                 continue
             if figures["elbo"] is None:
@@ -101,7 +105,7 @@ class EpochLines(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = list(state_dict["seconds"])
-        self.started, self.trained = time.perf_counter() - state_dict["of_this_epoch"], None
+        self.started, self.trained = time.perf_counter() - state_dict["of_this_epoch"], 0.0
 
 
 def say_what_came_of_it(metrics: dict, run: Run, said: list[str]) -> None:

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cvae.build import make
 from cvae.errors import ConfigError, UserError
+from cvae.training.engine import Trainer
 
 OURS = ("interval", "warmup_steps")  # keys of the group that are no arguments of torch's class
 LENGTHS = ("T_max", "total_steps", "total_iters")  # arguments of torch's classes; null: the length of the training
@@ -97,10 +97,12 @@ def steps_of_epochs(trainer: Trainer, accumulation: Callable[[int], int]) -> lis
     """The optimizer steps of each epoch, to max_epochs or max_steps."""
     limit, minibatches = trainer.limit_train_batches, trainer.datamodule.minibatches_of_an_epoch()
     minibatches = min(minibatches, limit) if type(limit) is int else int(minibatches * limit)
-    left, steps = math.inf if trainer.max_steps == -1 else trainer.max_steps, []
-    while len(steps) < trainer.max_epochs and left:
-        steps.append(min(math.ceil(minibatches / accumulation(len(steps))), left))
-        left -= steps[-1]
+    left, epochs = trainer.max_steps, trainer.max_epochs or 0  # -1: no limit
+    steps: list[int] = []
+    while len(steps) < epochs and left:
+        whole = math.ceil(minibatches / accumulation(len(steps)))
+        steps.append(whole if left < 0 else min(whole, left))
+        left -= steps[-1] if left > 0 else 0
     return steps
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
 from cvae.errors import UserError
 from cvae.runs.checkpoint import FORMAT
+from cvae.training.engine import Trainer
 from cvae.training.log_rewind import positions
 from cvae.training.means import of_all_processes
 from cvae.version import VERSION

@@ -95,11 +95,11 @@ def shared_sum(look: Callable[[], None], timeout: float = 1800) -> SharedSum | N
     if able and rank and names[0]:
         with suppress(OSError):  # of another machine
             memory = _opened(names[0], SharedSum.size(world))
-    found = [None] * world
+    found: list[bool] = [False] * world
     dist.all_gather_object(found, memory is not None)
     if name:
         os.unlink(name)
-    return SharedSum(memory, rank, world, look, timeout) if all(found) else None
+    return SharedSum(memory, rank, world, look, timeout) if memory is not None and all(found) else None
 
 
 def _made(size: int) -> tuple[str, mmap.mmap]:

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning import Trainer
 
 from cvae.errors import Stopped
+from cvae.training.engine import Trainer
 
 log = logging.getLogger(__name__)
 

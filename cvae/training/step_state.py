@@ -65,7 +65,7 @@ class StepState:
         for name, part in self.module.named_modules():
             yield name, part._parameters
             yield name, part._buffers
-        names = {parameter: name for name, parameter in self.module.named_parameters()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.module.named_parameters()}
         for parameter, state in self.optimizer.state.items():
             yield f"the optimizer's {names.get(parameter, 'parameter')}", state
 

@@ -39,7 +39,8 @@ class TensorBoard(Logger):
 
     def __init__(self, run_dir: str) -> None:
         super().__init__()
-        self.run, self.writers = Run(run_dir), {}
+        self.run = Run(run_dir)
+        self.writers: dict[Path, SummaryWriter] = {}
 
     def writer(self, split: str | None = None) -> "SummaryWriter":
         from torch.utils.tensorboard import SummaryWriter  # takes long to import, and other loggers need none of it
@@ -60,7 +61,7 @@ class TensorBoard(Logger):
                 self.writer(split).add_scalar(tag, value, step)
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any]) -> None:
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
         """The columns of HPARAMS. TensorBoard itself adds the figures, and puts the columns that differ first."""
         start = SessionStartInfo()
         for name, value in params.items():
@@ -92,8 +93,8 @@ class TensorBoard(Logger):
             self.writers.popitem()[1].close()
 
     @property
-    def log_dir(self) -> Path:
-        return self.run.events()
+    def log_dir(self) -> str:
+        return str(self.run.events())
 
 
 def record(tag: str, **content: Any) -> Summary:

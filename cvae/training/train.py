@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as L
 import torch
@@ -27,7 +27,14 @@ from cvae.training.added import lightnings_errors, require_callbacks, require_fi
 from cvae.training.checkpoints import Checkpoints, epochs_of, into_run, last_good, require_bound
 from cvae.training.compatible import require_fit, require_objective
 from cvae.training.early_stopping import why_early
-from cvae.training.engine import accumulation, graphs_of, minibatches_of_a_step, require_own_step, watches_minibatches
+from cvae.training.engine import (
+    Trainer,
+    accumulation,
+    graphs_of,
+    minibatches_of_a_step,
+    require_own_step,
+    watches_minibatches,
+)
 from cvae.training.gpus import devices
 from cvae.training.gradients import clipping, without_wrapper
 from cvae.training.initial import begin_with
@@ -56,7 +63,7 @@ class Parts(NamedTuple):
 
     data: ImageData
     module: VAEModule
-    trainer: L.Trainer
+    trainer: Trainer
     settings: Settings | None  # of the evaluation at the end, None for none
 
 
@@ -159,7 +166,7 @@ def go_back(trainer: L.Trainer, run: Run) -> Path | None:
     return file
 
 
-def publish(trainer: L.Trainer, module: VAEModule) -> None:
+def publish(trainer: Trainer, module: VAEModule) -> None:
     """Draw the pictures of the run, or of the part that was trained."""
     for part in trainer.callbacks:
         if isinstance(part, Pictures):
@@ -276,7 +283,7 @@ def results(parts: Parts) -> dict:
     if not steps:
         raise UserError("trainer: its limits leave no time for a step, so nothing is trained")
     trainer.test(module, datamodule=data, verbose=False)
-    metrics = dict(module.figures)
+    metrics: dict[str, Any] = dict(module.figures)
     of_test = selection({name: metrics[f"test/{name}"] for name in CHOOSING if f"test/{name}" in metrics})
     metrics = of_test | metrics  # what an epoch was chosen by, or where none was evaluated that of the test
     seconds = [second for part in trainer.callbacks if isinstance(part, EpochLines) for second in part.seconds]
@@ -288,7 +295,8 @@ def results(parts: Parts) -> dict:
 def evaluation(parts: Parts, run: Run) -> dict[str, Figure]:
     """Evaluate the current model on as many test images as Lightning was told to test."""
     data, module, trainer, settings = parts
-    tested = sum(trainer.num_test_batches) * data.eval_batch_size * trainer.world_size
+    assert settings is not None
+    tested = int(sum(trainer.num_test_batches)) * data.eval_batch_size * trainer.world_size
     count = min(tested, len(data.test), settings.images or tested)
     vae = module.vae.to(trainer.strategy.root_device).eval()
     samples = "" if vae.posterior.deterministic else f"{settings.samples} importance samples for each of "

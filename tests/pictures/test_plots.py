@@ -33,14 +33,14 @@ def pixel_box(axes):
 def test_pixels():
     """As uint8 with three channels; the picture in it is drawn pixel for pixel."""
     inside = np.arange(60, dtype=np.uint8).reshape(4, 5, 3).repeat(40, 0).repeat(40, 1)
-    pixels = plots.to_pixels(plots.framed(inside, (2, 2), 50, 20, 30, 40).figure)
+    pixels = plots.to_pixels(plots.framed(inside, (2, 2), 50, 20, 30, 40)[0])
     assert pixels.dtype == np.uint8 and pixels.shape == (160 + 70, 200 + 70, 3)
     # but for the line around it
     assert np.array_equal(pixels[30 + 2 : 190 - 2, 50 + 2 : 250 - 2], inside[2:-2, 2:-2])
 
 
 def test_a_frame_counts_in_cells(figure):
-    axes = plots.framed(np.zeros((60, 90, 3), np.uint8), (2, 3), 10, 20, 30, 40)
+    _, axes = plots.framed(np.zeros((60, 90, 3), np.uint8), (2, 3), 10, 20, 30, 40)
     assert size(axes.figure) == (120, 130) and pixel_box(axes) == [10, 40, 90, 60]
     assert axes.get_xlim() == (0, 3) and axes.get_ylim() == (0, 2)
     assert axes.images[0].get_extent() == [0, 3, 0, 2] and axes.images[0].origin == "upper"

@@ -115,4 +115,4 @@ def test_a_closed_one_opens_again(tmp_path):
         board.log_metrics({"test/elbo": -1.0}, step)
         board.close("success")
     assert sorted(points(tmp_path / "test")["bound/ELBO"]) == [(1, -1.0), (2, -1.0)]
-    assert board.log_dir == tmp_path
+    assert board.log_dir == str(tmp_path)
