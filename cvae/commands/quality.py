@@ -95,19 +95,24 @@ def table(figures: "dict[str, Figure]", about: dict, said_of_images: list[str]) 
         *said_of_images,
     ]
     shown = Table(title=title, caption="\n".join(caption))
-    for heading, side in (("", "left"), ("", "right"), ("± std. error", "right"), ("training", "right"), ("", "left")):
-        shown.add_column(heading, justify=side)
+    shown.add_column("")
+    for heading in ("", "± std. error", "training"):
+        shown.add_column(heading, justify="right")
+    shown.add_column("")
     for name, figure in figures.items():
         if not name.startswith(BESIDE):
             beside = figures.get(f"train_{name}", figures.get(f"{name}_test"))
-            error = "-" if figure.standard_error is None else digits(figure.standard_error)
-            best = "-" if beside is None else digits(beside.value)
-            shown.add_row(figure.meaning, digits(figure.value), error, best, figure.unit)
+            best = None if beside is None else beside.value
+            shown.add_row(
+                figure.meaning, digits(figure.value), digits(figure.standard_error), digits(best), figure.unit
+            )
     return shown
 
 
-def digits(value: float) -> str:
-    """With three decimals, of small numbers with three digits."""
+def digits(value: float | None) -> str:
+    """With three decimals, of small numbers with three digits; a dash for none."""
+    if value is None:
+        return "-"
     return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3g}"
 
 

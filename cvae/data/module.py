@@ -194,7 +194,9 @@ class ImageData(LightningDataModule):
         setup().
         """
         images = self._turned(Images(levels, torch.zeros(len(levels), dtype=torch.long)))
-        return binarized(images, self.binarization, noise or torch.Generator().manual_seed(self.seed)).x[:].float() / 255
+        return (
+            binarized(images, self.binarization, noise or torch.Generator().manual_seed(self.seed)).x[:].float() / 255
+        )
 
     def _turned(self, images: Images) -> Images:
         return inverted(images) if self.invert else images

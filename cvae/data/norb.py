@@ -14,7 +14,10 @@ from cvae.errors import DataError
 
 __all__ = ["SmallNORB"]  # what conf/ and saved configs may name
 
-MAGIC = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}  # of a matrix: what its values are
+MAGIC: dict[int, np.dtype] = {
+    0x1E3D4C55: np.dtype("u1"),
+    0x1E3D4C54: np.dtype("<i4"),
+}  # of a matrix: what its values are
 SETS = ("smallnorb-5x46789x9x18x6x2x96x96-training", "smallnorb-5x01235x9x18x6x2x96x96-testing")
 NAMES = ("category", "instance", "elevation", "azimuth", "lighting")
 KINDS = ("animal", "human", "airplane", "truck", "car")

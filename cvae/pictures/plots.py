@@ -188,14 +188,14 @@ def neighbours(
     and of the test images to the training image that is nearest by these features.
     """
     rows, columns = images.shape[:2]
-    axes = framed(grid(images.flatten(0, 1), columns), (rows, columns), 70, 500, 60, 60)
+    figure, axes = framed(grid(images.flatten(0, 1), columns), (rows, columns), 70, 500, 60, 60)
     axes.set_yticks([rows - row - 0.5 for row in range(rows)], [f"{value:.2f}" for value in distance])
     axes.set_xticks([column + 0.5 for column in range(columns)], ["sample", *map(str, range(1, columns))])
     axes.tick_params(length=0)
     axes.axvline(1, color="white", linewidth=4)
     axes.set(title="samples, and the training images nearest to them")
-    box, width = axes.get_position(), axes.figure.get_size_inches()[0] * DPI
-    bars = axes.figure.add_axes((box.x1 + 70 / width, box.y0, 410 / width, box.height))
+    box, width = axes.get_position(), figure.get_size_inches()[0] * DPI
+    bars = figure.add_axes((box.x1 + 70 / width, box.y0, 410 / width, box.height))
     edges = np.linspace(0, max(np.quantile(samples, 0.995), np.quantile(test, 0.995)), 41)
     for values, label in ((samples, "samples"), (test, "test images")):
         share = np.full(len(values), 1 / len(values))
@@ -203,4 +203,4 @@ def neighbours(
     bars.set(xlabel=f"distance to the nearest training image, {as_it_is(features)}", ylabel="share", yticks=[])
     bars.legend(frameon=False)
     bars.spines[["top", "right", "left"]].set_visible(False)
-    return to_pixels(axes.figure)
+    return to_pixels(figure)
