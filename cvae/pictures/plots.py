@@ -196,7 +196,7 @@ def neighbours(
     axes.set(title="samples, and the training images nearest to them")
     box, width = axes.get_position(), figure.get_size_inches()[0] * DPI
     bars = figure.add_axes((box.x1 + 70 / width, box.y0, 410 / width, box.height))
-    edges = np.linspace(0, max(np.quantile(samples, 0.995), np.quantile(test, 0.995)), 41)
+    edges = np.linspace(0, max(np.quantile(samples, 0.995), np.quantile(test, 0.995)), 41).tolist()
     for values, label in ((samples, "samples"), (test, "test images")):
         share = np.full(len(values), 1 / len(values))
         bars.hist(np.minimum(values, edges[-1]), edges, weights=share, histtype="stepfilled", alpha=0.5, label=label)
