@@ -41,6 +41,8 @@ def test_model_and_critic_learn_apart(objective):
     assert (ours[0] - plain[0]).abs().max() > 1e-4
     objective.requires_grad_(True)
     term = call(objective, vae, x).parts["critic"].mean()
+    of_model = torch.autograd.grad(term, parameters, allow_unused=True, retain_graph=True)
+    assert all(gradient is None for gradient in of_model)  # the model learns nothing from the critic's term
     torch.testing.assert_close(of_critic, list(torch.autograd.grad(term, list(objective.parameters()))))
     vae.requires_grad_(False)
     objective.zero_grad()
