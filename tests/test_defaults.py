@@ -87,6 +87,10 @@ PUBLISHED = {
         "model": {"latent_dim": 40, "hidden": [300, 300]},
     },
     "beta_vae": {"objective": {"beta": 4}},  # Higgins et al. 2017
+    "ladder_cifar10": {  # Child 2021, the published code's values for CIFAR-10
+        "optimizer": {"lr": 2e-4, "betas": [0.9, 0.9], "weight_decay": 0.01}, "scheduler": {"warmup_steps": 100},
+        "averaging": {"decay": 0.9999}, "trainer": {"gradient_clip_val": 200, "skip_above": 400},
+    },
     "resnet_mnist": {"data": {"binarization": "stochastic"}, "model": {"latent_dim": 32}},  # Kingma et al. 2016
 }  # fmt: skip
 

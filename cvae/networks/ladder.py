@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cvae.checks import positive_int
 from cvae.distributions.precision import full_precision
 from cvae.errors import ConfigError
-from cvae.networks.layers import Conv2dSame, ConvTranspose2dSame, FlattenHWC, Size, UnflattenHWC
+from cvae.networks.layers import Conv2dSame, ConvTranspose2dSame, FlattenHWC, Size, UnflattenHWC, layers_of
 from cvae.networks.resnet import ResidualBlock, he_init, normed_silu
 
 
@@ -25,6 +25,7 @@ def ladder(
     channels: int = 4,
     width: int = 32,
     depth: int = 1,
+    checkpointing: bool = False,
 ) -> tuple["BottomUp", "TopDown"]:
     """A residual ladder (Sonderby et al. 2016; Kingma et al. 2016; Vahdat and Kautz 2020; Child 2021).
 
@@ -39,6 +40,8 @@ def ladder(
         channels: latents at each position of a group
         width: channels of all maps
         depth: residual blocks at each size of the encoder, and after each group of the decoder
+        checkpointing: whether the inside of residual blocks and of the groups' distributions is computed again in the
+            backward pass, which saves memory
 
     Raises:
         ConfigError: a number is not a positive integer, `width` is 1, or `groups` is not as above: sizes rise, and each
@@ -55,12 +58,13 @@ def ladder(
 
     downwards = pairwise([(image[0], image[1]), *reversed(sizes)])
     inputs = [planes] + [width] * (len(sizes) - 1)
-    parts = [shrink(n, width, large, small, depth) for n, (large, small) in zip(inputs, downwards, strict=True)]
+    ways = zip(inputs, downwards, strict=True)
+    parts = [shrink(n, width, large, small, depth, checkpointing) for n, (large, small) in ways]
     features = nn.Sequential(normed_silu(width, kernel_at(sizes[0])), FlattenHWC(), nn.Linear(top, num_features))
 
     stages = []
     for before, (size, count) in zip([None, *sizes], counts.items(), strict=False):
-        members = [Group(width, channels, depth, kernel=kernel_at(size)) for _ in range(count)]
+        members = [Group(width, channels, depth, kernel_at(size), checkpointing) for _ in range(count)]
         stages.append(Stage(enlarge(width, before, size) if before else nn.Identity(), members))
     start = nn.Sequential(nn.Linear(latent_dim, top), UnflattenHWC(*sizes[0], width))
     end = enlarge(width, sizes[-1], (image[0], image[1]), num_params)
@@ -74,11 +78,11 @@ def ladder(
 class Group(nn.Module):
     """A group of latents, `channels` at each position of a map: it reads the state of the path and changes it."""
 
-    def __init__(self, width: int, channels: int, depth: int, kernel: int) -> None:
+    def __init__(self, width: int, channels: int, depth: int, kernel: int, checkpointing: bool = False) -> None:
         super().__init__()
-        self.p, self.q = head(width, width, 2 * channels, kernel), head(2 * width, width, 2 * channels, kernel)
+        self.p, self.q = (head(n, width, 2 * channels, kernel, checkpointing) for n in (width, 2 * width))
         self.put = Conv2dSame(channels, width, 1)
-        self.blocks = nn.Sequential(*(ResidualBlock(width, kernel) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(ResidualBlock(width, kernel, checkpointing) for _ in range(depth)))
 
     def start_small(self, groups: int) -> None:
         """At the start p(z|above) = q(z|x, above) = N(0, I), and the draws of all `groups` change the state little."""
@@ -227,16 +231,16 @@ def sizes_between(large: Size, small: Size) -> list[Size]:
     return [] if large == small else [large, *sizes_between(half(large), small)]
 
 
-def shrink(inputs: int, width: int, large: Size, small: Size, depth: int) -> nn.Sequential:
+def shrink(inputs: int, width: int, large: Size, small: Size, depth: int, checkpointing: bool = False) -> nn.Sequential:
     """Maps (B, inputs, *large) -> (B, width, *small), with `depth` residual blocks after each halving."""
     layers: list[nn.Module] = []
     if small == (1, 1):
         layers = [FlattenHWC(), nn.Linear(inputs * math.prod(large), width), UnflattenHWC(1, 1, width)]
-        return nn.Sequential(*layers, *(ResidualBlock(width, 1) for _ in range(depth)))
+        return nn.Sequential(*layers, *(ResidualBlock(width, 1, checkpointing) for _ in range(depth)))
     for number in range(max(len(sizes_between(large, small)), 1)):
         kernel, stride = (3, 1) if large == small else (4, 2)
         layers.append(Conv2dSame(width if number else inputs, width, kernel, stride))
-        layers += [ResidualBlock(width) for _ in range(depth)]
+        layers += [ResidualBlock(width, 3, checkpointing) for _ in range(depth)]
     return nn.Sequential(*layers)
 
 
@@ -252,9 +256,9 @@ def enlarge(width: int, small: Size, large: Size, outputs: int | None = None) ->
     return nn.Sequential(*layers, *([normed_silu(width), Conv2dSame(width, outputs, 3)] if outputs else []))
 
 
-def head(inputs: int, hidden: int, outputs: int, kernel: int) -> nn.Sequential:
+def head(inputs: int, hidden: int, outputs: int, kernel: int, checkpointing: bool = False) -> nn.Sequential:
     """Two convolutions, from maps to the parameters of a distribution."""
-    return nn.Sequential(
+    return layers_of(checkpointing)(
         normed_silu(inputs, kernel),
         Conv2dSame(inputs, hidden, kernel),
         normed_silu(hidden, kernel),

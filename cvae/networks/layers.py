@@ -3,10 +3,13 @@
 import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
-from cvae.checks import is_int
+from cvae.checks import is_int, one_of
 from cvae.errors import ConfigError
 from cvae.kernels import conv2d_to_one_channel, conv_transpose2d_same, serves_one_channel
 
@@ -161,3 +164,30 @@ class ConvTranspose2dSame(nn.ConvTranspose2d):
         if self.size is None or result.shape[2:] == self.size:
             return result
         return result[:, :, : self.size[0], : self.size[1]]
+
+
+class Recomputed(nn.Sequential):
+    """Layers whose inner maps are computed once more in the backward pass, not kept until then (Chen et al. 2016).
+
+    Same results and gradients, for a second forward pass. It is for layers without noise and without buffers. The
+    parameters go in as arguments: `functional_call`, which holds weights constant, is over when they are used again.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and torch.is_grad_enabled()):
+            return super().forward(x)
+        names, parameters = zip(*self.named_parameters(), strict=True)
+
+        def layers(x: Tensor, *parameters: Tensor) -> Tensor:
+            given = dict(zip(names, parameters, strict=True))
+            for name, layer in self._modules.items():
+                own = {key.removeprefix(f"{name}."): part for key, part in given.items() if key.startswith(f"{name}.")}
+                x = functional_call(layer, own, (x,))
+            return x
+
+        return checkpoint(layers, x, *parameters, use_reentrant=False, preserve_rng_state=False)
+
+
+def layers_of(checkpointing: bool) -> type[nn.Sequential]:
+    """How layers are put one after the other, with `model.checkpointing` or without."""
+    return Recomputed if one_of("checkpointing", checkpointing, (False, True)) else nn.Sequential

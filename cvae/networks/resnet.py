@@ -15,6 +15,7 @@ from cvae.networks.layers import (
     FromMap,
     UnflattenHWC,
     halved,
+    layers_of,
     to_map,
 )
 
@@ -28,6 +29,7 @@ def resnet(
     depth: int = 2,
     halvings: int | None = 2,
     latent_map: bool = False,
+    checkpointing: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     """Residual networks in the style of Kingma et al. 2016.
 
@@ -45,6 +47,7 @@ def resnet(
         depth: residual blocks (two 3x3 convolutions each) at each size, in encoder and decoder
         halvings: how often height and width are halved; None: until the shorter one is at most 8
         latent_map: whether the latents lie on the small map
+        checkpointing: whether the inside of residual blocks is computed again in the backward pass, which saves memory
 
     Raises:
         ConfigError: an option is not as above, H or W is below 2**halvings, or with `latent_map` the places
@@ -59,7 +62,7 @@ def resnet(
     small = *places, widths[-1]
 
     def blocks(n: int) -> list[nn.Module]:
-        return [ResidualBlock(n) for _ in range(depth)]
+        return [ResidualBlock(n, checkpointing=checkpointing) for _ in range(depth)]
 
     down, up = [], []
     # Each pixel lies under equally many windows, as the kernel is twice the stride.
@@ -90,9 +93,9 @@ class ResidualBlock(nn.Module):
     `he_init` sets the second convolution to zero. So a new block is the identity: networks of any depth start alike.
     """
 
-    def __init__(self, channels: int, kernel: int = 3):
+    def __init__(self, channels: int, kernel: int = 3, checkpointing: bool = False):
         super().__init__()
-        self.residual = nn.Sequential(
+        self.residual = layers_of(checkpointing)(
             normed_silu(channels, kernel),
             Conv2dSame(channels, channels, kernel),
             normed_silu(channels, kernel),

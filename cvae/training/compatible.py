@@ -5,7 +5,7 @@ import logging
 from omegaconf import DictConfig
 
 from cvae.data import OWN, ImageData
-from cvae.errors import UserError
+from cvae.errors import ConfigError, UserError
 from cvae.models.vae import VAE
 from cvae.objectives import Objective
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def require_fit(cfg: DictConfig, vae: VAE, data: ImageData) -> None:
-    """Raise UserError, naming both keys, unless the likelihood describes such data."""
+    """Raise UserError, naming both keys, unless the likelihood describes such data, and the step can be compiled."""
     describes = vae.likelihood.describes
     if data.kind not in describes:
         raise UserError(
@@ -23,6 +23,9 @@ def require_fit(cfg: DictConfig, vae: VAE, data: ImageData) -> None:
             f"likelihood is for {' or '.join(KINDS.get(kind, kind) for kind in describes)}, the data are "
             f"{KINDS.get(data.kind, data.kind)}. Choose another likelihood=, or another data.binarization="
         )
+    if cfg.trainer.get("compile") is True and cfg.model.get("checkpointing") is True:
+        allowed = "false with trainer.compile=true, which decides by itself what is computed again"
+        raise ConfigError("model.checkpointing", True, allowed)
     own = str(cfg.data.get("_target_")).rpartition(".")[2] in OWN
     if own and str(cfg.likelihood._target_).endswith(".Gaussian") and cfg.likelihood.get("scale") == 1:
         wide = "as wide as from black to white, so z tells little and images come out blurred"

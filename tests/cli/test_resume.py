@@ -143,7 +143,7 @@ def test_a_group_of_the_trainer_says_where_alone(tmp_path):
     ],
 )
 def test_what_may_not_change_is_named(tmp_path, word):
-    allowed = "trainer=GROUP, trainer.max_epochs, data.root, data.cache, trainer.accelerator"
+    allowed = "trainer=GROUP, trainer.max_epochs, callbacks.early_stopping.patience, data.root, data.cache, trainer.ac"
     with pytest.raises(UserError, match=f"^{re.escape(word)}: a run that goes on takes only {allowed}"):
         change(tiny(tmp_path), word, CONF)
 

@@ -31,7 +31,8 @@ def screen(monkeypatch):
 def trainer(**values):
     given = {
         "is_global_zero": True, "num_training_batches": 10, "global_step": 0, "current_epoch": 0, "max_epochs": 4,
-        "max_steps": -1, "datamodule": SimpleNamespace(minibatches=1, minibatches_of_an_epoch=lambda: 12),
+        "max_steps": -1, "world_size": 2,
+        "datamodule": SimpleNamespace(minibatches=1, minibatches_of_an_epoch=lambda: 12),
     }  # fmt: skip
     return SimpleNamespace(**given | values)
 
@@ -115,7 +116,14 @@ def test_only_the_first_process_has_a_bar(clock, screen):
 
 def figures(split):
     values = {"elbo": -5.0, "rate": 2.004, "distortion": 2.996, "loss": 7.0}
-    return SimpleNamespace(figures={f"{split}/{name}": value for name, value in values.items()})
+    return module_of({f"{split}/{name}": value for name, value in values.items()})
+
+
+def module_of(figures):
+    """With 90 images in the epoch and 30 since the last point of the curves, in each of two processes."""
+    counts = {"epoch": SimpleNamespace(count=90), "window": SimpleNamespace(count=30)}
+    drawn = {}
+    return SimpleNamespace(figures=figures, drawn=drawn, draw_curves=drawn.update, **counts)
 
 
 def test_seconds_count_training_alone_and_a_line_says_the_figures(clock, caplog):
@@ -130,7 +138,9 @@ def test_seconds_count_training_alone_and_a_line_says_the_figures(clock, caplog)
     lines.on_train_epoch_start(trainer(), None)
     clock.value += 4.26
     lines.on_validation_start(trainer(), None)
-    lines.on_train_epoch_end(trainer(current_epoch=1), figures("validation"))
+    module = figures("validation")
+    lines.on_train_epoch_end(trainer(current_epoch=1), module)
+    assert module.drawn == {"train/images_per_second": pytest.approx(240 / 4.26)}
     assert lines.seconds == pytest.approx([3, 4.26])
     assert [record.message for record in caplog.records] == [
         "Epoch 1: test ELBO -5.00 (rate 2.00, distortion 3.00), 3.0 s",
@@ -157,7 +167,7 @@ def test_seconds_go_on_after_a_stop(clock):
     lines = EpochLines()
     lines.on_train_epoch_start(trainer(), None)
     clock.value += 3
-    lines.on_train_epoch_end(trainer(), SimpleNamespace(figures={}))
+    lines.on_train_epoch_end(trainer(), module_of({}))
     lines.on_train_epoch_start(trainer(), None)
     clock.value += 4
     state = lines.state_dict()
@@ -166,7 +176,7 @@ def test_seconds_go_on_after_a_stop(clock):
     after.load_state_dict(state)
     clock.value += 5
     after.on_validation_start(trainer(), None)
-    after.on_train_epoch_end(trainer(), SimpleNamespace(figures={}))
+    after.on_train_epoch_end(trainer(), module_of({}))
     assert after.seconds == pytest.approx([3, 9])
 
 
