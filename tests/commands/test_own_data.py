@@ -153,3 +153,14 @@ def test_a_folder_whose_name_has_a_dot(conditional, call, tmp_path):
         code, said = call("sample", conditional, "--num", 3, "--out", out)
         assert code == 1 and "must be the name of a file that ends in .png or .npz, or a folder" in said
     assert call("encode", conditional, "--split", "test", "--out", tmp_path / "v1.2")[0] == 1
+
+
+def test_files_are_encoded_alike_in_blocks_of_any_size(call, tmp_path, monkeypatch):
+    """What is drawn of them goes on from block to block."""
+    train(tiny(tmp_path / "run", *QUIET, "data.binarization=stochastic"))
+    root = images(tmp_path / "images", 6)
+    for size in (6, 2):
+        monkeypatch.setattr("cvae.commands.encode.BATCH", size)
+        assert call("encode", tmp_path / "run", root, "--out", tmp_path / f"{size}.npz")[0] == 0
+    one, other = (np.load(tmp_path / f"{size}.npz")["latents"] for size in (6, 2))
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
