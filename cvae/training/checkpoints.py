@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as L
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
@@ -278,3 +279,11 @@ def epochs_of(content: dict[str, Any]) -> int:
     if type(epochs) is not int or epochs < 0:
         raise UserError("the checkpoint does not say how many epochs it has")
     return epochs
+
+
+def last_saved(trainer: L.Trainer, run: Run) -> str:
+    """Where the last checkpoint is."""
+    saves = next((part for part in trainer.checkpoint_callbacks if isinstance(part, Checkpoints)), None)
+    if not saves or not saves.step:
+        return "No checkpoint is saved"
+    return f"The last checkpoint, {run.checkpoints / LAST}, is of step {saves.step:,}"

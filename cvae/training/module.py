@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from cvae.errors import NotFinite
 from cvae.models.vae import VAE
 from cvae.objectives import Objective, Terms
 from cvae.runtime.devices import float32
@@ -50,7 +49,7 @@ class VAEModule(L.LightningModule):
         watched: whether a callback sees each minibatch, which then is a batch of Lightning's
     """
 
-    automatic_optimization = False  # the module takes the steps itself
+    automatic_optimization, measured = False, False  # the module takes the steps itself; a step's gradient is
     trainer: Trainer
     averages: Averages | None
 
@@ -78,8 +77,7 @@ class VAEModule(L.LightningModule):
         self.share, self.begins, self.ends = 1, True, True  # minibatches of a step; whether this is its first, its last
         self.vae, self.objective, self.seed = vae, objective, seed
         self.make_optimizer, self.scheduler = optimizer, scheduler
-        self.by_step, self.warmup_steps = by_step, warmup_steps
-        self.guard, self.measured = Guard(skip_above), False  # the latter: whether this step's gradient is
+        self.by_step, self.warmup_steps, self.guard = by_step, warmup_steps, Guard(skip_above)
         self.window, self.epoch, self.evaluation = Totals(), Totals(), Totals()
         self.recent: dict[str, float] = {}  # the means since the last log, for the progress bar
         self.figures: dict[str, float] = {}  # the latest of whole epochs and of evaluations, as metrics.json has them
@@ -87,8 +85,7 @@ class VAEModule(L.LightningModule):
         self.sums: dict[str, dict] = {}  # of a checkpoint, for window and epoch
         self.planned: int | None = None  # epochs, when the checkpoint was saved
         self.names: tuple[str, ...] = ()  # of a step's figures
-        self.stopping = False  # whether a callback had ended the training then
-        self.begun = False  # whether all that a checkpoint gives back is taken
+        self.stopping, self.begun = False, False  # a callback had ended it then; all of a checkpoint is taken
 
     def configure_optimizers(self) -> tuple[list, list]:
         """One optimizer; a second parameter group where the objective has parameters of its own (a critic)."""
@@ -132,8 +129,7 @@ class VAEModule(L.LightningModule):
         return (sums[self.names.index("loss")] / len(pixels) / self.share).float() if self.watched else None
 
     def before_step(self, number: int) -> None:
-        """Close the window if it is full, and seed the noise of minibatch `number` of the epoch."""
-        # Within an epoch only this waits for the device, every log_every_n_steps.
+        """Close the window if it is full, which alone waits for the device; seed the noise of minibatch `number`."""
         if self.begins and self.global_step % self.trainer.log_every_n_steps == 0:
             self.close_window()
         self.measured = self.graphs or self.guard.wants(self.global_step + 1, self.trainer.log_every_n_steps)
@@ -201,7 +197,6 @@ class VAEModule(L.LightningModule):
             self.draw_rate()
 
     def draw_rate(self) -> None:
-        """A point of the learning rate, that of the next step."""
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
         self.draw_curves({"train/lr": self.learning_rate})
 
@@ -209,17 +204,13 @@ class VAEModule(L.LightningModule):
         if bad := self.window.not_finite():
             number, figures = bad
             first = self.global_step + (not self.ends) - math.ceil(len(self.window.sums) / self.share)
-            raise self.not_finite(first + number // self.share + 1, figures)
+            raise in_training(figures, self.current_epoch + 1, first + number // self.share + 1, self.learning_rate)
 
     def require_finite_weights(self) -> None:
         """Raise NotFinite where the figures or the gradients of the last steps are not finite; waits for the device."""
         self.require_finite_window()
         if not torch.stack([p.detach().isfinite().all() for p in self.parameters()]).all():
-            raise self.not_finite(self.global_step, {"a gradient": math.nan})
-
-    def not_finite(self, step: int, figures: dict[str, float]) -> NotFinite:
-        """The error of training step `step`, counted from 1."""
-        return in_training(figures, self.current_epoch + 1, step, self.learning_rate)
+            raise in_training({"a gradient": math.nan}, self.current_epoch + 1, self.global_step, self.learning_rate)
 
     def draw_curves(self, figures: dict[str, float]) -> None:
         """A point of each curve at the number of optimizer steps made, unless it has one there."""

@@ -24,7 +24,7 @@ from cvae.runtime.console import how_to_resume, quiet_libraries
 from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
 from cvae.runtime.noise import fixed_noise
 from cvae.training.added import lightnings_errors, require_callbacks, require_figures, require_launcher
-from cvae.training.checkpoints import Checkpoints, epochs_of, into_run, last_good, require_bound
+from cvae.training.checkpoints import epochs_of, into_run, last_good, last_saved, require_bound
 from cvae.training.compatible import require_fit, require_objective
 from cvae.training.early_stopping import why_early
 from cvae.training.engine import (
@@ -179,14 +179,6 @@ def how_to_go_on(stop: Stopped, trainer: L.Trainer, run: Run) -> str:
     if stop.signum == REQUEUE and trainer.is_global_zero and requeue():
         return f"{saved}. SLURM starts it again"
     return f"{saved}. Go on with: {how_to_resume(run)}"
-
-
-def last_saved(trainer: L.Trainer, run: Run) -> str:
-    """Where the last checkpoint is."""
-    saves = next((part for part in trainer.checkpoint_callbacks if isinstance(part, Checkpoints)), None)
-    if not saves or not saves.step:
-        return "No checkpoint is saved"
-    return f"The last checkpoint, {run.checkpoints / LAST}, is of step {saves.step:,}"
 
 
 def assemble(cfg: DictConfig) -> Parts:
