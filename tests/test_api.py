@@ -89,7 +89,7 @@ def test_an_array_is_saved_in_the_run_and_found_there_wherever_it_is(tmp_path):
         (["data.root=x"], {"data": ARRAY}, "^data.root=x: data= is an array here"),
         ([], {"labels": [1]}, "^labels=an array: must be given with data alone$"),
         ([], {"config_dir": "nowhere"}, "^config_dir=nowhere: there is no such folder$"),
-        (SMALL, {"data": ARRAY[:, :, 0]}, r"multiple|image_shape"),
+        (SMALL, {"data": ARRAY[:, 0, 0]}, r"x is \(30, 3\); it must be \(N, H, W\) or \(N, H, W, C\), N above 0"),
         (SMALL, {"data": ARRAY.astype(float)}, "floats must be in .0, 1.: divide grey levels by 255"),
     ],
 )

@@ -67,7 +67,7 @@ def test_options_of_evaluate(words, changed):
     [
         (["--temperature", "0.5"], {"temperature": 0.5}), (["--prior", "gmm"], {"prior": "gmm"}),
         (["--prior", "flow"], {"prior": "flow"}), (["--data-root", "DIR"], {"data_root": "DIR"}),
-        (["--num", "7"], {"num": 7}), (["--class", "7"], {"label": 7}), (["--out", "a.png"], {"out": "a.png"}),
+        (["--num", "7"], {"num": 7}), (["--class", "7"], {"label": "7"}), (["--out", "a.png"], {"out": "a.png"}),
         (["--seed", "7"], {"seed": 7}), (["--checkpoint", "best"], {"checkpoint": "best"}),
     ],
 )  # fmt: skip
@@ -132,12 +132,12 @@ def test_help_of_sample_names_the_true_defaults(capsys):
         "Draw images from the prior: means of p(x|z). A model that is conditioned on the class label draws "
         "one row per class.",
         f"--num NUM images (default: {SAMPLE['num']}); conditional: rounded up to full rows",
-        "--class K of this class alone, if conditional",
+        "--class CLASS of this class alone, if conditional",
         "--temperature T a factor for the noise that is drawn: below 1 more typical and less varied images (default: "
         f"{SAMPLE['temperature']:g})",
-        "--prior {gmm,flow,autoregressive} draw from a prior that is fitted to the aggregate posterior of the training "
-        "images, a mixture of Gaussians or a flow, or for codes an autoregressive one; it is kept in the run (Ghosh et "
-        "al. 2020)",
+        "--prior {gmm,flow,two_stage,autoregressive} draw from a prior that is fitted to the aggregate posterior of "
+        "the training images, a mixture of Gaussians, a flow or a second VAE, or for codes an autoregressive one; it is "
+        "kept in the run (Ghosh et al. 2020; Dai and Wipf 2019)",
         "--data-root DIR for --prior: the folder of the data, if it has moved",
         "--out PATH where to: a .png, one grid; a .npz with x (N, H, W, C) and, conditional, y; or a folder, for a PNG "
         "each (default: RUN/samples.png)",
@@ -303,8 +303,8 @@ def drawn(folder, monkeypatch, classes=0, **options):
         (3, {"num": 4}, 6, [0, 0, 1, 1, 2, 2], 2),
         (3, {"num": 3}, 3, [0, 1, 2], 1),
         (3, {"num": 1}, 3, [0, 1, 2], 1),
-        (3, {"num": 4, "label": 2}, 4, [2, 2, 2, 2], 2),
-        (3, {"num": 4, "label": 0}, 4, [0, 0, 0, 0], 2),
+        (3, {"num": 4, "label": "2"}, 4, [2, 2, 2, 2], 2),
+        (3, {"num": 4, "label": "0"}, 4, [0, 0, 0, 0], 2),
     ],
 )
 def test_how_many_samples_of_which_classes(tmp_path, monkeypatch, capsys, classes, options, num, labels, columns):
@@ -334,9 +334,9 @@ def test_samples_into_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("classes", "options", "message"),
     [
-        (3, {"label": 3}, "--class=3: must be from 0 to 2$"),
-        (3, {"label": -1}, "--class=-1: must be from 0 to 2$"),
-        (0, {"label": 0}, "--class=0: must be left out: this model knows no classes$"),
+        (3, {"label": "3"}, "--class=3: must be from 0 to 2$"),
+        (3, {"label": "-1"}, "--class=-1: must be from 0 to 2$"),
+        (0, {"label": "0"}, "--class=0: must be left out: this model knows no classes$"),
         (0, {"num": 0}, "--num=0: must be a positive integer$"),
         (0, {"temperature": -0.5}, "--temperature=-0.5: must be a finite number of at least 0$"),
         (0, {"seed": -1}, "--seed=-1: must be an integer from 0"),

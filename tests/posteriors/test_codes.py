@@ -463,8 +463,8 @@ def test_the_evaluation_of_one_code_makes_no_draws_that_are_the_same(vae, until)
     settings = Settings(samples=30, until=until)
     figures = evaluate(vae, [(binary(8), None)], settings, lambda what, n: advanced.append((what, n)))
     one = type(vae.posterior) is not Categorical
-    # First one image, for the memory; at the end the aggregate posterior, and the prior.
-    assert seen == [(1, 1), *[(10, 100)] * (1 if one else 3), (1, 8), (1, 1)]
+    # First one image, for its kind and for the memory; at the end the aggregate posterior.
+    assert seen == [(1, 1), (1, 1), *[(10, 100)] * (1 if one else 3), (1, 8)]
     assert figures["effective_samples"].unit == ("of 10" if one else "of 30")
     assert sum(n for what, n in advanced if what == "rows") == 240
     (few,) = {evaluate(vae, [(binary(8), None)], Settings(samples=n))["effective_samples"].unit for n in (3,)}
@@ -476,7 +476,7 @@ def test_the_evaluation_says_how_many_codes_are_used(vae):
     x, every = binary(9), []
     vae.register_forward_hook(lambda vae, inputs, trace: every.append(trace.latents[0].z[0]))
     figures = evaluate(vae, [(x[:5], None), (x[5:], None)], Settings(samples=2))
-    codes = vae.posterior.read(every[1][:9])
+    codes = vae.posterior.read(every[2][:9])
     assert figures["used_codes"].value == len(codes.unique())
     expected = figures_of_codes(code_sums(vae(x).latents[0]))
     assert {name: figures[name].value for name in expected} == pytest.approx(expected)
