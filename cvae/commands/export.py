@@ -7,29 +7,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cvae.commands.inputs import model_of, said, watched
-from cvae.errors import ConfigError, UserError
+from cvae.errors import UserError
 from cvae.runs.directory import Run
 from cvae.runs.storage import save
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from cvae.models.vae import VAE
+    from cvae.commands.exported import Part
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 CLOSE = 1e-5  # how near a file's results must be to the model's, absolute up to 1 and relative above
 SIZES = (1, 7)  # of the batches that this is checked with; the files take any
-
-
-class Part(NamedTuple):
-    """A function of a model that becomes a file, with the names and examples of its inputs."""
-
-    name: str
-    module: "nn.Module"
-    inputs: "dict[str, Tensor]"  # batches of 2
 
 
 def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
@@ -55,6 +45,8 @@ def write(args: argparse.Namespace) -> None:
     """
     if missing := [package for package in PACKAGES if not find_spec(package)]:
         raise UserError(f"export needs {', '.join(missing)}: pip install -e '.[export]'")
+    from cvae.commands.exported import parts_of
+
     vae = model_of(args).vae
     parts, folder = parts_of(vae), Run(args.run).export
     for part in watched(parts, "exporting", len(parts)):
@@ -66,72 +58,7 @@ def write(args: argparse.Namespace) -> None:
         said("no sampler: the prior is not made of normal distributions")
 
 
-def parts_of(vae: "VAE") -> list[Part]:
-    """Encoder, decoder and, where draws of the prior are a function of noise, sampler."""
-    import torch
-    from torch import nn
-    from torch.distributions import MixtureSameFamily
-
-    from cvae.distributions import from_noise
-    from cvae.models.ladder import Ladder
-    from cvae.models.latent_paths import posterior_mean
-
-    class Model(nn.Module):
-        """The checks of the model's own methods are left out: they would be part of the program."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.vae = vae
-
-    class Encoder(Model):
-        def forward(self, x: "Tensor", y: "Tensor | None" = None) -> "Tensor":
-            return posterior_mean(self.vae.infer(self.vae.labelled(x, y)))
-
-    class Decoder(Model):
-        def forward(self, z: "Tensor", y: "Tensor | None" = None) -> "Tensor":
-            return self.vae.likelihood_of(z, y).mean
-
-    def sampled(vae: "VAE", noise: "Tensor", choice: "Tensor", y: "Tensor | None") -> "Tensor":
-        top, *others = noise.split([*z, *below], 1)
-        top = from_noise(vae.p_z(), top, choice)
-        if isinstance(vae, Ladder):
-            return vae.decode_noise(top, y, others).mean
-        return vae.likelihood_of(top, y).mean
-
-    class MixtureSampler(Model):
-        def forward(self, noise: "Tensor", choice: "Tensor", y: "Tensor | None" = None) -> "Tensor":
-            return sampled(self.vae, noise, choice, y)
-
-    class Sampler(Model):
-        def forward(self, noise: "Tensor", y: "Tensor | None" = None) -> "Tensor":
-            return sampled(self.vae, noise, noise[:, 0], y)  # no choice is needed
-
-    (z, x), p, below = vae.shapes, vae.p_z(), sizes_below(vae)
-    label = {"y": torch.arange(2) % vae.num_classes} if vae.num_classes else {}
-    noise = {"noise": torch.randn(2, sum([*z, *below]))}
-    parts = [
-        Part("encoder", Encoder(), {"x": torch.rand(2, *x), **label}),
-        Part("decoder", Decoder(), {"z": torch.randn(2, *z), **label}),
-    ]
-    try:
-        from_noise(p, noise["noise"][:, : z[0]], torch.rand(2))
-    except ConfigError:
-        return parts
-    if isinstance(p, MixtureSameFamily):
-        return [*parts, Part("sampler", MixtureSampler(), noise | {"choice": torch.rand(2)} | label)]
-    return [*parts, Part("sampler", Sampler(), noise | label)]
-
-
-def sizes_below(vae: "VAE") -> list[int]:
-    """The number of latents in each group below the top one."""
-    import torch
-
-    y = torch.zeros(1, dtype=torch.long) if vae.num_classes else None
-    with torch.no_grad():
-        return [latent.z.shape[-1] for latent in vae(torch.zeros(1, *vae.shapes[1]), y).latents[1:]]
-
-
-def exported(part: Part) -> tuple[bytes, bytes, float]:
+def exported(part: "Part") -> tuple[bytes, bytes, float]:
     """A part as ONNX and as a program of torch.export, and how far their results are from the model's, at most.
 
     Made in memory: where a disk is full, torch's writer of programs ends the process.
@@ -160,7 +87,7 @@ def exported(part: Part) -> tuple[bytes, bytes, float]:
     return onnx, program, furthest
 
 
-def difference(part: Part, onnx: bytes, program: bytes, size: int) -> float:
+def difference(part: "Part", onnx: bytes, program: bytes, size: int) -> float:
     """The largest difference between the files' results and the model's for a batch of this size: absolute up to 1,
     relative above.
     """

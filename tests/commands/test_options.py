@@ -136,8 +136,8 @@ def test_help_of_sample_names_the_true_defaults(capsys):
         "--temperature T a factor for the noise that is drawn: below 1 more typical and less varied images (default: "
         f"{SAMPLE['temperature']:g})",
         "--prior {gmm,flow,two_stage,autoregressive} draw from a prior that is fitted to the aggregate posterior of "
-        "the training images, a mixture of Gaussians, a flow or a second VAE, or for codes an autoregressive one; it is "
-        "kept in the run (Ghosh et al. 2020; Dai and Wipf 2019)",
+        "the training images, a mixture of Gaussians, a flow or a second VAE, or for codes an autoregressive one; it "
+        "is kept in the run (Ghosh et al. 2020; Dai and Wipf 2019)",
         "--data-root DIR for --prior: the folder of the data, if it has moved",
         "--out PATH where to: a .png, one grid; a .npz with x (N, H, W, C) and, conditional, y; or a folder, for a PNG "
         "each (default: RUN/samples.png)",

@@ -226,7 +226,7 @@ def test_noise_is_of_an_image_and_a_sample_and_never_the_same():
         vae.decoder = Calls(lambda z: (decoded.append(z), decoder(z))[1])
         evaluate(vae, [(x[:images], y[:images])], samples, seed, aggregate_images=1)
         vae.decoder, columns = decoder, []
-        blocks = [part.reshape(SAMPLES, IMAGES, 2) for part in decoded[2:-1]]  # not those of its kind and size, and of q(z)
+        blocks = [part.reshape(SAMPLES, IMAGES, 2) for part in decoded[2:-1]]  # not of its kind and size, and of q(z)
         for _ in range(0, images, IMAGES):
             columns.append(torch.cat([blocks.pop(0) for _ in range(0, samples, SAMPLES)]))
         assert not blocks

@@ -53,7 +53,8 @@ class Stage:
         monkeypatch.setattr("cvae.training.pictures.log_picture", self.log_picture)
         for name in ("manifold", "latent_map", "traversal", "rates", "curves"):
             monkeypatch.setattr(pictures, name, stand_in(name))
-        monkeypatch.setattr("cvae.pictures.latent.manifold", stand_in("manifold"))  # which `decoded_map` draws by
+        for name in ("manifold", "latent_map"):  # which `decoded_map` and `scatter` draw by
+            monkeypatch.setattr(f"cvae.pictures.latent.{name}", stand_in(name))
 
     def log_picture(self, loggers, tag, content, height, width, step):
         assert loggers == ["logger"]

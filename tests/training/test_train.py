@@ -81,7 +81,10 @@ def test_a_run_leaves_what_the_contract_says(run, mnist_root, caplog):
     assert [event.step for event in events.Images("pictures/03 sample")] == [0, 1, 2]
     assert events.Images("pictures/01 training")[0].encoded_image_string == (folder / "cvae.gif").read_bytes()
     assert events.Tags()["scalars"] == ["bound/NLL"]
-    for split, more in (("train", {"trainer/lr"}), ("test", set())):
+    for split, more in (
+        ("train", {"trainer/lr", "trainer/gradient_norm", "trainer/images_per_second"}),
+        ("test", set()),
+    ):
         curves = EventAccumulator(str(folder / split)).Reload()
         assert set(curves.Tags()["scalars"]) == more | {
             "bound/ELBO", "bound/rate", "bound/distortion", "terms/loss",
@@ -166,7 +169,7 @@ def test_a_schedule_of_the_learning_rate(run):
         ("scheduler.eta_min=-1", "scheduler.eta_min=-1: must be a finite number of at least 0"),
         (
             "+scheduler.power=2",
-            "scheduler: torch.optim.lr_scheduler.CosineAnnealingLR does not take its values: .*power",
+            "scheduler: torch.optim.lr_scheduler.CosineAnnealingLR does not take its values with T_max=2: .*power",
         ),
     ],
 )
