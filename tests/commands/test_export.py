@@ -16,6 +16,7 @@ from tiny import TINY
 
 import cvae
 from cvae.commands import export as module
+from cvae.commands.exported import Part
 from cvae.distributions import from_noise
 from cvae.models.latent_paths import posterior_mean
 
@@ -192,7 +193,7 @@ def test_differences_are_absolute_up_to_one_and_relative_above(tmp_path, monkeyp
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(torch.export, "load", lambda file: program)
     for value, expected in ((1.0, 2e-3), (0.01, 1e-3)):  # the one by a factor, the other by a constant
-        part = module.Part("", Ten(), {"x": torch.full((2, 2), value)})
+        part = Part("", Ten(), {"x": torch.full((2, 2), value)})
         assert module.difference(part, b"onnx", b"program", 5) == pytest.approx(expected, rel=1e-3)
 
 
