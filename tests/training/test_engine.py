@@ -33,7 +33,7 @@ SAME = {
 
 
 def outcome(folder, minibatches, monkeypatch, *overrides):
-    """(checkpoint, rows of the curves but for times) of a run with so many minibatches to a step of Lightning's loop."""
+    """(checkpoint, rows of the curves, no times) of a run with so many minibatches to a step of Lightning's loop."""
     monkeypatch.setattr(engine, "MINIBATCHES", minibatches)
     cfg = tiny(folder, "~callbacks.pictures", "~callbacks.progress", "logger=csv", *overrides)
     train(cfg)
