@@ -319,7 +319,8 @@ def test_a_likelihood_refuses_data_that_it_does_not_describe(likelihood, tmp_pat
 def test_every_experiment_takes_a_step(name):
     """Its own model at its own size, on synthetic images in place of its data."""
     cfg = config(f"experiment={name}")
-    shape = str(list(cfg.data.image_shape)).replace(" ", "")
+    size = cfg.data.get("image_size")  # of a folder, which says its shape when it is read
+    shape = str(list(cfg.data.image_shape or (3, size, size))).replace(" ", "")
     cfg = config(f"experiment={name}", "data=synthetic", f"data.image_shape={shape}", "data.source.train_size=4")
     comment = (Path(ROOT) / "conf" / "experiment" / f"{name}.yaml").read_text().splitlines()[1]
     assert comment.startswith("# ")  # which page or paper it follows
