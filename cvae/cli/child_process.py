@@ -35,8 +35,9 @@ def main(folder: str, first: str, *resume: str) -> None:
         from cvae.training.train import train
 
         train(run.config(), bool(resume))
-    except Stopped:
-        pass  # by a signal to any of the processes: the first one says so
+    except Stopped as stop:
+        if not stop.after_step:  # the others may wait for this one alone, until its exit code says why
+            os._exit(128 + stop.signum)
     except Exception as error:
         time.sleep(PATIENCE if of_the_user(error) else LONG)
         log.error(

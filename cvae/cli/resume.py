@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 WORD, TRUST = "resume=", "--trust"
 PLACE = ("accelerator", "devices", "strategy", "num_nodes")  # keys of the trainer that say where a run is trained
 PATIENCE = "callbacks.early_stopping.patience"
+EARLY_STOPPING = "cvae.training.early_stopping.EarlyStopping"
 ALLOWED = ("trainer.max_epochs", PATIENCE, "data.root", "data.cache", *(f"trainer.{key}" for key in PLACE))
 
 
@@ -175,6 +176,8 @@ def change(cfg: DictConfig, word: str, conf: Path) -> None:
         choose(cfg, key.removeprefix("data."), folder)
     elif key in ALLOWED and not override.is_delete():
         OmegaConf.update(cfg, key, override.value(), force_add=True)
+        if key == PATIENCE:  # a run of before it was there
+            OmegaConf.update(cfg, "callbacks.early_stopping._target_", EARLY_STOPPING, force_add=True)
     else:
         allowed = f"trainer=GROUP, {', '.join(ALLOWED)}"
         raise UserError(f"{word}: a run that goes on takes only {allowed}. For anything else start a new run")

@@ -1,7 +1,8 @@
 """Hyperbolic space, the Poincaré ball of radius 1/sqrt(c) and curvature -c, in coordinates that have no border.
 
 A point is written as u in R^D, its logarithm at the origin: it lies at the distance |u| from there, in the direction
-of u. In float32 points of the ball itself have no digits left near its border, from a distance of about 15 on.
+of u. In float32 points of the ball itself have no digits left near its border, from a distance of about 15 on. Maps
+from one point to another lose digits, too, as stored directions do: `ExpMap` is good for sqrt(c) |u| up to 12.
 """
 
 import torch

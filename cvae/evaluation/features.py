@@ -80,13 +80,12 @@ class Pixels(Features):
 
     Args:
         x: the images (N, C, H, W) in [0, 1] that the components are found of
-        known: their digest, a part of the name
     """
 
     mean: Tensor  # (C H W,)
     components: Tensor  # (C H W, D)
 
-    def __init__(self, x: Tensor, known: str) -> None:
+    def __init__(self, x: Tensor) -> None:
         super().__init__()
         flat = x.flatten(1).cpu()
         kept = min(COMPONENTS, *flat.shape)
@@ -94,7 +93,7 @@ class Pixels(Features):
             _, _, components = torch.pca_lowrank(flat, kept, niter=4)
         self.register_buffer("mean", flat.mean(0))
         self.register_buffer("components", components)
-        self.name = f"pixels-{known[:8]}"
+        self.name = f"pixels-{checksum(self)}"
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.flatten(1) - self.mean) @ self.components

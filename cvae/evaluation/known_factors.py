@@ -18,6 +18,7 @@ from cvae.evaluation.information import BINS, chance, entropies, information, mi
 from cvae.evaluation.measure import Figure
 from cvae.models.latent_paths import posterior_mean
 from cvae.models.vae import VAE
+from cvae.runtime.devices import float32
 from cvae.runtime.noise import fixed_noise
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ def coded(vae: VAE, batches: Iterable[Batch], images: Images, seed: int) -> Code
         raise UserError("latents are compared with factors as numbers, and this model's are codes, which have no order")
     if images.factors is None:
         raise UserError("these data have no known factors; data=sprites has, and data=npz with an array factors")
-    with fixed_noise(seed, next(vae.parameters()).device):
+    device = next(vae.parameters()).device
+    with fixed_noise(seed, device), float32(device):
         z = torch.cat([posterior_mean(vae.encode(x, y)).cpu() for x, y in batches]).numpy().astype(np.float64)
     known = images.factors[: len(z)].cpu().numpy()
     names = images.factor_names or tuple(f"factor {f}" for f in range(known.shape[1]))
@@ -80,7 +82,7 @@ def of_arrays(z: np.ndarray, factors: np.ndarray, names: Sequence[str]) -> Coded
     """`coded`, of any codes (N, D) and factors (N, F)."""
     numbers = np.stack([np.unique(factor, return_inverse=True)[1] for factor in factors.T], 1)
     values = numbers.max(0) + 1
-    kept = (values > 1) & (values * LEAST <= len(numbers))
+    kept = (values > 1) & np.array([np.bincount(number).min() >= LEAST for number in numbers.T])
     for name, count, stays in zip(names, values, kept, strict=True):
         if not stays:
             log.info("The factor %s is left out: %s values in %s images", name, f"{count:,}", f"{len(numbers):,}")

@@ -10,7 +10,8 @@ PRECISION, DENSITY = 3, 5  # neighbours that make a radius, as in the papers
 
 
 class Fidelity(NamedTuple):
-    """How far samples and real images cover each other; of the same distribution all but recall are as large as can be.
+    """How far samples and real images cover each other. Samples that vary too little can have more than the same
+    distribution has in all but recall.
 
     precision: the share of samples that are within the radius of a real image, its distance to the third nearest other
     recall: the share of real images that are within the radius of a sample (Kynkäänniemi et al. 2019)

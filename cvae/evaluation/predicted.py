@@ -114,7 +114,9 @@ def explicitness(train: Points, test: Points) -> float:
         classifier = logistic(train[0], factor)
         chances = classifier.predict_proba(test[0])
         values = [(chances[:, k], tested == value) for k, value in enumerate(classifier.classes_)]
-        scores.append(np.mean([roc_auc_score(is_it, chance) for chance, is_it in values if is_it.any()]))
+        scores.append(
+            np.mean([roc_auc_score(is_it, chance) for chance, is_it in values if is_it.any() and not is_it.all()])
+        )
     return float(np.mean(scores))
 
 

@@ -146,7 +146,8 @@ def quality(
     """All figures of samples and reconstructions. The model is in eval mode, the data are set up.
 
     Each figure of samples has one beside it, train_…, of as many training images in their place, or of all where they
-    are fewer: as good as samples can be expected to become. Features are of images as the files have them: where
+    are fewer: as good as samples can be expected to become. It is left out, as near_training is, where the test images
+    were trained on, too. Features are of images as the files have them: where
     data.invert is true, the model's are inverted back. Means of p(x|z) are binarized as the data are, see `like`.
 
     frechet, frechet_extrapolated, kid, precision, recall, density, coverage and vendi: see `cvae.evaluation.distances`
@@ -161,18 +162,20 @@ def quality(
     """
 
     def described(x: Tensor) -> Tensor:
-        return features(1 - x if data.invert else x).float().cpu()
+        with float32(x.device):
+            return features(1 - x if data.invert else x).float().cpu()
 
     test = real.test
-    drawn = Sampler(vae, data.test.images.y, data.binarization, settings)
+    drawn = Sampler(vae, data.test.images.y[: len(test)], data.binarization, settings)
     samples = torch.cat([described(drawn.block(n)) for n in watched(range(len(drawn)), "sampling", len(drawn))])
     figures = of_samples(samples, test, "")
-    figures |= of_samples(real.train[: settings.samples], test, "train_")
     figures["vendi_test"] = Figure(vendi(exact(test)), None, "images", "Vendi score of the test images")
     near = nearest_training_images(samples, real)
-    repeated = share(near.samples <= near.test.quantile(RARE))
-    what = f"nearer to training than {100 * (1 - RARE):g} % of test"
-    figures["near_training"] = Figure(repeated, None, "of the samples", what)
+    if data.train_on == "train":  # else the test images are among the training images
+        figures |= of_samples(real.train[: settings.samples], test, "train_")
+        repeated = share(near.samples <= near.test.quantile(RARE))
+        what = f"nearer to training than {100 * (1 - RARE):g} % of test"
+        figures["near_training"] = Figure(repeated, None, "of the samples", what)
     figures |= of_reconstructions(reconstructions(vae, data, len(test), settings.seed), described, test)
     if bad := [f"{name} is {figure.value}" for name, figure in figures.items() if not finite(figure)]:
         raise NotFinite(f"quality of {settings.samples} samples: {', '.join(bad)}")

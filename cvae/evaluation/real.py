@@ -17,6 +17,7 @@ from cvae.evaluation.features import Features, Network, Pixels, Watch
 from cvae.evaluation.quality import BLOCK, TRAINING, QualitySettings, Real
 from cvae.runs.small_files import read_bytes
 from cvae.runs.storage import save
+from cvae.runtime.devices import float32
 from cvae.runtime.noise import fixed_noise, hashed_seed
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def chosen(word: str, data: ImageData, levels: Callable[[], ImageData]) -> tuple
     if word == "pixels":
         rows = in_order(len(data.train), FITTED, 0)
         images = [turned(data, x) for x in blocks(data, "train", rows, 0)]
-        return Pixels(torch.cat(images), digest(data.train.images.x)), None
+        return Pixels(torch.cat(images)), None
     kind, _, file = word.partition(":")
     return Network(kind, Path(file) if file else None), None
 
@@ -82,7 +83,7 @@ def of_split(
         if found.dtype == np.float32 and found.ndim == 2 and len(found) == len(rows) and np.isfinite(found).all():
             return torch.from_numpy(found)
     parts, count = [], -(-len(rows) // BLOCK)
-    with torch.no_grad():
+    with torch.no_grad(), float32(features.device):
         for x in watched(blocks(data, split, rows, settings.seed), f"features of {split} images", count):
             parts.append(features(turned(data, x).to(features.device)).float().cpu())
     keep(file, torch.cat(parts))

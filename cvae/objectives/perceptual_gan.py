@@ -26,7 +26,8 @@ class PerceptualGAN(Objective):
 
         lambda = |d (distortion + perceptual N P) / dW| / (|d G / dW| + 1e-4), at most 1e4
 
-    Up to optimizer step `start` neither G nor D counts. The paper takes the critic's step in turn, and here it is in
+    Up to optimizer step `start` G does not count. D learns from the first step on: with gradients of 0 until then
+    Adam would take far too large steps afterwards. The paper takes the critic's step in turn, and here it is in
     the same backward pass: the model's gradient does not depend on the critic's loss, nor the critic's on the rest.
     Without gradients, as in evaluations, lambda is 1. Under trainer.compile=true it is not compiled: lambda takes
     gradients inside.
@@ -37,7 +38,7 @@ class PerceptualGAN(Objective):
         beta: weight of the rate; of codes with a uniform prior it changes nothing
         perceptual: weight of P
         weight: of lambda G
-        start: the optimizer step from which the critic counts
+        start: the optimizer step from which the model learns to fool the critic
         width: channels of the critic's first layer
         layers: how many of its layers halve height and width
 
@@ -80,7 +81,7 @@ class PerceptualGAN(Objective):
         fooled = -fixed(self.critic, shown).mean(-1)
         told_apart = (F.relu(1 - self.critic(x)) + F.relu(1 + self.critic(shown.detach()))).mean(-1) / 2
         adaptive = self.adaptive(described.mean(), fooled.mean(), vae)
-        adversarial = (step >= self.start) * (self.weight * adaptive * fooled + told_apart)
+        adversarial = (step >= self.start) * self.weight * adaptive * fooled + told_apart
         loss = penalized(described + self.beta * rate + adversarial, trace)
         parts = {
             "perceptual": perceptual, "fooled": fooled, "critic": told_apart,

@@ -69,7 +69,7 @@ class Marginal(Distribution):
     def log_prob(self, z: Tensor) -> Tensor:
         """z (..., D) -> (...), in nats: by draws."""
         shift, logvar = self.encoder(z).chunk(2, -1)
-        q = normal(z + shift, self.scale * (logvar / 2).exp())
+        q = normal(z + shift, self.scale * (logvar.clamp(-20, 20) / 2).exp())  # far away it could overflow
         u = q.rsample((self.samples,))
         log_w = self.given(u).log_prob(z) + self.base().log_prob(u) - q.log_prob(u)
         return log_w.logsumexp(0) - math.log(self.samples)

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,8 @@ class Checkpoints(Checkpoint):
         self.best, self.step = state_dict["best"], state_dict["step"]
         self.ranked = [list(pair) for pair in state_dict.get("ranked", [])]
         self.dropped = list(state_dict.get("dropped", []))
+        if not all(len(pair) == 2 and isinstance(pair[1], float) and isfinite(pair[1]) for pair in self.ranked):
+            raise UserError(f"the checkpoint's callbacks rank {self.ranked!r:.200}, which are no files with figures")
         for name in [*(pair[0] for pair in self.ranked), *self.dropped]:
             if not re.fullmatch(KEPT, str(name)):
                 raise UserError(f"the checkpoint's callbacks name {name!r:.200}, which is no file of a kept epoch")

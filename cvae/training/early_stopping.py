@@ -62,6 +62,8 @@ class EarlyStopping(Callback):
         self.end(trainer)
 
     def end(self, trainer: Trainer) -> None:
+        if self.ended and not self.exhausted:  # it goes on to trainer.min_epochs, and has got better
+            trainer.should_stop = False
         self.ended = self.exhausted
         if self.ended and not trainer.should_stop:
             trainer.should_stop = True

@@ -16,9 +16,10 @@ aten = torch.ops.aten
 class Guard(nn.Module):
     """The norm of a gradient, and a limit above which a step changes nothing (Child 2021, "skip threshold").
 
-    A step is left out where the norm is above the limit or no number; all processes have the same gradient, and so
-    decide alike. Parameters, the optimizer's state and averages of weights stay as they were. Buffers that the model
-    changes while it is evaluated (codebooks by moving averages) follow the images, not the gradient: they do change.
+    A step is left out where the norm is above the limit or no number (a loss that is no number ends the run). All
+    processes have the same gradient, and so decide alike. Parameters, the optimizer's state and averages of weights
+    stay as they were. Buffers that the model changes while it is evaluated (codebooks by moving averages) follow the
+    images, not the gradient: they do change.
 
     Its buffers are in no state_dict: a checkpoint has them as numbers.
 
@@ -110,7 +111,7 @@ class Undone(TorchDispatchMode):
         return result.zero_() if operator.overloadpacket in (aten.empty_like, aten.empty) else result
 
     def put_back(self) -> None:
-        for tensor, old in self.before.values():
+        for tensor, old in reversed(self.before.values()):  # several of them may be views of the same numbers
             tensor.copy_(old)
 
 
@@ -118,10 +119,15 @@ class Undone(TorchDispatchMode):
 def prepare_state(optimizer: Optimizer) -> None:
     """Let an optimizer have the state that it begins with, which torch's make within their first step."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    decays = [group.get("weight_decay") for group in optimizer.param_groups]
     for p in parameters:
         p.grad = torch.zeros_like(p)
+    for group in optimizer.param_groups:  # SGD's momentum would begin with it
+        group["weight_decay"] = 0
     with Undone() as undone:
         optimizer.step()
     undone.put_back()
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
     for p in parameters:
         p.grad = None

@@ -18,6 +18,8 @@ from cvae.errors import ConfigError, UserError
 from cvae.runtime.devices import available
 from cvae.training.rates import REFUSALS, of_length, schedule
 
+MANY = 10**6 + 3  # steps of a training whose number is not known yet: no share of them is a step or less
+
 
 def two_decays(key: str, value: Any) -> None:
     """Adam's betas."""
@@ -154,14 +156,12 @@ def check(cfg: DictConfig) -> None:
 
 def try_schedule(cfg: DictConfig, optimizer: Optimizer) -> None:
     """Raise UserError if torch refuses a value of the schedule, or if it changes more than learning rates."""
-    kind, epochs, group = (
-        cfg.scheduler._target_,
-        min(cfg.trainer.get("max_epochs") or 1, 1000),
-        optimizer.param_groups[0],
-    )
+    kind, group = cfg.scheduler._target_, optimizer.param_groups[0]
+    epochs = min(cfg.trainer.get("max_epochs") or 1, 1000)
     make_scheduler, stepped = schedule(cfg)
+    length = MANY if stepped["by_step"] else epochs  # how many steps it is, is known when the images are
     before = {key: value for key, value in group.items() if key != "lr"}
-    scheduler = of_length(make_scheduler, optimizer, lambda: epochs)
+    scheduler = of_length(make_scheduler, optimizer, lambda: length, ends=False)
     if isinstance(scheduler, ReduceLROnPlateau):
         raise UserError(
             f"scheduler: {kind} follows a figure; here schedules are functions of the epoch or the step, as "

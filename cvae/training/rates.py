@@ -72,8 +72,10 @@ def schedule(cfg: DictConfig) -> tuple[Callable[[Optimizer], Any], dict[str, Any
     return make(cfg, "scheduler"), {"by_step": interval == "step", "warmup_steps": warmup_steps}
 
 
-def of_length(scheduler: Callable, optimizer: Optimizer, length: Callable[[], int]) -> Any:
+def of_length(scheduler: Callable, optimizer: Optimizer, length: Callable[[], int], ends: bool = True) -> Any:
     """A scheduler whose arguments that are null are the length of the training.
+
+    ends: whether the length is the true one, before which it must not end
 
     Raises:
         UserError: torch refuses a schedule of this length, or it ends before the training.
@@ -87,9 +89,9 @@ def of_length(scheduler: Callable, optimizer: Optimizer, length: Callable[[], in
         raise UserError(
             f"scheduler: {kind.__module__}.{kind.__qualname__} does not take its values{about}: {error}"
         ) from error
-    ends = getattr(made, "total_steps", None)
-    if ends is not None and ends < length():
-        raise ConfigError("scheduler.total_steps", ends, f"null, or at least {length()}, the length of this training")
+    total = getattr(made, "total_steps", None)
+    if ends and total is not None and total < length():
+        raise ConfigError("scheduler.total_steps", total, f"null, or at least {length()}, the length of this training")
     return made
 
 

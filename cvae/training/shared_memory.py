@@ -91,14 +91,16 @@ def shared_sum(look: Callable[[], None], timeout: float = 1800) -> SharedSum | N
         with suppress(OSError):  # no such folder, or no room in it
             name, memory = _made(SharedSum.size(world))
     names = [name]
-    dist.broadcast_object_list(names)
-    if able and rank and names[0]:
-        with suppress(OSError):  # of another machine
-            memory = _opened(names[0], SharedSum.size(world))
     found: list[bool] = [False] * world
-    dist.all_gather_object(found, memory is not None)
-    if name:
-        os.unlink(name)
+    try:
+        dist.broadcast_object_list(names)
+        if able and rank and names[0]:
+            with suppress(OSError):  # of another machine
+                memory = _opened(names[0], SharedSum.size(world))
+        dist.all_gather_object(found, memory is not None)
+    finally:
+        if name:
+            os.unlink(name)
     return SharedSum(memory, rank, world, look, timeout) if memory is not None and all(found) else None
 
 

@@ -97,7 +97,7 @@ def test_it_goes_on_with_a_run_and_ends_quietly_where_all_are_stopped(joined, ca
 
     def trained(cfg, resume):
         seen.append(resume)
-        raise Stopped(signal.SIGTERM)
+        raise Stopped(signal.SIGTERM, after_step=True)
 
     call(trained, "resume")
     assert seen == [True] and capsys.readouterr() == ("", "") and not run.log_file.exists()
@@ -124,3 +124,19 @@ def test_it_ends_with_the_first_process(stopped):
         child_process.time.sleep(0.1)
     os.kill(int(done.stdout), signal.SIGKILL)
     pytest.fail("it lives on")
+
+
+@pytest.mark.parametrize(("after_step", "code"), [(False, 128 + signal.SIGTERM), (True, None)])
+def test_a_signal_to_this_process_alone_is_in_its_exit_code(joined, after_step, code):
+    """By code 0 the first process would take it for one whose work is done, and wait for its gradients."""
+    call, _ = joined
+
+    def stopped(cfg, resume):
+        raise Stopped(signal.SIGTERM, after_step=after_step)
+
+    if code is None:  # all of them have saved after the same step
+        call(stopped)
+        return
+    with pytest.raises(Ended) as error:
+        call(stopped)
+    assert error.value.args == (code,)

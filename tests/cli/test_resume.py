@@ -218,3 +218,10 @@ def test_a_run_that_is_being_trained_is_refused(finished, monkeypatch):
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(UserError, match="is not a run directory"):
         resume(Run(tmp_path), [], CONF)
+
+
+def test_a_run_of_before_early_stopping_can_have_it(tmp_path):
+    cfg = tiny(tmp_path, "~callbacks.early_stopping")
+    change(cfg, "callbacks.early_stopping.patience=5", CONF)
+    whole = tiny(tmp_path, "callbacks.early_stopping.patience=5")
+    assert cfg.callbacks.early_stopping == whole.callbacks.early_stopping

@@ -155,13 +155,13 @@ def test_pixels_keep_the_distances_that_few_directions_make():
     """Images in a plane: two components hold all of it."""
     basis = torch.randn(2, 3, 4, 4)
     x = torch.einsum("nk,kchw->nchw", torch.randn(50, 2), basis) + 0.5
-    features = Pixels(x, "0123456789abcdef")
-    assert features.name == "pixels-01234567" and features(x).shape == (50, 48)
+    features = Pixels(x)
+    assert features.name == f"pixels-{checksum(features)}" != Pixels(x / 2).name and features(x).shape == (50, 48)
     found, pixels = features(x).double(), x.flatten(1).double()
     assert torch.allclose(torch.cdist(found, found), torch.cdist(pixels, pixels), atol=1e-4)
     assert torch.allclose(features(x).mean(0), torch.zeros(48), atol=1e-5)
-    assert torch.equal(Pixels(x, "").components, features.components)
-    assert Pixels(torch.rand(100, 3, 8, 8), "")(torch.rand(2, 3, 8, 8)).shape == (2, 64)
+    assert torch.equal(Pixels(x).components, features.components)
+    assert Pixels(torch.rand(100, 3, 8, 8))(torch.rand(2, 3, 8, 8)).shape == (2, 64)
 
 
 # Networks of torchvision

@@ -144,13 +144,14 @@ def test_codes_are_standardized_and_values_numbered():
 
 
 def test_factors_of_too_few_images_are_left_out(caplog):
-    factors = np.stack([np.arange(40) % 4, np.arange(40) % 5, np.zeros(40, int)], 1)
+    rare = np.arange(40) == 7  # one image, though there are 20 for each of its values in the mean
+    factors = np.stack([np.arange(40) % 4, np.arange(40) % 5, np.zeros(40, int), rare], 1)
     with caplog.at_level(logging.INFO):
-        known = of_arrays(np.random.default_rng(0).normal(size=(40, 2)), factors, ("four", "five", "none"))
+        known = of_arrays(np.random.default_rng(0).normal(size=(40, 2)), factors, ("four", "five", "none", "rare"))
     assert known.names == ("four",) and known.factors[:, 0].tolist() == factors[:, 0].tolist()
     assert "five is left out: 5 values in 40 images" in caplog.text and "none is left out: 1 values" in caplog.text
     with pytest.raises(UserError, match="no factor has two values and 10 images for each; there are 40 images"):
-        of_arrays(np.zeros((40, 2)), factors[:, 1:], ("five", "none"))
+        of_arrays(np.zeros((40, 2)), factors[:, 1:], ("five", "none", "rare"))
 
 
 def test_halves_are_halves():

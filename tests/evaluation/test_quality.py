@@ -270,6 +270,9 @@ def test_samples_that_are_training_images_are_near_them():
     features.name = "plain-3"
     real = real_features(data, features, QualitySettings(30), plain)
     assert quality(vae, data, features, real, QualitySettings(30), plain).figures["near_training"].value == 1
+    data.train_on = "all"
+    found = quality(vae, data, features, real, QualitySettings(30), plain).figures
+    assert "near_training" not in found and not any(name.startswith("train_") for name in found)
 
 
 def test_figures_of_reconstructions(measured):

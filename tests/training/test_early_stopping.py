@@ -179,6 +179,20 @@ def test_a_checkpoint_of_somebody_else_has_no_other_file_deleted(name, key, tmp_
         Checkpoints(str(tmp_path)).load_state_dict(state)
 
 
+@pytest.mark.parametrize("pair", [["epoch=1.ckpt"], ["epoch=1.ckpt", "x"], ["epoch=1.ckpt", float("nan")]])
+def test_a_rank_is_a_file_with_a_figure(pair, tmp_path):
+    with pytest.raises(UserError, match="^the checkpoint's callbacks rank .* no files with figures$"):
+        Checkpoints(str(tmp_path)).load_state_dict({"best": None, "step": 3, "ranked": [pair]})
+
+
+def test_a_training_that_gets_better_before_min_epochs_goes_on(tmp_path):
+    """Epochs 3 to 5 are no better than the second; the sixth is, and the four after it are not."""
+    metrics = fit(tmp_path, patience(3), "+trainer.min_epochs=6")
+    assert metrics["epochs"] == 9 and metrics["stopped_early"].startswith(
+        "no evaluation was better than that of epoch 6"
+    )
+
+
 @pytest.mark.parametrize("key", ["early_stopping.patience", "checkpoint.keep_every", "checkpoint.keep_best"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "true"])
 def test_values_that_are_refused(key, value, tmp_path):

@@ -162,3 +162,41 @@ def test_a_norm_at_the_limit_is_small_enough(norm, taken):
         other += 1
     assert (weight.item(), other.tolist()) == ((norm, [1, 1]) if taken else (0, [0, 0]))
     assert guard.counted() == {"train/skipped_steps": 0 if taken else 1} and Guard(None).counted() == {}
+
+
+class Views(torch.optim.Optimizer):
+    """Decays by `p.data`, another view of the same numbers at each use, as many optimizers of one's own do."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.mul_(0.5)
+                p.data.sub_(p.grad)
+                self.state[p].setdefault("mean", torch.zeros_like(p)).add_(1)
+
+
+def test_state_is_prepared_without_a_change_of_weights():
+    weights = [torch.ones(3, requires_grad=True)]
+    optimizer = Views(weights)
+    Guard(1.0).prepare(optimizer)
+    assert weights[0].tolist() == [1, 1, 1] and optimizer.state[weights[0]]["mean"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_momentum_begins_as_torchs(fused):
+    """Not with the weight decay of a step that is not taken."""
+    found = []
+    for guarded in (True, False):
+        weights = torch.ones(3, requires_grad=True)
+        optimizer = torch.optim.SGD([weights], lr=0.1, momentum=0.9, weight_decay=0.5, fused=fused)
+        if guarded:
+            Guard(1.0).prepare(optimizer)
+        for _ in range(3):
+            weights.grad = torch.full((3,), 0.25)
+            optimizer.step()
+        found.append(weights.detach())
+    assert torch.equal(*found) and optimizer.param_groups[0]["weight_decay"] == 0.5

@@ -70,7 +70,12 @@ def test_curves_of_training_and_test_have_one_chart(server, results):
     bounds = ["bound/ELBO", "bound/distortion", "bound/rate", "terms/loss"]
     for seed, elbo in enumerate(results[1]):
         assert sorted(tags[f"{seed}_run/test"]) == bounds
-        assert sorted(tags[f"{seed}_run/train"]) == [*bounds, "trainer/gradient_norm", "trainer/images_per_second", "trainer/lr"]
+        assert sorted(tags[f"{seed}_run/train"]) == [
+            *bounds,
+            "trainer/gradient_norm",
+            "trainer/images_per_second",
+            "trainer/lr",
+        ]
         assert list(tags[f"{seed}_run"]) == ["bound/NLL"]
         points = server.json("data/plugin/scalars/scalars", run=f"{seed}_run/test", tag="bound/ELBO")
         assert [step for _, step, _ in points] == [3, 6] and points[-1][2] == pytest.approx(elbo)
