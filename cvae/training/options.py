@@ -159,9 +159,10 @@ def try_schedule(cfg: DictConfig, optimizer: Optimizer) -> None:
     kind, group = cfg.scheduler._target_, optimizer.param_groups[0]
     epochs = min(cfg.trainer.get("max_epochs") or 1, 1000)
     make_scheduler, stepped = schedule(cfg)
-    length = MANY if stepped["by_step"] else epochs  # how many steps it is, is known when the images are
+    # How many steps a training has is known when the images are; max_steps can end it before its last epoch.
+    known = not stepped["by_step"] and cfg.trainer.get("max_steps") in (None, -1)
     before = {key: value for key, value in group.items() if key != "lr"}
-    scheduler = of_length(make_scheduler, optimizer, lambda: length, ends=False)
+    scheduler = of_length(make_scheduler, optimizer, lambda: epochs if known else MANY, ends=known)
     if isinstance(scheduler, ReduceLROnPlateau):
         raise UserError(
             f"scheduler: {kind} follows a figure; here schedules are functions of the epoch or the step, as "
@@ -169,7 +170,7 @@ def try_schedule(cfg: DictConfig, optimizer: Optimizer) -> None:
         )
     try:
         optimizer.step()  # torch looks at some values only here
-        for _ in range(1 if stepped["by_step"] else epochs):
+        for _ in range(epochs if known else 1):
             scheduler.step()
     except REFUSALS as error:
         raise UserError(f"scheduler: {kind} does not take its values: {error}") from error

@@ -178,6 +178,7 @@ def test_saved_configs_of_before_have_neither_key():
 def test_how_many_steps_a_training_has_is_not_guessed_before_the_images_are_there(tmp_path):
     """Of one_cycle's 18 steps two are a tenth; 18 epochs of a single step would be none."""
     train(tiny(tmp_path, *QUIET, *LONGER, *words("one_cycle", "scheduler.pct_start=0.1")))
-    few = words("one_cycle", "scheduler.total_steps=4", "trainer.max_steps=4", "trainer.max_epochs=50")
-    train(tiny(tmp_path / "few", *QUIET, *few))
-    assert last(tmp_path / "few")["global_step"] == 4
+    for interval in ("step", "epoch"):
+        few = words("one_cycle", "scheduler.total_steps=4", "trainer.max_steps=4", "trainer.max_epochs=50")
+        train(tiny(tmp_path / interval, *QUIET, *few, f"scheduler.interval={interval}"))
+        assert last(tmp_path / interval)["global_step"] == 4
