@@ -59,7 +59,9 @@ class EarlyStopping(Callback):
             self.best, self.epoch, self.since = score, trainer.current_epoch + 1, 0
         else:
             self.since += 1
-        self.end(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
+        self.end(trainer)  # not within an epoch, whose rest a resumed run would leave out
 
     def end(self, trainer: Trainer) -> None:
         if self.ended and not self.exhausted:  # it goes on to trainer.min_epochs, and has got better

@@ -179,6 +179,16 @@ def test_a_checkpoint_of_somebody_else_has_no_other_file_deleted(name, key, tmp_
         Checkpoints(str(tmp_path)).load_state_dict(state)
 
 
+def test_it_ends_after_a_whole_epoch(tmp_path):
+    """Also where an evaluation in its middle was the last that it waits for: a resumed run goes on as if it had not."""
+    half = ["+trainer.val_check_interval=0.5", "data.batch_size=1"]
+    assert fit(tmp_path / "one", patience(2), *half)["epochs"] == 3  # -9, -9, -7, -7, -8: two without a better one
+    assert fit(tmp_path / "whole", patience(4), *half)["epochs"] == 4
+    assert fit(tmp_path / "one", patience(4), *half, resume=True)["epochs"] == 4
+    for name in ("global_step", "lr_schedulers"):
+        assert last(tmp_path / "one")[name] == last(tmp_path / "whole")[name]
+
+
 @pytest.mark.parametrize("pair", [["epoch=1.ckpt"], ["epoch=1.ckpt", "x"], ["epoch=1.ckpt", float("nan")]])
 def test_a_rank_is_a_file_with_a_figure(pair, tmp_path):
     with pytest.raises(UserError, match="^the checkpoint's callbacks rank .* no files with figures$"):
