@@ -304,6 +304,16 @@ def test_small_images_have_no_ssim():
     assert "ssim" not in figures and "psnr" in figures
 
 
+def test_samples_have_the_classes_of_the_test_images_that_are_measured(monkeypatch):
+    """Not of all of them, which may be sorted by class."""
+    vae, data = parts("conditional=true")
+    data.test.images.y.copy_(torch.arange(40) // 20)
+    settings, asked, sample = QualitySettings(20, images=12), [], vae.sample
+    monkeypatch.setattr(vae, "sample", lambda num, y: (asked.append(y), sample(num, y))[1])
+    quality(vae, data, Plain(), real_features(data, Plain(), settings, plain), settings, plain)
+    assert torch.cat(asked).unique().tolist() == [0]
+
+
 def test_what_is_not_finite_is_an_error():
     vae, data = parts()
     real = real_features(data, Plain(), QualitySettings(20), plain)
