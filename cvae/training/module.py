@@ -39,8 +39,7 @@ class VAEModule(L.LightningModule):
         by_step: whether the scheduler is stepped after each optimizer step, not after each epoch
         skip_above: the norm of a gradient above which a step is left out, see `Guard`
         warmup_steps: in which the learning rates rise to the scheduler's, see `Rates`
-        seed: of the noise: at evaluation, where every epoch is measured with the same draws, and of training, where it
-            is a function of the seed, the process, the epoch and the number of the minibatch in it
+        seed: of all noise, which differs by process and, in training alone, by epoch and minibatch
         compile: whether torch.compile makes one program of the terms of a training step
         graphs: whether steps are CUDA graphs
         clip: what is done to the gradients before an optimizer step
@@ -49,7 +48,7 @@ class VAEModule(L.LightningModule):
         watched: whether a callback sees each minibatch, which then is a batch of Lightning's
     """
 
-    automatic_optimization, measured = False, False  # the module takes the steps itself; a step's gradient is
+    automatic_optimization = False  # the module takes the steps itself
     trainer: Trainer
     averages: Averages | None
 
@@ -78,6 +77,7 @@ class VAEModule(L.LightningModule):
         self.vae, self.objective, self.seed = vae, objective, seed
         self.make_optimizer, self.scheduler = optimizer, scheduler
         self.by_step, self.warmup_steps, self.guard = by_step, warmup_steps, Guard(skip_above)
+        self.measured = False  # whether this step's gradient norm is noted
         self.window, self.epoch, self.evaluation = Totals(), Totals(), Totals()
         self.recent: dict[str, float] = {}  # the means since the last log, for the progress bar
         self.figures: dict[str, float] = {}  # the latest of whole epochs and of evaluations, as metrics.json has them
@@ -85,7 +85,8 @@ class VAEModule(L.LightningModule):
         self.sums: dict[str, dict] = {}  # of a checkpoint, for window and epoch
         self.planned: int | None = None  # epochs, when the checkpoint was saved
         self.names: tuple[str, ...] = ()  # of a step's figures
-        self.stopping, self.begun = False, False  # a callback had ended it then; all of a checkpoint is taken
+        self.stopping = False  # whether a callback had ended the training when the checkpoint was saved
+        self.begun = False  # whether everything that the checkpoint holds is restored
 
     def configure_optimizers(self) -> tuple[list, list]:
         """One optimizer; a second parameter group where the objective has parameters of its own (a critic)."""
@@ -235,7 +236,6 @@ class VAEModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         optimizer = self.optimizer
-        # Without one, a scaler that does nothing.
         self.scaler = getattr(self.trainer.precision_plugin, "scaler", None) or torch.amp.GradScaler(enabled=False)
         self.learned = [name for name, _ in self.named_buffers() if name in self.state_dict()]
         if self.planned is not None:  # the training goes on
