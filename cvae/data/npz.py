@@ -163,7 +163,7 @@ class Npz:
 
 
 def shards(folder: Path) -> list[Path]:
-    """The .npy files in a folder, in the order of their names, without those of labels. None if there are none."""
+    """The .npy files in a folder, in the order of their names, without those of labels."""
     files = sorted(file for file in folder.glob("*.npy") if file.is_file() and not file.name.startswith("."))
     beside = {file.with_name(LABELS.format(file.stem)) for file in files}
     return [file for file in files if file not in beside]
