@@ -24,7 +24,7 @@ from cvae.data.idx_files import MD5, write_idx
 from cvae.runtime.console import ConsoleHandler
 
 torch.set_num_threads(1)  # the tests run side by side, and their tensors are small
-# A thread that waits for a dead process is abandoned, and tells torch's logger of its end in the middle of another test.
+# A thread that waits for a dead process is abandoned; it tells torch's logger of its end in the middle of another test.
 logging.getLogger("c10d-NullHandler-default").addFilter(lambda record: False)
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # benchmarks/ is no part of the package; behind it, so that cvae is the installed one
