@@ -45,7 +45,12 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         "files", nargs="*", metavar="FILE", help="an image, of any format that Pillow reads, or a folder of them"
     )
     encode.add_argument("--split", choices=SPLITS, help="all images of a split of the run's data, instead of files")
-    encode.add_argument("--class", dest="label", metavar="CLASS", help="the class of the files, if conditional")
+    encode.add_argument(
+        "--class",
+        dest="label",
+        metavar="CLASS",
+        help="the class of all files, if conditional (default: their sub-folders of a folder say it)",
+    )
     encode.add_argument("--data-root", metavar="DIR", help="the folder of the data, if it has moved")
     encode.add_argument(
         "--out",
@@ -94,7 +99,7 @@ def batches_of(
 
     if args.files:
         files = own_files(args.files)
-        (data, levels), y = own_levels(files.paths, args), labels_of(args, vae, len(files.paths))
+        (data, levels), y = own_levels(files.paths, args), labels_of(args, vae, len(files.paths), files.classes)
         noise = torch.Generator().manual_seed(data.seed)
         blocks = ((data.as_tested(levels[rows], noise), rows) for rows in torch.arange(len(levels)).split(BATCH))
         batches = ((x, None if y is None else y[rows]) for x, rows in blocks)

@@ -93,21 +93,22 @@ class OwnFiles(NamedTuple):
 def own_files(words: Sequence[str]) -> OwnFiles:
     """The files that are named, and those below folders that are. Raises UserError if there is no such file or image.
 
-    A file in a folder has its path from there as its name, and the folder right below as its class.
+    A file in a folder has its path from there as its name, and the folder right below (or below its split's) as its
+    class; "" is the class of a file beside such folders.
     """
     if missing := [word for word in words if not Path(word).exists()]:
         raise UserError(f"there is no such file: {', '.join(missing)}")
-    from cvae.data.listing import images_below
+    from cvae.data.listing import images_in
 
     several = len(words) > 1
     found: list[tuple[Path, str, str | None]] = []
     for word in words:
-        below = images_below(Path(word)) if Path(word).is_dir() else None
+        below = images_in(Path(word)) if Path(word).is_dir() else None
         for name, kind in below or []:
             found.append((Path(word, name), f"{word}/{name}" if several else name, kind))
         found += [] if below else [(Path(word), word, None)]
     paths, names, kinds = (list(part) for part in zip(*found, strict=True))
-    return OwnFiles(paths, names, kinds if all(kinds) else None)
+    return OwnFiles(paths, names, kinds if any(kinds) and None not in kinds else None)
 
 
 def own_images(files: Sequence[str | Path], args: argparse.Namespace) -> "Tensor":
@@ -181,11 +182,13 @@ def is_number_of_an_image(word: str) -> bool:
     return word.isdecimal() and not Path(word).is_file()
 
 
-def labels_of(args: argparse.Namespace, vae: "VAE", num: int) -> "Tensor | None":
+def labels_of(args: argparse.Namespace, vae: "VAE", num: int, classes: Sequence[str] | None = None) -> "Tensor | None":
     """--class, a name of the user's own data or a number, as labels (num,); None for a model without classes.
 
+    classes: of each image, by the folder that it is in, where --class says none
+
     Raises:
-        ConfigError: there is no such class, or it is missing or not wanted.
+        UserError: there is no such class, or it is missing or not wanted.
     """
     import torch
 
@@ -196,9 +199,19 @@ def labels_of(args: argparse.Namespace, vae: "VAE", num: int) -> "Tensor | None"
     if not vae.num_classes:
         raise ConfigError("--class", args.label, "left out: this model knows no classes")
     numbers = {str(number): number for number in range(vae.num_classes)}
-    known = {name: number for name, number in saved_classes(Run(args.run)).items() if number < vae.num_classes}
+    saved = sorted(saved_classes(Run(args.run)).items(), key=lambda item: item[1])
+    known = {name: number for name, number in saved if number < vae.num_classes}
+    if args.label is None and classes is not None:
+        own = known or numbers  # where classes have names, a folder called 0 need not be of the first
+        if others := sorted(set(classes) - own.keys()):
+            there, allowed = (listed([one_line(name) or "(no folder)" for name in names]) for names in (others, own))
+            raise UserError(
+                f"sub-folders give images their class, and this run has no class called {there}: its classes are "
+                f"{allowed}. Rename the folders, or give all images one class: --class"
+            )
+        return torch.tensor([own[name] for name in classes])
     if str(args.label) not in numbers | known:
-        names = f", or a name: {listed(sorted(known))}" if known else ""
+        names = f", or a name: {listed(list(known))}" if known else ""
         why = ": this model is given the class" if args.label is None else ""
         raise ConfigError("--class", args.label, f"from 0 to {vae.num_classes - 1}{names}{why}")
     return torch.full((num,), (numbers | known)[args.label])

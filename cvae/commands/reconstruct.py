@@ -26,7 +26,12 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     reconstruct.add_argument(
         "files", nargs="+", metavar="FILE", help="an image, of any format that Pillow reads, or a folder of them"
     )
-    reconstruct.add_argument("--class", dest="label", metavar="CLASS", help="their class, if conditional")
+    reconstruct.add_argument(
+        "--class",
+        dest="label",
+        metavar="CLASS",
+        help="the class of all files, if conditional (default: their sub-folders of a folder say it)",
+    )
     reconstruct.add_argument(
         "--out",
         metavar="PATH",
@@ -50,7 +55,7 @@ def redraw(args: argparse.Namespace) -> None:
 
     vae = model_of(args).vae
     files = own_files(args.files)
-    x, y = own_images(files.paths, args), labels_of(args, vae, len(files.paths))
+    x, y = own_images(files.paths, args), labels_of(args, vae, len(files.paths), files.classes)
     rows = torch.arange(len(x)).split(BATCH)
     with fixed_noise(args.seed, torch.device("cpu")):
         parts = [vae.reconstruct(x[i], None if y is None else y[i]) for i in watched(rows, "reconstructing", len(rows))]

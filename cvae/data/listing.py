@@ -126,6 +126,15 @@ def images_below(root: Path, folder: str = "") -> list[tuple[str, str]]:
     return [("/".join([*before, *parts]), kind) for parts, kind in sorted(files)]
 
 
+def images_in(root: Path) -> list[tuple[str, str]]:
+    """(Name from `root`, class) of the images of all splits of a folder; of one without splits, of all images in it."""
+    try:
+        parts = list(folders_of_splits(root, "hash").values())
+    except DataError:  # a folder that may be one of a split or of a class, as in `list_folder`: here it is a class
+        parts = []
+    return [file for part in parts or [""] for file in images_below(root, part)]
+
+
 def is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 

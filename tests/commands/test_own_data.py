@@ -58,6 +58,78 @@ def test_a_class_by_its_name_or_number(conditional, call, tmp_path):
     assert np.array_equal(np.load(by_name)["latents"], np.load(by_number)["latents"])
 
 
+def arrays(call, command, run, *words, out):
+    """The arrays that a command writes, or what it says where it fails."""
+    code, said = call(command, run, *words, "--out", out)
+    return dict(np.load(out)) if code == 0 else said
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Images in sub-folders of two of the three classes, and the same ones in a folder for each of these."""
+    for number, kind in enumerate(("eel", "cat", "eel", "cat", "cat")):
+        x = Image.fromarray(RNG.integers(0, 256, (8, 8)).astype(np.uint8))
+        for place in (tmp_path / "mixed" / kind, tmp_path / "apart" / kind / "one"):
+            place.mkdir(parents=True, exist_ok=True)
+            x.save(place.parent / f"{number}.png" if place.name == "one" else place / f"{number}.png")
+    return tmp_path / "mixed"
+
+
+def test_sub_folders_say_the_class(conditional, call, tmp_path, mixed):
+    found = arrays(call, "encode", conditional, mixed, out=tmp_path / "all.npz")
+    assert found["labels"].tolist() == [0, 0, 0, 2, 2] and found["classes"].tolist() == ["cat"] * 3 + ["eel"] * 2
+    drawn = arrays(call, "reconstruct", conditional, mixed / "..", "--class", "eel", out=tmp_path / "x.npz")
+    assert len(drawn["x"]) == 10  # what --class says holds for all, whatever their folders are called
+    for kind, rows in (("cat", slice(0, 3)), ("eel", slice(3, 5))):
+        words = [tmp_path / "apart" / kind, "--class", kind]
+        alone = arrays(call, "encode", conditional, *words, out=tmp_path / f"{kind}.npz")
+        np.testing.assert_allclose(alone["latents"], found["latents"][rows], rtol=0, atol=1e-6)
+    same = [arrays(call, "encode", conditional, mixed, "--class", kind, out=tmp_path / "o.npz") for kind in ("0", "2")]
+    assert same[0]["labels"].tolist() == [0] * 5
+    assert not np.allclose(same[0]["latents"], same[1]["latents"], rtol=0, atol=1e-6)  # the class matters
+
+
+def test_sub_folders_say_the_class_of_reconstructions(conditional, call, tmp_path, mixed):
+    (mixed / "eel").rename(tmp_path / "eel")  # so that all are cats, with the noise of a folder of cats
+    found = arrays(call, "reconstruct", conditional, mixed, out=tmp_path / "x.npz")
+    by_hand = [
+        arrays(call, "reconstruct", conditional, mixed / "cat", "--class", k, out=tmp_path / "y.npz") for k in "01"
+    ]
+    np.testing.assert_array_equal(found["x"], by_hand[0]["x"])
+    assert not np.array_equal(found["x"], by_hand[1]["x"])
+
+
+def test_classes_below_the_folders_of_splits(conditional, call, tmp_path, mixed):
+    (tmp_path / "split").mkdir()
+    mixed.rename(tmp_path / "split" / "Train")
+    (tmp_path / "apart").rename(tmp_path / "split" / "test")
+    found = arrays(call, "encode", conditional, tmp_path / "split", out=tmp_path / "all.npz")
+    assert found["labels"].tolist() == [0, 0, 0, 2, 2] * 2 and found["names"][[0, 5]].tolist() == [
+        "Train/cat/1.png", "test/cat/1.png",
+    ]  # fmt: skip
+
+
+def test_a_sub_folder_that_is_no_class(conditional, call, tmp_path, mixed):
+    for name, named in (("co\nw", "co w"), ("0", "0")):
+        (mixed / "eel").rename(mixed / name)
+        said = arrays(call, "encode", conditional, mixed, out=tmp_path / "x.npz")
+        assert f"this run has no class called {named}: its classes are cat, dog, eel" in " ".join(said.split())
+        (mixed / name).rename(mixed / "eel")
+    Image.new("L", (8, 8)).save(mixed / "beside.png")
+    assert "no class called (no folder): its" in arrays(call, "encode", conditional, mixed, out=tmp_path / "x.npz")
+    assert "--class=None: must be" in arrays(call, "encode", conditional, mixed / "eel", out=tmp_path / "x.npz")
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_sub_folders_of_numbers_where_classes_have_no_names(call, tmp_path, mixed):
+    train(tiny(tmp_path / "run", *QUIET, "conditional=true"))
+    said = arrays(call, "encode", tmp_path / "run", mixed, out=tmp_path / "x.npz")
+    assert "no class called cat, eel: its classes are 0, 1, 2, …" in said
+    (mixed / "cat").rename(mixed / "1")
+    (mixed / "eel").rename(mixed / "0")
+    assert arrays(call, "encode", tmp_path / "run", mixed, out=tmp_path / "x.npz")["labels"].tolist() == [0, 0, 1, 1, 1]
+
+
 def test_labels_that_are_numbers_are_called_as_they_are(call, tmp_path):
     """Labels 1 and 2 are numbered 0 and 1; tables and legends say 1 and 2, and so does --class."""
     np.savez(tmp_path / "a.npz", x=RNG.integers(0, 256, (12, 8, 8)).astype(np.uint8), y=np.arange(12) % 2 + 1)
