@@ -1,6 +1,6 @@
 """Pictures as uint8 arrays (H, W, 3), and as encoded files."""
 
-from cvae.pictures.grids import gif, grid, headed, image_summary, png, reduced, side_by_side, strips
+from cvae.pictures.grids import gif, grid, headed, image_summary, named, pair, png, reduced, side_by_side, strips
 from cvae.pictures.known_factors import factors
 from cvae.pictures.latent import (
     code_maps,
@@ -29,7 +29,9 @@ __all__ = [
     "latent_manifold",
     "latent_map",
     "manifold",
+    "named",
     "neighbours",
+    "pair",
     "plane",
     "png",
     "quantiles",

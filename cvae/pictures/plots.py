@@ -166,6 +166,7 @@ def curves(epochs: Mapping[str, Sequence[tuple[int, float]]]) -> np.ndarray:
     """
     names: tuple[str, ...] = ("elbo", "rate", "distortion")
     names = tuple(name for name in names if any(epochs.get(f"{split}/{name}") for split in SPLITS)) or names
+    last = max((epoch for points in epochs.values() for epoch, _ in points), default=0)
     figure = new_figure(4 * len(names), 4, layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for split in SPLITS:
@@ -173,7 +174,9 @@ def curves(epochs: Mapping[str, Sequence[tuple[int, float]]]) -> np.ndarray:
                 axes.plot(*zip(*points, strict=True), label=split, marker="." if len(points) < 30 else None)
         axes.set(xlabel="epoch", ylabel="nats per image", title={"elbo": "ELBO"}.get(name, name))
         axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.ticklabel_format(useOffset=False)  # whole numbers of nats, not their distances from one
         axes.grid(alpha=0.3)
+        axes.set_xlim(0, max(1.05 * last, 2))  # of a single epoch matplotlib's would be a tenth of an epoch wide
         if axes.lines:
             axes.legend(frameon=False)
     return to_pixels(figure)

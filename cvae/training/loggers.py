@@ -136,26 +136,31 @@ def log_table(loggers: Iterable[Logger], markdown: str, step: int) -> None:
             logger.log_text("1 evaluation", markdown, step)
 
 
-def log_picture(loggers: Iterable[Logger], name: str, content: bytes, height: int, width: int, step: int) -> None:
-    """An encoded picture (PNG, GIF) of this size in pixels, for the loggers that show pictures. Steps are epochs."""
+def log_picture(
+    loggers: Iterable[Logger], name: str, content: bytes, height: int, width: int, epoch: int, step: int
+) -> None:
+    """An encoded picture (PNG, GIF) of this size in pixels, for the loggers that show pictures.
+
+    In TensorBoard it lies at its optimizer step, as the points of the curves do; the others name its epoch.
+    """
     for logger in loggers:
         if isinstance(logger, TensorBoard):
             logger.log_picture(name, content, height, width, step)
         elif isinstance(logger, MLFlowLogger):
-            attempt(logger, picture_to_mlflow, logger, name, content, step)
+            attempt(logger, picture_to_mlflow, logger, name, content, epoch)
         elif isinstance(logger, WandbLogger):
-            attempt(logger, picture_to_wandb, logger, name, content, step)
+            attempt(logger, picture_to_wandb, logger, name, content, epoch)
 
 
-def picture_to_mlflow(logger: MLFlowLogger, name: str, content: bytes, step: int) -> None:
+def picture_to_mlflow(logger: MLFlowLogger, name: str, content: bytes, epoch: int) -> None:
     with tempfile.TemporaryDirectory() as folder:  # MLflow takes files
-        file = Path(folder) / f"{name}_{step:04d}.{kind(content)}"
+        file = Path(folder) / f"{name}_{epoch:04d}.{kind(content)}"
         file.write_bytes(content)
         logger.experiment.log_artifact(logger.run_id, str(file), "pictures")
 
 
-def picture_to_wandb(logger: WandbLogger, name: str, content: bytes, step: int) -> None:
-    logger.experiment.log({f"pictures/{name}": wandb_picture(content), "epoch": step})
+def picture_to_wandb(logger: WandbLogger, name: str, content: bytes, epoch: int) -> None:
+    logger.experiment.log({f"pictures/{name}": wandb_picture(content), "epoch": epoch})
 
 
 def kind(content: bytes) -> str:

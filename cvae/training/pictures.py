@@ -39,6 +39,10 @@ WAYS, STEPS = 5, 10  # interpolations, and images of each
 VARIATIONS = 8  # images that differ by one group of latents
 CODED, MAPS = 10, 4  # images with their codes, and at most so many maps of these
 DIMS, PLACES = 10, 7  # latents that are traversed, and images of each
+LARGE, FEW = (
+    128,
+    4,
+)  # of images of more pixels in height or width so many are in reconstruction.png, which stay readable
 FRAMES, GRID = 100, 500_000  # of the GIF, at most, and about how many pixels a grid in it has: a byte a pixel in memory
 
 
@@ -102,6 +106,11 @@ class Pictures(Callback):
         with fixed_noise(self.seed, torch.device("cpu")):
             self.x, y = data.batch("test", self.chosen)
         self.y, self.labels = vae.labels(y), labels  # of the test images, of the samples
+        images = data.test.images
+        self.few, self.few_columns = list(range(len(self.x))), self.columns  # those of reconstruction.png
+        if max(self.x.shape[2:]) > LARGE:
+            self.few, self.few_columns = self.few[:: self.columns if vae.num_classes else 1][:FEW], 2
+        self.names = [images.kind(int(y[number])) for number in self.few] if images.classes else None
 
     def on_train_start(self, trainer: Trainer, module: VAEModule) -> None:
         if not trainer.is_global_zero:
@@ -135,7 +144,7 @@ class Pictures(Callback):
         content = pictures.gif((frame(*of_epoch) for of_epoch in frames), pace)
         height, width = imageio.improps(content, index=0).shape[:2]
         self._save(self.run.gif, content)
-        log_picture(trainer.loggers, "training", content, height, width, epoch)
+        log_picture(trainer.loggers, "training", content, height, width, epoch, trainer.global_step)
         self._remember(module, epoch)
         device = trainer.strategy.root_device
         with fixed_noise(self.seed, device):
@@ -182,7 +191,7 @@ class Pictures(Callback):
                     points.append((epoch, value))
 
     def _epoch(self, trainer: Trainer, module: VAEModule, epoch: int) -> None:
-        """Draw both grids; file names and TensorBoard's steps count epochs, 0 is before training."""
+        """Draw both grids; file names count epochs, 0 is before training."""
         if not trainer.is_global_zero:
             return
         device = trainer.strategy.root_device
@@ -191,15 +200,15 @@ class Pictures(Callback):
         module.eval()
         has_prior = not isinstance(vae.p_z(), Unknown)
         with fixed_noise(self.seed, device), module.as_evaluated():
-            reconstruction = pictures.grid(vae.reconstruct(self.x.to(device), y), self.columns)
+            reconstructed = vae.reconstruct(self.x.to(device), y).cpu()
             if has_prior:
                 sample = pictures.grid(vae.sample(self.num if labels is None else len(labels), labels), self.columns)
         module.train()
-        self._save(self.run.image("reconstruction", epoch), pictures.png(reconstruction))
-        pair = pictures.side_by_side(
-            pictures.headed(pictures.grid(self.x, self.columns), "test images"),
-            pictures.headed(reconstruction, f"reconstructions, epoch {epoch}"),
-        )
+        grid = pictures.grid(reconstructed, self.columns)
+        self._save(self.run.image("reconstruction", epoch), pictures.png(grid))
+        headings = ("test images", f"reconstructions, epoch {epoch}")
+        both = (self.x[self.few], reconstructed[self.few])
+        pair = pictures.pair(both, headings, self.few_columns, self.names)
         self._picture(trainer, self.run.reconstruction, pair, "reconstruction", epoch)
         if has_prior:
             self._picture(trainer, self.run.image("sample", epoch), sample, "sample", epoch)
@@ -251,11 +260,11 @@ class Pictures(Callback):
         if found.exact is not None:  # else there is no density
             yield self.run.rates, pictures.rates(found.rate, found.exact)
 
-    def _picture(self, trainer: Trainer, file: Path, pixels: np.ndarray, tag: str, step: int) -> None:
+    def _picture(self, trainer: Trainer, file: Path, pixels: np.ndarray, tag: str, epoch: int) -> None:
         content = pictures.png(pixels)
         self._save(file, content)
         height, width, _ = pixels.shape
-        log_picture(trainer.loggers, tag, content, height, width, step)
+        log_picture(trainer.loggers, tag, content, height, width, epoch, trainer.global_step)
 
     def _save(self, file: Path, content: bytes) -> None:
         """Save a picture. The first that cannot be saved is a warning: it is no reason to end a run."""

@@ -42,10 +42,42 @@ def test_encoded_pictures():
     assert image.encoded_image_string == content
 
 
-def test_large_images_are_not_drawn_larger():
-    assert pictures.grid(torch.zeros(1, 1, 64, 2), 1).shape == (204, 18, 3)
-    for size in ((65, 2), (2, 65)):
-        assert pictures.grid(torch.zeros(1, 1, *size), 1).shape == (size[0] + 4, size[1] + 4, 3)
+def test_how_large_a_pixel_is_drawn():
+    for side, zoom in ((1, 3), (64, 3), (85, 3), (86, 2), (128, 2), (129, 1), (256, 1), (700, 1)):
+        for size in ((side, 1), (1, side)):
+            height, width = (zoom * (length + 4) for length in size)
+            assert pictures.grid(torch.zeros(1, 1, *size), 1).shape == (height, width, 3)
+
+
+def test_names_stand_below_the_images():
+    """Three of them in two columns; what is too long ends in dots, and nothing is written over a neighbour."""
+    images = torch.tensor([0.2, 0.4, 0.6]).view(3, 1, 1, 1).expand(3, 3, 30, 20)
+    names = ["cat", "a name that is far too long", "ø"]
+    found = pictures.named(images, 2, names)
+    plain = pictures.named(images, 2, [""] * 3)
+    assert found.shape == plain.shape == (3 * (2 * (30 + 7 + 2) + 2), 3 * (2 * (20 + 2) + 2), 3)
+    written = (found != plain).any(2)
+    for number, (row, column) in enumerate(((0, 0), (0, 1), (1, 0))):
+        top, left = 3 * (2 + 39 * row), 3 * (2 + 22 * column)
+        assert (found[top : top + 90, left : left + 60] == round(255 * (0.2 + 0.2 * number))).all()
+        below = slice(top + 90, top + 111), slice(left, left + 60)
+        assert (plain[below] == 255).all() and written[below].sum() > 10
+        written[below] = False
+    assert not written.any()
+    assert not np.array_equal(found, pictures.named(images, 2, ["cow", *names[1:]]))
+    assert np.array_equal(found, pictures.named(images, 2, ["c\nat".replace("\n", ""), names[1] + " indeed", "ø"]))
+
+
+def test_a_pair_of_grids():
+    sets = torch.rand(2, 4, 1, 30, 30)
+    heads = ("left", "right")
+    plain = [pictures.headed(pictures.grid(images, 2), head) for images, head in zip(sets, heads, strict=True)]
+    assert np.array_equal(pictures.pair(tuple(sets), heads, 2), pictures.side_by_side(*plain))
+    names = ["a", "b", "c", "d"]
+    with_names = [
+        pictures.headed(pictures.named(images, 2, names), head) for images, head in zip(sets, heads, strict=True)
+    ]
+    assert np.array_equal(pictures.pair(tuple(sets), heads, 2, names), pictures.side_by_side(*with_names))
 
 
 def test_side_by_side_with_a_gap_of_white():

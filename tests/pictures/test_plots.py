@@ -156,6 +156,11 @@ def test_learning_curves_by_figure_and_split(figure):
     assert all((axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "nats per image") for axes in found.axes)
     names = [text.get_text() for text in found.axes[0].get_legend().get_texts()]
     assert names == ["train", "test"] and found.axes[0].lines[0].get_marker() == "."
+    assert found.axes[0].get_xlim() == (0, 1.05 * 3)
+    short = pictures.curves({"train/elbo": [(1, -200.25)], "test/elbo": [(1, -200.5)]}).axes[0]
+    assert short.get_xlim() == (0, 2) and [*short.get_xticks()] == [0, 1, 2]  # not a tenth of an epoch
+    short.figure.draw_without_rendering()
+    assert short.yaxis.get_offset_text().get_text() == ""
     long = pictures.curves({"train/elbo": [(epoch, 0.0) for epoch in range(30)]})
     assert long.axes[0].lines[0].get_marker() in (None, "None")
 

@@ -30,7 +30,7 @@ def stand_in(name):
 
 
 class Stage:
-    """The callback with what Lightning hands it, and what it logged: (tag, height, width, step)."""
+    """The callback with what Lightning hands it, and what it logged: (tag, height, width, epoch)."""
 
     def __init__(self, folder, monkeypatch, *overrides):
         cfg = tiny(folder, "seed=6", *overrides)
@@ -56,10 +56,10 @@ class Stage:
         for name in ("manifold", "latent_map"):  # which `decoded_map` and `scatter` draw by
             monkeypatch.setattr(f"cvae.pictures.latent.{name}", stand_in(name))
 
-    def log_picture(self, loggers, tag, content, height, width, step):
-        assert loggers == ["logger"]
+    def log_picture(self, loggers, tag, content, height, width, epoch, step):
+        assert loggers == ["logger"] and step == self.trainer.global_step
         assert imageio.imread(content).shape[-3:-1] == (height, width)
-        self.logged.append((tag, height, width, step))
+        self.logged.append((tag, height, width, epoch))
 
     def epochs(self, count):
         """The calls of a run of so many epochs, after each of which the model is another."""

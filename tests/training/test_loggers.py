@@ -86,7 +86,7 @@ def test_what_each_kind_of_logger_is_told(tmp_path):
     log_start(both, cfg)
     log_curves(both, {"test/elbo": -7.5}, 12)
     log_table(both, "| a |", 13)
-    log_picture(both, "sample", b"GIF", 5, 9, 3)
+    log_picture(both, "sample", b"GIF", 5, 9, 3, 120)
     close(both, "failed")
     assert other.told == [hyperparameters(cfg), ({"test/elbo": -7.5}, 12), "failed"]
     found = events(tmp_path)
@@ -98,7 +98,7 @@ def test_what_each_kind_of_logger_is_told(tmp_path):
     text = config_text.tensor_proto.string_val[0].decode()
     assert text.startswith("```\nseed: 7\n") and text.endswith("\n```") and "latent_dim: 2" in text
     (image,) = found.Images("pictures/03 sample")
-    assert (image.step, image.height, image.width, image.encoded_image_string) == (3, 5, 9, b"GIF")
+    assert (image.step, image.height, image.width, image.encoded_image_string) == (120, 5, 9, b"GIF")  # not its epoch
 
 
 @pytest.mark.parametrize("status", ["success", "failed"])

@@ -14,6 +14,7 @@ from tiny import tiny
 
 from cvae import pictures
 from cvae.build import make
+from cvae.runtime.noise import fixed_noise
 from cvae.training.pictures import spread, thinned
 
 
@@ -220,6 +221,40 @@ def test_a_saved_run_goes_on_with_the_images_that_it_has_shown(stage):
         show.callback.load_state_dict(state)
         show.callback.on_fit_start(show.trainer, show.module)
         assert torch.equal(show.callback.x, show.data.batch("test", expected)[0])
+
+
+def test_classes_that_have_names_are_below_their_images(stage):
+    """In reconstruction.png, beside each other; the frames of the GIF have none."""
+    show = stage("data.source.test_size=30")
+    y = torch.tensor([1, 0, 2] * 10)
+    show.data.test.images = show.data.test.images._replace(y=y, classes=("ant", "bee", "cat"))
+    show.callback.chosen = [4, 2, 6, 1]
+    show.epochs(1)
+    x = show.data.batch("test", [4, 2, 6, 1])[0]
+    left = show.grids(x, None, None, 4, 2)[0]
+    with fixed_noise(6, CPU):
+        reconstructed = show.vae.reconstruct(x)
+    heads = ("test images", "reconstructions, epoch 1")
+    expected = pictures.pair((x, reconstructed), heads, 2, ["ant", "cat", "bee", "ant"])
+    assert np.array_equal(read(show.run.reconstruction), expected)
+    assert np.array_equal(read(show.run.image("reconstruction", 1)), left)
+
+
+@pytest.mark.parametrize(
+    ("words", "few"), [([], [0, 1, 2, 3]), (["conditional=true", "data.num_classes=5"], [0, 3, 6, 9])]
+)
+def test_of_large_images_few_are_beside_each_other(stage, words, few):
+    """Of a conditional model the first of each class."""
+    show = stage("data.image_shape=[1,132,2]", "callbacks.pictures.num=10", "data.source.test_size=15", *words)
+    show.callback.chosen = [] if not words else None
+    show.epochs(0)
+    x, y = show.data.batch("test", show.callback.chosen)
+    y = show.vae.labels(y)
+    with fixed_noise(6, CPU):
+        reconstructed = show.vae.reconstruct(x, y)
+    expected = pictures.pair((x[few], reconstructed[few]), ("test images", "reconstructions, epoch 0"), 2)
+    assert np.array_equal(read(show.run.reconstruction), expected)
+    assert np.array_equal(read(show.run.image("reconstruction", 0)), pictures.grid(reconstructed, 3))
 
 
 def test_learning_curves_of_whole_epochs(stage):

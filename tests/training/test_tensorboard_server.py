@@ -94,9 +94,9 @@ def test_pictures_and_the_animation(server, results):
     shown = sorted(server.json("data/plugin/images/tags")["0_run"])
     assert shown[:3] == ["pictures/01 training", "pictures/02 reconstruction", "pictures/03 sample"]
     steps, gif = picture(server, "pictures/01 training")
-    assert gif.format == "GIF" and gif.n_frames > 1 and steps == [2]
+    assert gif.format == "GIF" and gif.n_frames > 1 and steps == [6]
     steps, png = picture(server, "pictures/03 sample")
-    assert png.format == "PNG" and steps == [0, 1, 2]
+    assert png.format == "PNG" and steps == [0, 3, 6]  # as the points of the curves
     assert png.tobytes() == Image.open(results[0] / "0_run" / "images" / "sample_0002.png").tobytes()
 
 
