@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from cvae.data.images import Images
+from cvae.data.mapped import Mapped, as_numpy
 from cvae.errors import UserError
 from cvae.runs.directory import Run
 from cvae.runs.small_files import read_bytes
@@ -22,6 +23,7 @@ from cvae.runs.storage import save
 
 BLOCK = 1000  # images of an array that share a digest
 READ = 2**31  # bytes of arrays that are read for their digests, about: of larger ones every second block, third, …
+PIECE = 2**24  # bytes that are read at once, about
 SHOWN = 3  # names in a message
 LARGEST = 2**30  # bytes of data.csv
 
@@ -41,21 +43,26 @@ def of_files(names: Iterable[str], digests: np.ndarray) -> dict[str, str]:
     return {name: f"{digest:016x}" for name, digest in zip(names, digests.tolist(), strict=True)}
 
 
-def of_array(name: str, x: np.ndarray, whole: int = 0) -> dict[str, str]:
-    """Contents of an array (N, …), with its shape and type. whole: bytes of all arrays of which this is one."""
-    found = {f"{name} {x.dtype} {x.shape[1:]}": "0" * 16}
-    every = max(1, -(-max(whole, x.nbytes) // READ))
+def of_array(name: str, x: np.ndarray | Tensor | Mapped, whole: int = 0) -> dict[str, str]:
+    """Contents of an array (N, …), in memory or on disk, with its shape and type; it is read piece by piece.
+
+    whole: bytes of all arrays of which this is one
+    """
+    empty = as_numpy(x[:0])
+    found = {f"{name} {empty.dtype} {empty.shape[1:]}": "0" * 16}
+    every, size = max(1, -(-max(whole, x.nbytes) // READ)), max(1, PIECE * len(x) // max(x.nbytes, 1))
     for start in range(0, max(len(x), 1), BLOCK * every):
-        block = np.ascontiguousarray(x[start : start + BLOCK])
-        content = block.reshape(-1).view("u1").data
-        found[f"{name}[{start}:{start + len(block)}]"] = blake2b(content, digest_size=8).hexdigest()
+        end, block = min(start + BLOCK, len(x)), blake2b(digest_size=8)
+        for first in range(start, end, size):
+            piece = np.ascontiguousarray(as_numpy(x[first : min(first + size, end)]))
+            block.update(piece.reshape(-1).view("u1").data)
+        found[f"{name}[{start}:{end}]"] = block.hexdigest()
     return found
 
 
 def of_images(split: str, images: Images) -> dict[str, str]:
-    """Contents of images and labels where no file tells them; they are read into memory, if they are not there."""
-    x = images.x if isinstance(images.x, Tensor) else images.x.read()
-    return of_array(f"{split} x", x.cpu().numpy()) | of_array(f"{split} y", images.y.cpu().numpy())
+    """Contents of levels and labels."""
+    return of_array(f"{split} x", images.x) | of_array(f"{split} y", images.y)
 
 
 def of_source(source: Any, sets: Iterable[Images]) -> dict[str, str] | None:

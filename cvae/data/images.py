@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cvae.checks import is_int
-from cvae.data.mapped import BLOCK, Mapped
+from cvae.data.mapped import BLOCK, Mapped, as_numpy
 from cvae.errors import ConfigError
 from cvae.runtime.devices import main_memory
 
@@ -42,7 +42,7 @@ class Images(NamedTuple):
 
     def take(self, indices: Sequence[int] | Tensor | slice) -> "Images":
         """The images at `indices` (a list of integers, an integer tensor or a slice), in that order."""
-        names = self.names if self.names is None else self.names[plain(indices)]
+        names = self.names if self.names is None else self.names[as_numpy(indices)]
         factors = self.factors if self.factors is None else self.factors[indices]
         x = self.x.take(indices) if isinstance(self.x, Mapped) else self.x[indices]
         return Images(x, self.y[indices], factors, names, self.classes, self.factor_names)
@@ -79,11 +79,6 @@ def joined(*sets: Tensor | Mapped) -> Tensor | Mapped:
     if len(tensors) == len(sets):
         return torch.cat(tensors)
     return Mapped.joined(levels if isinstance(levels, Mapped) else Mapped.of(levels) for levels in sets)
-
-
-def plain(indices: Sequence[int] | Tensor | slice) -> Any:
-    """Indices in a form that NumPy takes."""
-    return indices.cpu().numpy() if isinstance(indices, Tensor) else indices
 
 
 def texts(values: Iterable[str]) -> np.ndarray:

@@ -147,9 +147,9 @@ class Mapped:
         return out
 
 
-def as_numpy(index: Any) -> Any:
-    """An index as NumPy takes it."""
-    return index.cpu().numpy() if isinstance(index, Tensor) else index
+def as_numpy(values: Any) -> Any:
+    """A tensor as NumPy takes it, such as an index; anything else as it is."""
+    return values.cpu().numpy() if isinstance(values, Tensor) else values
 
 
 def mapped(file: Any, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

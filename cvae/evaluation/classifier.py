@@ -3,17 +3,14 @@
 import io
 import os
 from collections.abc import Iterable
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from cvae.data import ImageData
-from cvae.data.mapped import Mapped
+from cvae.data import ImageData, contents
+from cvae.data.contents import of_images
 from cvae.errors import DataError, UserError
 from cvae.evaluation.features import Classifier, Watch, checksum
 from cvae.runs.checkpoint import read_checkpoint
@@ -23,7 +20,6 @@ from cvae.runtime.noise import fixed_noise
 FOLDER = ".cvae_features"  # beside the data
 BATCH, RATE = 128, 2e-3
 BLOCK = 1000  # images that are read at once
-READ = 2**31  # bytes of images that a digest is of, at most: of more every second block, third, …
 
 
 class Trained(NamedTuple):
@@ -33,20 +29,9 @@ class Trained(NamedTuple):
     accuracy: float
 
 
-def digest(*parts: Tensor | Mapped) -> str:
-    """16 hexadecimal digits of levels and labels, with their shapes."""
-    whole = blake2b(digest_size=8)
-    for part in parts:
-        whole.update(f"{tuple(part.shape)}".encode())
-        every = max(1, -(-part.nbytes // READ))
-        for start in range(0, len(part), BLOCK * every):
-            whole.update(np.ascontiguousarray(part[start : start + BLOCK].cpu().numpy()).data)
-    return whole.hexdigest()
-
-
 def fingerprint(data: ImageData) -> str:
     """Of the levels and labels of the training and test images of data without binarization."""
-    return digest(*(part for split in (data.train, data.test) for part in (split.images.x, split.images.y)))
+    return contents.fingerprint(of_images("train", data.train.images) | of_images("test", data.test.images))
 
 
 def own_folder() -> Path:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from cvae.data import ImageData
+from cvae.data.contents import fingerprint, of_array
 from cvae.errors import UserError
-from cvae.evaluation.classifier import digest, kept, own_folder
+from cvae.evaluation.classifier import kept, own_folder
 from cvae.evaluation.features import Features, Network, Pixels, Watch
 from cvae.evaluation.quality import BLOCK, TRAINING, QualitySettings, Real
 from cvae.runs.small_files import read_bytes
@@ -77,7 +78,7 @@ def of_split(
     levels = images.take(rows) if not isinstance(images, Tensor) else images[rows]
     drawn = f"-seed={settings.seed}" if split == "train" and data.binarization == "stochastic" else ""
     inverted = "-inverted" if data.invert else ""
-    file = own_folder() / f"{features.name}-{digest(levels)}{inverted}{drawn}.npy"
+    file = own_folder() / f"{features.name}-{fingerprint(of_array('levels', levels))}{inverted}{drawn}.npy"
     with suppress(OSError, EOFError, ValueError, UserError):
         found = np.load(io.BytesIO(read_bytes(file, LARGEST)), allow_pickle=False)
         if found.dtype == np.float32 and found.ndim == 2 and len(found) == len(rows) and np.isfinite(found).all():

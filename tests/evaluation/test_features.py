@@ -8,6 +8,8 @@ from torchvision import models
 
 from cvae.build import make
 from cvae.commands.inputs import levels_of
+from cvae.data.contents import fingerprint, of_images
+from cvae.data.mapped import Mapped
 from cvae.errors import UserError
 from cvae.evaluation import classifier
 from cvae.evaluation.features import Classifier, Network, Pixels, checksum
@@ -110,6 +112,16 @@ def test_other_data_have_other_fingerprints():
         change[-1] += 1
         assert classifier.fingerprint(data) not in known
         change[-1] -= 1
+    assert classifier.fingerprint(data) == before
+
+
+def test_images_on_disk_have_the_fingerprint_of_those_in_memory():
+    data = synthetic()
+    before = classifier.fingerprint(data)
+    images = {"train": data.train.images, "test": data.test.images}
+    assert before == fingerprint({**of_images("train", images["train"]), **of_images("test", images["test"])})
+    for split, found in images.items():
+        getattr(data, split).images = found._replace(x=Mapped.of(found.x))
     assert classifier.fingerprint(data) == before
 
 
