@@ -49,6 +49,14 @@ ELSEWHERE = {  # a command that is not run here: why
     "python -m cvae evaluate RUN --quality": "tests/commands/test_evaluate_quality.py runs it, with a classifier",
     "python -m cvae data /my/images": "tests/data/test_survey.py looks at folders and arrays",
     "python -m cvae encode RUN /my/images": "tests/commands/test_use.py encodes a folder",
+    **{
+        f"python train.py -m experiment=iwae objective=elbo {words} trainer.max_epochs=15 evaluation.samples=500 "
+        "evaluation.images=2000": "eight trainings; tests/test_sphere.py trains one"
+        for words in (
+            "posterior=power_spherical prior=uniform_sphere model.latent_dim=3,6,11,21",
+            "posterior=diagonal_gaussian prior=standard_normal model.latent_dim=2,5,10,20",
+        )
+    },
     "python -m cvae": "how the commands after a run begin",
     "python -m cvae fit-prior": "how that command begins",
 }
