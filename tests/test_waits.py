@@ -85,6 +85,8 @@ CHOICES = [
     *[("posterior=deterministic", "prior=none", f"objective={name}") for name in ("autoencoder", "rae")],
     ("posterior=deterministic", "objective=wae"),
     ("model=ladder", "objective.free_bits=0.5"),
+    ("model=resnet", "model.attention=[7]"),
+    ("model=ladder", "model.attention=[7,14]"),
     ("objective.kl=closed_form", "objective.free_bits=0.5"),
     ("objective=infovae", "objective.kernel=imq"),
     ("objective=beta_tcvae", "objective.sampling=stratified"),

@@ -13,7 +13,7 @@ from cvae.checks import positive_int
 from cvae.distributions.precision import full_precision
 from cvae.errors import ConfigError
 from cvae.networks.layers import Conv2dSame, ConvTranspose2dSame, FlattenHWC, Size, UnflattenHWC, layers_of
-from cvae.networks.resnet import ResidualBlock, he_init, normed_silu
+from cvae.networks.resnet import he_init, normed_silu, residual_blocks, sizes_with_attention
 
 
 def ladder(
@@ -25,6 +25,7 @@ def ladder(
     channels: int = 4,
     width: int = 32,
     depth: int = 1,
+    attention: Sequence[int] = (),
     checkpointing: bool = False,
 ) -> tuple["BottomUp", "TopDown"]:
     """A residual ladder (Sonderby et al. 2016; Kingma et al. 2016; Vahdat and Kautz 2020; Child 2021).
@@ -40,6 +41,7 @@ def ladder(
         channels: latents at each position of a group
         width: channels of all maps
         depth: residual blocks at each size of the encoder, and after each group of the decoder
+        attention: heights of the maps with a self-attention after each of these blocks
         checkpointing: whether the inside of residual blocks and of the groups' distributions is computed again in the
             backward pass, which saves memory
 
@@ -56,15 +58,19 @@ def ladder(
     sizes = [*counts]
     top = width * math.prod(sizes[0])  # numbers in the smallest map
 
-    downwards = pairwise([(image[0], image[1]), *reversed(sizes)])
+    downwards = list(pairwise([(image[0], image[1]), *reversed(sizes)]))
+    maps = [size for way in downwards for size in sizes_behind(*way)]
+    attended = sizes_with_attention(attention, [size for size in maps if size != (1, 1)])
     inputs = [planes] + [width] * (len(sizes) - 1)
     ways = zip(inputs, downwards, strict=True)
-    parts = [shrink(n, width, large, small, depth, checkpointing) for n, (large, small) in ways]
+    parts = [shrink(n, width, large, small, depth, checkpointing, attended) for n, (large, small) in ways]
     features = nn.Sequential(normed_silu(width, kernel_at(sizes[0])), FlattenHWC(), nn.Linear(top, num_features))
 
     stages = []
     for before, (size, count) in zip([None, *sizes], counts.items(), strict=False):
-        members = [Group(width, channels, depth, kernel_at(size), checkpointing) for _ in range(count)]
+        members = [
+            Group(width, channels, depth, kernel_at(size), checkpointing, size in attended) for _ in range(count)
+        ]
         stages.append(Stage(enlarge(width, before, size) if before else nn.Identity(), members))
     start = nn.Sequential(nn.Linear(latent_dim, top), UnflattenHWC(*sizes[0], width))
     end = enlarge(width, sizes[-1], (image[0], image[1]), num_params)
@@ -78,11 +84,19 @@ def ladder(
 class Group(nn.Module):
     """A group of latents, `channels` at each position of a map: it reads the state of the path and changes it."""
 
-    def __init__(self, width: int, channels: int, depth: int, kernel: int, checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        channels: int,
+        depth: int,
+        kernel: int,
+        checkpointing: bool = False,
+        attention: bool = False,
+    ) -> None:
         super().__init__()
         self.p, self.q = (head(n, width, 2 * channels, kernel, checkpointing) for n in (width, 2 * width))
         self.put = Conv2dSame(channels, width, 1)
-        self.blocks = nn.Sequential(*(ResidualBlock(width, kernel, checkpointing) for _ in range(depth)))
+        self.blocks = nn.Sequential(*residual_blocks(depth, width, kernel, checkpointing, attention))
 
     def start_small(self, groups: int) -> None:
         """At the start p(z|above) = q(z|x, above) = N(0, I), and the draws of all `groups` change the state little."""
@@ -231,16 +245,32 @@ def sizes_between(large: Size, small: Size) -> list[Size]:
     return [] if large == small else [large, *sizes_between(half(large), small)]
 
 
-def shrink(inputs: int, width: int, large: Size, small: Size, depth: int, checkpointing: bool = False) -> nn.Sequential:
-    """Maps (B, inputs, *large) -> (B, width, *small), with `depth` residual blocks after each halving."""
+def sizes_behind(large: Size, small: Size) -> list[Size]:
+    """Those that maps have after each halving from `large` to `small`; one dense layer leads to 1x1."""
+    return [small] if small == (1, 1) else [*sizes_between(large, small)[1:], small]
+
+
+def shrink(
+    inputs: int,
+    width: int,
+    large: Size,
+    small: Size,
+    depth: int,
+    checkpointing: bool = False,
+    attended: Sequence[Size] = (),
+) -> nn.Sequential:
+    """Maps (B, inputs, *large) -> (B, width, *small), with `depth` residual blocks after each halving.
+
+    attended: the sizes of maps with self-attention
+    """
     layers: list[nn.Module] = []
-    if small == (1, 1):
-        layers = [FlattenHWC(), nn.Linear(inputs * math.prod(large), width), UnflattenHWC(1, 1, width)]
-        return nn.Sequential(*layers, *(ResidualBlock(width, 1, checkpointing) for _ in range(depth)))
-    for number in range(max(len(sizes_between(large, small)), 1)):
-        kernel, stride = (3, 1) if large == small else (4, 2)
-        layers.append(Conv2dSame(width if number else inputs, width, kernel, stride))
-        layers += [ResidualBlock(width, 3, checkpointing) for _ in range(depth)]
+    for number, size in enumerate(sizes_behind(large, small)):
+        if size == (1, 1):
+            layers += [FlattenHWC(), nn.Linear(inputs * math.prod(large), width), UnflattenHWC(1, 1, width)]
+        else:
+            kernel, stride = (3, 1) if large == small else (4, 2)
+            layers.append(Conv2dSame(width if number else inputs, width, kernel, stride))
+        layers += residual_blocks(depth, width, kernel_at(size), checkpointing, size in attended)
     return nn.Sequential(*layers)
 
 

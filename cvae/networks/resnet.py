@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvae.checks import one_of, positive_int
+from cvae.checks import is_int, one_of, positive_int
+from cvae.errors import ConfigError
 from cvae.networks.layers import (
     Conv2dSame,
     ConvTranspose2dSame,
     FlattenHWC,
     FromMap,
+    Size,
     UnflattenHWC,
     halved,
     layers_of,
@@ -29,6 +32,7 @@ def resnet(
     depth: int = 2,
     halvings: int | None = 2,
     latent_map: bool = False,
+    attention: Sequence[int] = (),
     checkpointing: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     """Residual networks in the style of Kingma et al. 2016.
@@ -47,6 +51,7 @@ def resnet(
         depth: residual blocks (two 3x3 convolutions each) at each size, in encoder and decoder
         halvings: how often height and width are halved; None: until the shorter one is at most 8
         latent_map: whether the latents lie on the small map
+        attention: heights of the maps with a self-attention after each residual block, in encoder and decoder
         checkpointing: whether the inside of residual blocks is computed again in the backward pass, which saves memory
 
     Raises:
@@ -57,19 +62,23 @@ def resnet(
         halvings = halvings_of(*image_shape[1:])
     for key, value in {"width": width, "depth": depth, "halvings": halvings}.items():
         positive_int(key, value)
-    channels, (*larger, places) = image_shape[0], halved(image_shape, halvings)
+    channels, sizes = image_shape[0], halved(image_shape, halvings)
     widths = [width * 2**level for level in range(halvings)]  # from the large maps to the small
+    places = sizes[-1]
     small = *places, widths[-1]
+    attended = sizes_with_attention(attention, sizes[1:])
 
-    def blocks(n: int) -> list[nn.Module]:
-        return [ResidualBlock(n, checkpointing=checkpointing) for _ in range(depth)]
+    def blocks(n: int, size: Size) -> list[nn.Module]:
+        return residual_blocks(depth, n, checkpointing=checkpointing, attention=size in attended)
 
     down, up = [], []
     # Each pixel lies under equally many windows, as the kernel is twice the stride.
-    for before, after in pairwise([channels, *widths]):
-        down += [Conv2dSame(before, after, 4, stride=2), *blocks(after)]
-    for (before, after), size in zip(pairwise([*reversed(widths), width]), reversed(larger), strict=True):
-        up += [*blocks(before), ConvTranspose2dSame(before, after, 4, stride=2, size=size)]
+    for (before, after), size in zip(pairwise([channels, *widths]), sizes[1:], strict=True):
+        down += [Conv2dSame(before, after, 4, stride=2), *blocks(after, size)]
+    for (before, after), (size, large) in zip(
+        pairwise([*reversed(widths), width]), pairwise(reversed(sizes)), strict=True
+    ):
+        up += [*blocks(before, size), ConvTranspose2dSame(before, after, 4, stride=2, size=large)]
 
     down += [normed_silu(widths[-1])]
     up += [normed_silu(width), Conv2dSame(width, num_params, 3)]
@@ -106,6 +115,59 @@ class ResidualBlock(nn.Module):
         return x + self.residual(x)
 
 
+class SelfAttention(nn.Module):
+    """x + conv(attention(norm(x))) over all places of a map, (B, C, H, W) -> the same, as in Ho et al. 2020.
+
+    That is "Denoising Diffusion Probabilistic Models"; Esser et al. 2021 use it in autoencoders. Queries, keys and
+    values are 1x1 convolutions, with one head of all channels. `he_init` sets the last convolution to zero, so that a
+    new network is the one without it.
+    """
+
+    def __init__(self, channels: int, checkpointing: bool = False):
+        super().__init__()
+        self.residual = layers_of(checkpointing)(
+            GroupNorm(math.gcd(8, channels), channels),
+            nn.Conv2d(channels, 3 * channels, 1),
+            Attend(),
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.residual(x)
+
+
+class Attend(nn.Module):
+    """softmax(Q K^T / sqrt(C)) V (Vaswani et al. 2017, eq. 1): (B, 3 C, H, W), Q, K and V -> (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = x.flatten(2).mT.unsqueeze(1).chunk(3, -1)  # (B, 1, H W, C), a head of all channels
+        return F.scaled_dot_product_attention(q, k, v).squeeze(1).mT.unflatten(2, x.shape[2:])
+
+
+def residual_blocks(
+    depth: int, channels: int, kernel: int = 3, checkpointing: bool = False, attention: bool = False
+) -> list[nn.Module]:
+    """`depth` residual blocks of maps (B, channels, H, W), each with a self-attention behind it if there is to be one.
+
+    checkpointing: whether their inside is computed again in the backward pass
+    """
+    blocks: list[nn.Module] = []
+    for _ in range(depth):
+        blocks.append(ResidualBlock(channels, kernel, checkpointing))
+        blocks += [SelfAttention(channels, checkpointing)] if attention else []
+    return blocks
+
+
+def sizes_with_attention(heights: Sequence[int], sizes: Sequence[Size]) -> list[Size]:
+    """Those of the maps' sizes whose heights are listed. Raises ConfigError for anything else than a list of these."""
+    of_height = {size[0]: size for size in sizes}
+    listed = isinstance(heights, Sequence) and not isinstance(heights, str)
+    if not listed or not all(is_int(height) and height in of_height for height in heights):
+        given, there = list(heights) if listed else heights, ", ".join(map(str, sorted(of_height))) or "none"
+        raise ConfigError("attention", given, f"a list of heights of maps with blocks. There are: {there}")
+    return [of_height[height] for height in heights]
+
+
 def normed_silu(channels: int, kernel: int = 3) -> nn.Sequential:
     """GroupNorm of 8 groups (fewer if 8 does not divide `channels`), then SiLU; no image affects another.
 
@@ -125,12 +187,12 @@ class GroupNorm(nn.GroupNorm):
 
 
 def he_init(module: nn.Module) -> None:
-    """Kernels from N(0, 2 / fan-in) (He et al. 2015, eq. 10); zero biases; zero last kernels of the residual blocks."""
+    """Kernels from N(0, 2 / fan-in) (He et al. 2015, eq. 10); zero biases; zeros at the end of what is added to x."""
     if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_in(module)))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, ResidualBlock):  # `apply` visits a block after its layers
+    elif isinstance(module, (ResidualBlock, SelfAttention)):  # `apply` visits a block after its layers
         for parameter in module.residual[-1].parameters():
             nn.init.zeros_(parameter)
 

@@ -22,7 +22,8 @@ from cvae.models.latent_paths import posterior_mean
 
 NETWORKS = {
     "conv": ["model.filters=4", "model.base_channels=4"], "conv_keras_io": ["model.filters=4"],
-    "conv_tfp": ["model.filters=4"], "mlp": ["model.hidden=[8]"], "resnet": ["model.width=8", "model.depth=1"],
+    "conv_tfp": ["model.filters=4"], "mlp": ["model.hidden=[8]"],
+    "resnet": ["model.width=8", "model.depth=1", "model.attention=[7]"],
 }  # fmt: skip
 PARTS = {  # what is made of other distributions than normal ones
     "vamp": ["prior=vamp", "prior.components=4", "posterior=full_gaussian"],

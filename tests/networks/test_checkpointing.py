@@ -18,7 +18,8 @@ NETWORKS = {
     "resnet with a map": [
         "model=resnet", "model.width=8", "model.depth=1", "model.latent_map=true", "model.latent_dim=16"
     ],
-    "ladder": ["model=ladder", "model.groups=[1x1,4x2,8x1]", "model.width=8"],
+    "resnet with attention": ["model=resnet", "model.width=8", "model.depth=1", "model.attention=[4]"],
+    "ladder": ["model=ladder", "model.groups=[1x1,4x2,8x1]", "model.width=8", "model.attention=[8]"],
 }  # fmt: skip
 OBJECTIVES = {
     "elbo": [],
