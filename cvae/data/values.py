@@ -54,13 +54,13 @@ class Values:
         return torch.from_numpy(out)
 
     def of(self, x: np.ndarray) -> np.ndarray:
-        """Images (B, H, W[, C]) whose values are in the range, as levels uint8 (B, C, H, W)."""
+        """Images (B, H, W[, C]) whose values are in the range, as levels uint8 (B, C, H, W), a view where it can be."""
         if x.dtype != np.uint8 or self.white is not None:
             x = np.rint(255 / (self.white or 1) * x.astype(np.float64)).clip(0, 255).astype(np.uint8)
         x = x.reshape(*x.shape[:3], -1)
         if self.first is not None:
             x = x[..., [*self.first, *(n for n in range(x.shape[3]) if n not in self.first)]]
-        return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        return x.transpose(0, 3, 1, 2)
 
     def require(self, x: np.ndarray, file: Path) -> None:
         """Raise DataError, with what to do, unless all values are in the range; warn where all stay far below it."""

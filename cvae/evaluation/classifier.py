@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from cvae.data import ImageData, contents
 from cvae.data.contents import of_images
+from cvae.data.images import at
 from cvae.errors import DataError, UserError
 from cvae.evaluation.features import Classifier, Watch, checksum
 from cvae.runs.checkpoint import read_checkpoint
@@ -68,7 +69,7 @@ def train(data: ImageData, epochs: int, watched: Watch, seed: int = 0) -> Traine
         rows = rows[:-1] if len(rows) > 1 else rows  # the last batch may be of one image, which has no variance
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, len(rows))
         for step in watched(range(len(rows)), "training the classifier", len(rows)):
-            x, y = images.x[rows[step]], images.y[rows[step]]
+            x, y = at(images.x, rows[step]), images.y[rows[step]]
             loss = F.cross_entropy(model.logits(x.float() / 255), y)
             optimizer.zero_grad()
             loss.backward()

@@ -74,8 +74,7 @@ def of_split(
     data: ImageData, split: str, rows: Tensor, features: Features, settings: QualitySettings, watched: Watch
 ) -> Tensor:
     """Features (N, D), float32 on the CPU, of the images of a split with these numbers (N,); from a file, if kept."""
-    images = getattr(data, split).images.x
-    levels = images.take(rows) if not isinstance(images, Tensor) else images[rows]
+    levels = getattr(data, split).images.take(rows).x
     drawn = f"-seed={settings.seed}" if split == "train" and data.binarization == "stochastic" else ""
     inverted = "-inverted" if data.invert else ""
     file = own_folder() / f"{features.name}-{fingerprint(of_array('levels', levels))}{inverted}{drawn}.npy"
