@@ -49,16 +49,18 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--weights",
         choices=(AVERAGED, RAW),
-        help="of a run with averaging.decay: their averages over the training (default), or as they are",
+        help="for a run with averaging.decay: the averaged weights (default), or the raw ones",
     )
-    run.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    run.add_argument("--seed", type=int, default=0, help="the seed of the noise (default: 0)")
     run.add_argument(
         "--trust",
         action="store_true",
-        help="the run's config may call any code: for runs with parts that are not cvae's, if you trust their maker",
+        help="the run's config may call any code: for runs with custom components, only if you trust their maker",
     )
 
-    main = argparse.ArgumentParser(program(), description="Train a VAE; measure, use and look into it.")
+    main = argparse.ArgumentParser(
+        program(), description="Train a VAE, measure it, use it, and explore its latent space."
+    )
     commands = main.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("train", help=f"train, as python train.py does: {program()} train --help")
     for command in COMMANDS:

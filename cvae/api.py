@@ -130,11 +130,11 @@ class Runs(list[TrainedRun]):
     """Runs, in the order in which they were found."""
 
     def table(self, sort: str = "ELBO", each: bool = False) -> "Table":
-        """Settings that differ, and results, as `cvae compare` prints them. Runs of one part can be ranked.
+        """Settings that differ, and results, as `cvae compare` prints them. Only runs in the same part can be ranked.
 
         Args:
             sort: the column by which the rows are sorted
-            each: a row for each run, also where only seeds differ
+            each: a row for each run, even if only their seeds differ
 
         Raises:
             UserError: there is no such column.
@@ -159,15 +159,15 @@ def train(*words: str, data: Any = None, labels: Any = None, config_dir: str | o
         run = cvae.train("experiment=own_images", data=my_array)
 
     Args:
-        words: KEY=VALUE and GROUP=NAME, as on the command line; or resume=RUN, with what that takes
-        data: images of your own, (N, H, W) or (N, H, W, C): uint8, bool, or floats in [0, 1]. They are saved in the run
-            as data.npz, so that it can be resumed and measured. A tenth of them, drawn by seed, is the test set
-        labels: integers (N,) for them
-        config_dir: a folder with choices and parts of your own, as --config-dir
+        words: KEY=VALUE and GROUP=NAME, as on the command line; or resume=RUN and the words that it takes
+        data: your own images, (N, H, W) or (N, H, W, C): uint8, bool, or floats in [0, 1]. The run keeps them as
+            data.npz for resuming and measuring. A tenth of them, drawn by seed, is the test set
+        labels: their labels, integers (N,)
+        config_dir: a folder with your own choices and components, as --config-dir
 
     Raises:
-        UserError: a value or a choice is wrong, before any training; or data are missing, or a figure is not finite.
-        KeyboardInterrupt: it was interrupted; the message says how to go on.
+        UserError: a value or a choice is wrong (before training), data are missing, or a figure is not finite.
+        KeyboardInterrupt: training was interrupted; the message says how to resume it.
     """
     if sweeps := [word for word in words if word in ("-m", "--multirun")]:
         raise UserError(f"{sweeps[0]}: cvae.train makes one run; a sweep is a loop around it")

@@ -201,8 +201,8 @@ def load(
     Args:
         run: the run directory
         checkpoint: last.ckpt or best.ckpt
-        device: where the model is to be
-        trust: whether the config may name any class or function, which is then called, and not cvae's own parts alone:
+        device: the device for the model
+        trust: whether the config may name any class or function, which is then called, and not only cvae's own parts:
             only for a run whose maker you trust
         weights: averaged or raw, of a run with averages (averaging.decay); None: the averages where there are some
 

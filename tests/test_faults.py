@@ -128,7 +128,7 @@ def test_a_closed_terminal(tmp_path, hang_up):
         process.wait()
     said = run.log_file.read_text()
     step = torch.load(run.checkpoints / "last.ckpt", weights_only=True)["global_step"]
-    assert "SIGHUP: the run stops after this step" in said and f"last.ckpt, is of step {step}. Go on with:" in said
+    assert "SIGHUP: the run stops after this step" in said and f"last.ckpt, is of step {step}. Resume with:" in said
     assert "Error" not in said and "Traceback" not in said
     assert run.status()["state"] == "interrupted" and run.status()["reason"] == "by SIGHUP" and run.gif.exists()
 

@@ -160,7 +160,7 @@ def test_a_process_of_joblib_that_is_killed(tmp_path):
     assert code == 1 and "Traceback" not in said
     (line,) = [line for line in said.splitlines() if line.startswith("Error: ")]
     assert line.startswith("Error: a process of the sweep was killed")
-    go_on = shlex.split(line.partition("Go on with: python train.py ")[2])
+    go_on = shlex.split(line.partition("Resume with: python train.py ")[2])
     assert go_on == [*words, "resume=sweep"]
     done = train_py(*go_on, cwd=tmp_path)
     runs = [Run(folder) for folder in sorted((tmp_path / "sweep").glob("*_seed=*"))]

@@ -99,7 +99,7 @@ def words_of(error: Exception) -> str:
         asked = re.search(r"allocate (\d+ bytes|[\d.]+ \w+)", str(error))
         more = f": {asked[1]} more were asked for" if asked else ""
         return (
-            f"the memory does not suffice{more}. A smaller data.batch_size or data.eval_batch_size, fewer images or a "
+            f"there is not enough memory{more}. A smaller data.batch_size or data.eval_batch_size, fewer images or a "
             "smaller model need less"
         )
     if is_lost_process(error):
@@ -107,8 +107,8 @@ def words_of(error: Exception) -> str:
         words = [word for word in sys.argv[1:] if not word.startswith(ours)]
         resume = f"resume={HydraConfig.get().sweep.dir}"
         return (
-            "a process of the sweep was killed, or the memory did not suffice, and the runs that were left have ended "
-            f"or not begun. Go on with: python train.py {shlex.join([*words, resume])}"
+            "a process of the sweep was killed, or there was not enough memory; the other runs have ended "
+            f"or not begun. Resume with: python train.py {shlex.join([*words, resume])}"
         )
     if NULL_CHOICE in str(error):
         return (

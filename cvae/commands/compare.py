@@ -26,18 +26,18 @@ PARTS = 8  # that are drawn
 def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
     compare = commands.add_parser(
         "compare",
-        help="one table of many runs: what was set differently, and what came of it; also as a figure",
-        description="Compare runs: what was set differently and what came of it (nats per image). What models other "
-        "images, or with another kind of likelihood, has a table of its own: such figures can't be ranked. Runs that "
-        "differ in their seed alone share a row: mean ± standard deviation.",
+        help="compare many runs: a table of the settings that differ and the results; also as a figure",
+        description="Compare runs: the settings that differ, and the results (nats per image). Runs on other images or "
+        "with another kind of likelihood have a table of their own, since their figures cannot be ranked together. "
+        "Runs that differ only in their seed share a row: mean ± standard deviation.",
         epilog="example: python -m cvae compare outputs/tf_tutorial --plot comparison.png",
     )
     compare.set_defaults(call=show)
     compare.add_argument(
-        "paths", metavar="PATH", nargs="+", help="a run, a sweep, or any folder that has some, as outputs"
+        "paths", metavar="PATH", nargs="+", help="a run, a sweep, or any folder with runs in it, such as outputs"
     )
     compare.add_argument(
-        "--sort", metavar="COLUMN", default="ELBO", help="of the table (default: ELBO, the best first)"
+        "--sort", metavar="COLUMN", default="ELBO", help="the column to sort by (default: ELBO, the best first)"
     )
     compare.add_argument("--each", action="store_true", help="a row for each run, also where only seeds differ")
     compare.add_argument("--all", action="store_true", help="all columns, however wide the table is")

@@ -11,9 +11,9 @@ from cvae.runs.storage import save
 def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
     data = commands.add_parser(
         "data",
-        help="look at your own images before training: what is there, what is damaged, what to choose",
-        description="Look at folders of images or files of arrays: how many images of which classes, sizes, channels "
-        "and values, duplicates between splits, damaged files; and what to type for them. Saves a grid of images.",
+        help="look at your own images before training: sizes, duplicates, damaged files, and what to choose",
+        description="Look at folders of images or files of arrays: how many images there are, their classes, sizes, "
+        "channels and values, duplicates and damaged files, and what to type to train on them. Saves a grid of images.",
         epilog="example: python -m cvae data my/images",
     )
     data.set_defaults(call=look)

@@ -31,16 +31,16 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     evaluate.add_argument(
         "--samples",
         type=int,
-        help=f"importance samples per image (default: {SAMPLES:,}); with --quality how many images are drawn (default: "
-        "10,000)",
+        help=f"importance samples per image (default: {SAMPLES:,}); with --quality the number of sampled images "
+        "(default: 10,000)",
     )
     evaluate.add_argument(
         "--until",
         type=float,
         metavar="NATS",
-        help="double the samples of each block of up to 100 images until the estimated error of its mean log p(x), "
-        "the bias and two standard errors, is below, as in 0.05: about 95 of 100 blocks are then as near, unless the "
-        "Pareto k-hat is high. At most 50,000 samples an image; --samples is the first number",
+        help="double the samples of each block of up to 100 images until the estimated error of its mean log p(x), the "
+        "bias and two standard errors, is below this, as in 0.05. About 95 of 100 blocks are then within it, unless "
+        "the Pareto k-hat is high. At most 50,000 samples an image; --samples is the first number",
     )
     evaluate.add_argument("--images", type=int, metavar="N", help="only the first N test images (default: all)")
     evaluate.add_argument(
@@ -48,8 +48,8 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         type=int,
         metavar="N",
         default=2000,
-        help="images for the aggregate posterior: time grows with their square, and mutual information is found "
-        "up to log N (default: %(default)s)",
+        help="images for the aggregate posterior: the time grows with N squared, and the estimated mutual information "
+        "is at most log N (default: %(default)s)",
     )
     evaluate.add_argument(
         "--memory",

@@ -16,9 +16,10 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     explore = commands.add_parser(
         "explore",
         parents=[run],
-        help="look around in the latent space, in the browser",
-        description="Look around in the latent space, in the browser: the pointer's place is decoded at once. Only "
-        "this computer can see the page. --html writes a page instead that needs no server, to send to somebody.",
+        help="explore the latent space in the browser",
+        description="Explore the latent space in the browser: the point under the pointer is decoded at once. Only "
+        "this computer can see the page. --html instead writes a page without a server, which you can send to "
+        "somebody.",
         epilog="example: python -m cvae explore outputs/tf_tutorial/2026-01-31_12-00-00",
     )
     explore.set_defaults(call=look)

@@ -26,12 +26,12 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     export = commands.add_parser(
         "export",
         parents=[run],
-        help="write the model as ONNX and as programs of torch.export",
+        help="export the model as ONNX and as torch.export programs",
         description="Write encoder (x -> z, the posterior mean), decoder (z -> x, the mean of p(x|z)) and sampler "
-        "(noise -> x) into RUN/export, as ONNX and as programs of torch.export (.pt2). They take batches of any size. "
-        "The sampler makes draws of the prior from normal noise (B, D), that of several groups of latents side by "
-        "side, and, for mixtures, from choice (B), uniform in [0, 1). A model that is conditioned on the class takes "
-        "the label y (B), too. Each file is compared with the model before it is written.",
+        "(noise -> x) into RUN/export, as ONNX and as torch.export programs (.pt2). They take batches of any size. "
+        "The sampler turns normal noise (B, D) into draws of the prior; with several groups of latents, their noise "
+        "stands side by side, and mixtures also take choice (B), uniform in [0, 1). A conditional model also takes "
+        "the label y (B). Each file is compared with the model before it is written.",
         epilog="example: python -m cvae export outputs/tf_tutorial/2026-01-31_12-00-00",
     )
     export.set_defaults(call=write)

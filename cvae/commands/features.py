@@ -18,9 +18,9 @@ EPOCHS = 3
 def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
     features = commands.add_parser(
         "features",
-        help="train a small classifier, by whose features evaluate --quality compares samples with images",
-        description="Train a small convolutional classifier on the labels of the data, and keep it beside them. What "
-        "it reads of an image before its last layer are the features of python -m cvae evaluate RUN --quality.",
+        help="train a small classifier; evaluate --quality compares samples with images by its features",
+        description="Train a small convolutional classifier on the labels of the data, and keep it beside them. The "
+        "numbers that its last layer reads are the features of python -m cvae evaluate RUN --quality.",
         epilog="example: python -m cvae features mnist",
     )
     features.set_defaults(call=train)
@@ -28,12 +28,12 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         "words",
         metavar="DATA",
         nargs="+",
-        help="the data of a run, by its directory; or as for train.py: mnist, or npz data.root=my/images.npz",
+        help="the directory of a run, for its data; or a choice as for train.py: mnist, or npz data.root=my/images.npz",
     )
     features.add_argument(
-        "--epochs", type=int, default=EPOCHS, help="through the training images (default: %(default)s)"
+        "--epochs", type=int, default=EPOCHS, help="passes through the training images (default: %(default)s)"
     )
-    features.add_argument("--data-root", metavar="DIR", help="of a run: the folder of the data, if it has moved")
+    features.add_argument("--data-root", metavar="DIR", help="the folder of a run's data, if it has moved")
     features.add_argument(
         "--trust", action="store_true", help="the run's config may call any code: if you trust its maker"
     )

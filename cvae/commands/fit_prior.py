@@ -29,12 +29,12 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     fit_prior = commands.add_parser(
         "fit-prior",
         parents=[run],
-        help="keep encoder and decoder, and fit another prior to the aggregate posterior",
+        help="keep the encoder and the decoder, and fit another prior to the aggregate posterior",
         description="Fit a prior to one draw of q(z|x) for each training image (Ghosh et al. 2020; for codes van den "
-        "Oord et al. 2017), and leave a run with the same encoder and decoder and this prior, which is measured and "
-        "used as any other. Of several groups of latents the top one's prior is fitted. A tenth of the draws is held "
-        "out to end the fit early, when they get no more likely, and to choose how many components a gmm keeps; "
-        "another tenth gives the figure that is printed.",
+        "Oord et al. 2017), and make a new run with the same encoder and decoder and this prior. You can use it like "
+        "any other run. With several groups of latents only the top group's prior is fitted. A tenth of the draws is "
+        "held out for early stopping and to choose how many components a gmm keeps; another tenth gives the figure "
+        "that is printed.",
         epilog="example: python -m cvae fit-prior outputs/vq_mnist/2026-01-31_12-00-00 prior=autoregressive",
     )
     fit_prior.set_defaults(call=make_run)
@@ -46,7 +46,7 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         "prior.components=100",
     )
     fit_prior.add_argument(
-        "--rounds", type=int, default=ROUNDS, help="through the draws, at most (default: %(default)s)"
+        "--rounds", type=int, default=ROUNDS, help="passes through the draws, at most (default: %(default)s)"
     )
     fit_prior.add_argument(
         "--samples", type=int, default=10, help="importance samples per test image, at the end (default: %(default)s)"

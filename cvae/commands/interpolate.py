@@ -15,8 +15,8 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     interpolate = commands.add_parser(
         "interpolate",
         parents=[run],
-        help="the way from one image to another, as a strip and as a GIF",
-        description="Decode points on the way from the posterior mean of A to that of B: along an arc if the prior is "
+        help="interpolate between two images: a strip and a GIF",
+        description="Decode points between the posterior means of A and B: along an arc if the prior is "
         "N(0, I), else straight. Writes a strip, with A and B at its ends, and a GIF that goes there and back.",
         epilog="example: python -m cvae interpolate outputs/tf_tutorial/2026-01-31_12-00-00 0 seven.png --steps 12",
     )

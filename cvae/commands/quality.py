@@ -33,8 +33,8 @@ def add_options(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--features",
         metavar="NAME",
-        help="with --quality: what describes an image. classifier, as python -m cvae features trains it (default); "
-        "pixels; or a network of torchvision, as inception_v3 or inception_v3:FILE with its weights",
+        help="with --quality: the features of images: classifier, trained by python -m cvae features (default); "
+        "pixels; or a network of torchvision, such as inception_v3, or inception_v3:FILE with the file of its weights",
     )
 
 

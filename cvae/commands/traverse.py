@@ -23,11 +23,11 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
     traverse = commands.add_parser(
         "traverse",
         parents=[run],
-        help="what each latent dimension does to an image",
-        description="Decode z with one dimension after the other moved from -3 to 3 standard deviations of the "
-        "aggregate posterior of the test images, while the others stay where the image is. The dimensions of the "
-        "highest rates come first, with their rates (of an autoencoder, which has none, those that vary most); a frame "
-        "marks where the image itself is.",
+        help="show what each latent dimension does to an image",
+        description="Move one dimension of z after the other from -3 to 3 standard deviations of the aggregate "
+        "posterior of the test images, keep the others where the image is, and decode. The dimensions with the highest "
+        "rates come first (for an autoencoder, which has no rates, those that vary most). A frame marks where the "
+        "image itself is.",
         epilog="example: python -m cvae traverse outputs/tf_tutorial/2026-01-31_12-00-00 seven.png --dims 5",
     )
     traverse.set_defaults(call=move)

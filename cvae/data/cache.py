@@ -245,7 +245,7 @@ def read_all(files: Files, reading: Reading, cache: Cache | None) -> tuple[Mappe
     """The images of all files, uint8 (N, C, H, W), and what else was read of them: what is kept is not decoded again.
 
     If there are more than IN_MEMORY, the cached ones stay on disk; the others are in memory.
-    Raises DataError where the memory does not suffice.
+    Raises DataError where there is not enough memory.
     """
     if not cache or not (kept := cache.open()):
         found = in_memory(files, np.arange(len(files.names)), reading)
@@ -266,7 +266,7 @@ def read_all(files: Files, reading: Reading, cache: Cache | None) -> tuple[Mappe
 
 
 def in_memory(files: Files, numbers: np.ndarray, reading: Reading) -> Decoded:
-    """Decode some of the files. Raises DataError where the memory does not suffice."""
+    """Decode some of the files. Raises DataError where there is not enough memory."""
     needed, free = len(numbers) * int(np.prod(reading.shape)), main_memory()
     if needed > free:
         sizes = f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory are free"

@@ -27,7 +27,7 @@ def images_of(dataset: Any, image_shape: Sequence[int], classes: Sequence[str] |
         classes: what the classes are called
 
     Raises:
-        DataError: an image or a label is not as above, or the memory does not suffice.
+        DataError: an image or a label is not as above, or there is not enough memory.
     """
     reading, count = Reading(checks.image_shape("image_shape", image_shape)), len(dataset)
     if (needed := count * int(np.prod(reading.shape))) > main_memory():

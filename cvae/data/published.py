@@ -81,7 +81,7 @@ class Published:
 def picked(blocks: Iterator[np.ndarray], rows: np.ndarray) -> np.ndarray:
     """The images (B, C, H, W) of numbers in any order, none of them twice, from blocks that hold all images in turn.
 
-    Raises ConfigError if the memory does not suffice, DataError if the images end before.
+    Raises ConfigError if there is not enough memory, DataError if the images end before.
     """
     order = rows.argsort()
     ascending, out, start, done = rows[order], None, 0, 0

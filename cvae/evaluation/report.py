@@ -48,7 +48,7 @@ def report(
     over the training, or raw.
 
     Raises:
-        UserError: a figure is not finite, or the memory does not suffice.
+        UserError: a figure is not finite, or there is not enough memory.
     """
     device = next(vae.parameters()).device
     count = min(settings.images or len(data.test), len(data.test))
@@ -70,7 +70,7 @@ def report(
         try:
             figures = evaluate(vae, test_batches(vae, data, count, device), settings, advance)
         except torch.OutOfMemoryError as error:
-            raise UserError(f"the memory does not suffice with memory={settings.memory:g}: try less") from error
+            raise UserError(f"there is not enough memory with memory={settings.memory:g}: try less") from error
     figures |= at_the_end(vae, test_batches(vae, data, count, device), data.test.images, settings.seed)
     about = asdict(settings) | {
         "images": count, "aggregate_images": aggregated, "checkpoint": checkpoint, "step": step, "split": "test",

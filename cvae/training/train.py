@@ -178,7 +178,7 @@ def how_to_go_on(stop: Stopped, trainer: L.Trainer, run: Run) -> str:
     saved = f" after step {trainer.global_step:,}. {last_saved(trainer, run)}"
     if stop.signum == REQUEUE and trainer.is_global_zero and requeue():
         return f"{saved}. SLURM starts it again"
-    return f"{saved}. Go on with: {how_to_resume(run)}"
+    return f"{saved}. Resume with: {how_to_resume(run)}"
 
 
 def assemble(cfg: DictConfig) -> Parts:

@@ -250,7 +250,7 @@ def test_a_process_of_a_sweep_that_was_killed_is_no_fault_of_the_program(monkeyp
     words = ["-m", "seed=1,2", "model.hidden=[4]", "hydra.sweep.dir=my sweep"]
     monkeypatch.setattr(sys, "argv", ["train.py", *words, "+hydra.callbacks.new_run_directory.resume=true"])
     assert of_the_user(error) and not of_the_user(RuntimeError())
-    said = "Go on with: python train.py -m seed=1,2 'model.hidden=[4]' 'resume=my sweep'"
+    said = "Resume with: python train.py -m seed=1,2 'model.hidden=[4]' 'resume=my sweep'"
     assert message_of(error).startswith("a process of the sweep was killed") and message_of(error).endswith(said)
 
 
@@ -265,5 +265,5 @@ def test_a_process_of_a_sweep_that_was_killed_is_no_fault_of_the_program(monkeyp
 )  # fmt: skip
 def test_memory_that_does_not_suffice(error, asked):
     assert of_the_user(error)
-    assert message_of(error).startswith(f"the memory does not suffice{asked}. A smaller data.batch_size or")
+    assert message_of(error).startswith(f"there is not enough memory{asked}. A smaller data.batch_size or")
     assert not of_the_user(RuntimeError("another"))

@@ -98,7 +98,8 @@ def helped(*words, capsys):
 def test_help_says_what_there_is(capsys):
     shown = helped(capsys=capsys)
     assert shown.startswith("usage: python -m cvae [-h] COMMAND ...")
-    assert "Train a VAE; measure, use and look into it." in shown and " train train, as python train.py does" in shown
+    assert "Train a VAE, measure it, use it, and explore its latent space." in shown
+    assert " train train, as python train.py does" in shown
     assert "evaluate measure a run on its test set: log p(x), ELBO, bits per dim, active units, the" in shown
     assert "sample draw images from the prior" in shown
 
@@ -109,15 +110,16 @@ def test_help_of_evaluate_names_the_true_defaults(capsys):
         "Measure a run on its test set. Writes a file into RUN/evaluation, and prints a table.",
         "RUN a run directory, as train.py writes it",
         f"--checkpoint FILE {EVALUATE['checkpoint']} (default) or best.ckpt",
-        f"--seed SEED of the noise (default: {EVALUATE['seed']})",
-        "--trust the run's config may call any code: for runs with parts that are not cvae's, if you trust their maker",
-        "--samples SAMPLES importance samples per image (default: 5,000); with --quality how many images are drawn ",
+        f"--seed SEED the seed of the noise (default: {EVALUATE['seed']})",
+        "--trust the run's config may call any code: for runs with custom components, only if you trust their maker",
+        "--samples SAMPLES importance samples per image (default: 5,000); with --quality the number of sampled "
+        "images (default: 10,000)",
         "--until NATS double the samples of each block of up to 100 images until the estimated error of its mean "
-        "log p(x), the bias and two standard errors, is below, as in 0.05: about 95 of 100 blocks are then as near, "
-        "unless the Pareto k-hat is high. At most 50,000 samples an image; --samples is the first number",
+        "log p(x), the bias and two standard errors, is below this, as in 0.05. About 95 of 100 blocks are then within "
+        "it, unless the Pareto k-hat is high. At most 50,000 samples an image; --samples is the first number",
         "--images N only the first N test images (default: all)",
-        "--aggregate-images N images for the aggregate posterior: time grows with their square, and mutual information "
-        f"is found up to log N (default: {EVALUATE['aggregate_images']})",
+        "--aggregate-images N images for the aggregate posterior: the time grows with N squared, and the estimated "
+        f"mutual information is at most log N (default: {EVALUATE['aggregate_images']})",
         f"--memory GIB about how much memory decoded images may take at once (default: {EVALUATE['memory']:g})",
         "--data-root DIR the folder of the data, if it has moved since the training",
         "--device {cpu,cuda,mps} default: cuda if there is one, else cpu",

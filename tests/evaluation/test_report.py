@@ -158,7 +158,7 @@ def test_the_bars_say_how_far_and_how_long(reported):
 
 def test_memory_that_does_not_suffice(reported):
     error = torch.OutOfMemoryError("CUDA out of memory")
-    with pytest.raises(UserError, match=r"^the memory does not suffice with memory=2\.5: try less$") as raised:
+    with pytest.raises(UserError, match=r"^there is not enough memory with memory=2\.5: try less$") as raised:
         reported(5, Settings(memory=2.5), fail=error)
     assert raised.value.__cause__ is error
 

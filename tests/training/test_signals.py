@@ -176,7 +176,7 @@ def test_a_run_is_saved_after_the_step_or_after_the_evaluation(tmp_path, monkeyp
     said = stopped(tmp_path, monkeypatch, at=at, place=place)
     assert said == (
         f"Stopped by SIGTERM after step {step}. The last checkpoint, {tmp_path}/checkpoints/last.ckpt, is of step "
-        f"{step}. Go on with: python train.py resume={tmp_path}"
+        f"{step}. Resume with: python train.py resume={tmp_path}"
     )
     assert saved(tmp_path) == step and Run(tmp_path).status()["state"] == "interrupted"
     assert Run(tmp_path).status()["reason"] == "by SIGTERM"
