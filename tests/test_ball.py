@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import pytest
 import torch
 from conftest import config
@@ -102,6 +103,74 @@ def test_quotients_near_zero_and_far_out():
         torch.testing.assert_close(a.exp() * found, value, rtol=1e-10, atol=0)
     torch.testing.assert_close(arsinhc(x.square(), torch.full_like(x, 2.0)), (x * math.exp(2)).asinh() / x)
     assert log_sinhc(torch.tensor([0.0, 1e12], dtype=F64)).isfinite().all()
+
+
+def boosted_by_mpmath(u, m, curvature):
+    """u as seen from m, by the boost of the hyperboloid with 400 digits."""
+    with mpmath.workdps(400):
+        root = mpmath.sqrt(curvature)
+        u, m = (root * mpmath.matrix(x.tolist()) for x in (u, m))
+        far, away = mpmath.norm(u), mpmath.norm(m)
+        space = u * (mpmath.sinh(far) / far)
+        inner = sum(m[i] * space[i] for i in range(len(m)))
+        place = space + m * ((mpmath.cosh(away) - 1) / away**2 * inner - mpmath.sinh(away) / away * mpmath.cosh(far))
+        length = mpmath.norm(place)
+        return torch.tensor([float(x) for x in place * (mpmath.asinh(length) / length / root)], dtype=F64)
+
+
+@pytest.mark.parametrize("curvature", [0.25, 1.0])
+@pytest.mark.parametrize("radius", [0.01, 0.5, 1.0, 3.0, 12.0, 20.0, 60.0, 250.0])
+def test_far_out_it_is_as_good_as_the_coordinates(radius, curvature):
+    """Against 400 digits: the map itself, its inverse near a point, and anywhere as far as a rounded u tells."""
+    torch.manual_seed(0)
+    m, v = torch.randn(2, 6, 3, dtype=F64)
+    m = m * radius / curvature**0.5 / m.norm(dim=-1, keepdim=True)
+    v[3:] *= 0.01
+    exp = ExpMap(m, curvature)
+    u = exp(v)
+    for i in range(6):
+        torch.testing.assert_close(u[i], boosted_by_mpmath(v[i], -m[i], curvature), rtol=1e-13, atol=1e-14 * radius)
+        if radius <= 20:
+            exact = boosted_by_mpmath(u[i], m[i], curvature)
+            assert (exp.inv(u)[i] - exact).norm() < 3e-15 * math.exp(radius) * (1 + exact.norm())
+    near = m + v * 2.0**-20 * math.exp(-min(radius, 12))
+    for i in range(6):
+        exact = boosted_by_mpmath(near[i], m[i], curvature)
+        assert (exp.inv(near)[i] - exact).norm() < (3e-15 if radius < 3 else 1e-13 * exact.norm())
+
+
+@pytest.mark.parametrize("radius", [0.0, 1.0, 8.0, 15.0])
+def test_far_out_derivatives_are_right(radius):
+    """Both sides of the origin: the volume's growth, the inverse's derivative and, by differences, that of the mean."""
+    torch.manual_seed(0)
+    m, v = torch.randn(2, 20, 3, dtype=F64)
+    m = m * radius / m.norm(dim=-1, keepdim=True)
+    u = ExpMap(m, 1.0)(v)
+
+    def slopes(of, by):
+        return torch.func.vmap(torch.func.jacrev(of, argnums=by))
+
+    there = slopes(lambda m, v: ExpMap(m, 1.0)(v), 1)(m, v)
+    back = slopes(lambda m, u: ExpMap(m, 1.0).inv(u), 1)(m, u)
+    torch.testing.assert_close(back @ there, torch.eye(3, dtype=F64).expand(20, 3, 3), atol=1e-8, rtol=0)
+    grown = ExpMap(m, 1.0).log_abs_det_jacobian(v, u)
+    torch.testing.assert_close(grown, there.det().log(), atol=1e-8, rtol=0)
+    step = torch.tensor([1e-6, 0, 0], dtype=F64)
+    change = (ExpMap(m + step, 1.0)(v) - ExpMap(m - step, 1.0)(v)) / 2e-6
+    torch.testing.assert_close(slopes(lambda m, v: ExpMap(m, 1.0)(v), 0)(m, v)[..., 0], change, atol=1e-7, rtol=1e-6)
+
+
+def test_at_the_mean_itself():
+    """Of distance 0, and with a finite derivative, however far out."""
+    for radius in (0.0, 1e-9, 1.0, 20.0, 400.0, 1e6):
+        m = torch.tensor([[radius, 0.0, 0.0]], dtype=F64, requires_grad=True)
+        u = m.detach().requires_grad_()
+        found = (ExpMap(m, 1.0).inv(u), ExpMap(m, 1.0)(torch.zeros_like(m)), ExpMap(m, 1.0).inv(torch.zeros_like(m)))
+        for value, expected in zip(found, (0, m, -m), strict=True):
+            assert torch.equal(value, torch.zeros_like(m) + expected)
+            assert torch.autograd.grad(value.sum(), m, retain_graph=True)[0].isfinite().all()
+        (slope,) = torch.autograd.grad(found[0][0, 0], u, retain_graph=True)
+        assert slope[0, 0].item() == pytest.approx(1) if radius < 30 else slope.isfinite().all()
 
 
 def test_little_curvature_is_none():
