@@ -122,7 +122,7 @@ DOORS = {  # what can run code that stands in a file -> the modules that look fi
     "torch.load": {
         "cvae.runs.checkpoint",
         "cvae.evaluation.features",
-        "cvae.runtime.vgg",
+        "cvae.runs.vgg",
     },  # weights that the user names
     "OmegaConf.load": {"cvae.runs.directory", "cvae.cli.resume"},  # the latter a file of conf/
     "yaml.load": {"cvae.runs.small_files"},  # with SafeLoader

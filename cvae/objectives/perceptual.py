@@ -17,7 +17,7 @@ class Perceptual(nn.Module):
     people's judgements; here all count alike. The network does not learn, and no checkpoint holds it.
 
     Args:
-        features: VGG16's convolutions, ReLUs and poolings (`cvae.runtime.vgg.vgg16`)
+        features: VGG16's convolutions, ReLUs and poolings (`cvae.runs.vgg.vgg16`)
     """
 
     mean: Tensor  # (3, 1, 1)

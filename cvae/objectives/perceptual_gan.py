@@ -34,7 +34,7 @@ class PerceptualGAN(Objective):
 
     Args:
         image_shape: (C, H, W), C = 1 or 3
-        features: VGG16's, as `cvae.runtime.vgg.vgg16` gives them
+        features: VGG16's, as `cvae.runs.vgg.vgg16` gives them
         beta: weight of the rate; of codes with a uniform prior it changes nothing
         perceptual: weight of P
         weight: of lambda G

@@ -145,8 +145,13 @@ def require_names(file: Path) -> None:
     torch's own list of what is harmless has more: bytearray(8 * 2**30) takes 8 GiB.
     """
     pickled = torch._C.PyTorchFileReader(str(file)).get_record("data.pkl")  # by the reader of torch.load
+    require_known(pickletools.genops(pickled))
+
+
+def require_known(pickled: Iterable[tuple[pickletools.OpcodeInfo, Any, Any]]) -> None:
+    """`require_names`, of the operations of one pickle."""
     old = {" ".join(AS_PICKLED.get(part, part) for part in name.rsplit(".", 1)) for name in OMEGACONF}
-    for count, (opcode, name, _) in enumerate(pickletools.genops(pickled)):
+    for count, (opcode, name, _) in enumerate(pickled):
         if count > MOST:
             raise ValueError(f"it has more than {MOST:,} values")
         if opcode.name == "GLOBAL" and name not in NAMES | old:

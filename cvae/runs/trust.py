@@ -32,7 +32,7 @@ PARTS = {  # group -> where its parts come from: a package of cvae with its modu
     "posterior": ("cvae.posteriors", "cvae.schedules"),
     "prior": ("cvae.priors",),
     "likelihood": ("cvae.likelihoods",),
-    "objective": ("cvae.objectives", "cvae.schedules", "cvae.runtime.vgg"),
+    "objective": ("cvae.objectives", "cvae.schedules", "cvae.runs.vgg"),
     "optimizer": ("torch.optim",),
     "scheduler": ("torch.optim.lr_scheduler",),
     "trainer": ("pytorch_lightning.Trainer", "cvae.training"),

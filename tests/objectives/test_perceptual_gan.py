@@ -17,7 +17,7 @@ from cvae.objectives import ELBO, PerceptualGAN
 from cvae.objectives.perceptual import Perceptual
 from cvae.posteriors import DiagonalGaussian
 from cvae.priors import StandardNormal
-from cvae.runtime.vgg import vgg16
+from cvae.runs.vgg import vgg16
 
 SHAPE, D = (1, 16, 16), 3
 

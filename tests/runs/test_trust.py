@@ -104,7 +104,7 @@ def test_the_message_says_the_word_that_allows_it():
         "model.hidden.0._target_='my.network': a saved config may build parts of cvae.networks here, no others. If you "
         "trust whoever made the run, say --trust (in Python: trust=True)"
     )
-    with pytest.raises(UserError, match=r"parts of cvae.objectives or cvae.schedules or cvae.runtime.vgg here"):
+    with pytest.raises(UserError, match=r"parts of cvae.objectives or cvae.schedules or cvae.runs.vgg here"):
         require_parts({"objective": {"beta": {"_target_": "my.schedule"}}}, "objective")
 
 
