@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from cvae.checks import positive_int
 from cvae.commands.inputs import levels_of, said, watched
-from cvae.errors import UserError
+from cvae.errors import ConfigError, UserError
 from cvae.runs.directory import Run
 from cvae.runs.trust import require_inside, root_is_chosen
 
@@ -20,7 +20,8 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         "features",
         help="train a small classifier; evaluate --quality compares samples with images by its features",
         description="Train a small convolutional classifier on the labels of the data, and keep it beside them. The "
-        "numbers that its last layer reads are the features of python -m cvae evaluate RUN --quality.",
+        "numbers that its last layer reads are the features of python -m cvae evaluate RUN --quality. If one is kept "
+        "already for the same images, it is used.",
         epilog="example: python -m cvae features mnist",
     )
     features.set_defaults(call=train)
@@ -30,9 +31,8 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         nargs="+",
         help="the directory of a run, for its data; or a choice as for train.py: mnist, or npz data.root=my/images.npz",
     )
-    features.add_argument(
-        "--epochs", type=int, default=EPOCHS, help="passes through the training images (default: %(default)s)"
-    )
+    features.add_argument("--epochs", type=int, help=f"passes through the training images (default: {EPOCHS})")
+    features.add_argument("--again", action="store_true", help="train a new one in place of the one that is kept")
     features.add_argument("--data-root", metavar="DIR", help="the folder of a run's data, if it has moved")
     features.add_argument(
         "--trust", action="store_true", help="the run's config may call any code: if you trust its maker"
@@ -43,9 +43,9 @@ def train(args: argparse.Namespace) -> None:
     """Train a classifier and keep it, unless the same data have one.
 
     Raises:
-        UserError: a word, an option or the data are wrong, or the images have no classes.
+        UserError: a word, an option or the data are wrong, or the images have no classes; or what is kept is damaged.
     """
-    epochs = positive_int("--epochs", args.epochs)
+    epochs = EPOCHS if args.epochs is None else positive_int("--epochs", args.epochs)
     cfg = config_of(args)
     from cvae.evaluation import classifier
     from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
@@ -53,11 +53,17 @@ def train(args: argparse.Namespace) -> None:
     keep_freed_memory()
     tell_torch_of_no_gpu()
     data = levels_of(cfg)
-    trained = classifier.train(data, epochs, watched)
-    folders = classifier.places(data.root) if root_is_chosen(cfg) else [classifier.own_folder()]
-    file = classifier.keep(trained, data, folders)
+    file = None if args.again else classifier.kept_file(data)
+    if file and args.epochs is not None:
+        raise ConfigError("--epochs", epochs, f"said with --again, as a classifier of these images is kept in {file}")
+    if file:
+        trained, where = classifier.read(file, data), f"It is kept already, in {file}. Train it anew with --again"
+    else:
+        trained = classifier.train(data, epochs, watched)
+        folders = classifier.places(data.root) if root_is_chosen(cfg) else [classifier.own_folder()]
+        where = f"It is kept in {classifier.keep(trained, data, folders)}"
     said(f"{trained.features.name}: finds the class of {trained.accuracy:.2%} of {len(data.test):,} test images")
-    said(f"It is kept in {file}")
+    said(where)
 
 
 def config_of(args: argparse.Namespace) -> "DictConfig":

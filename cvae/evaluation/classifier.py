@@ -14,7 +14,7 @@ from cvae.data.contents import of_images
 from cvae.data.images import at
 from cvae.errors import DataError, UserError
 from cvae.evaluation.features import Classifier, Watch, checksum
-from cvae.runs.checkpoint import read_checkpoint
+from cvae.runs.checkpoint import Budget, read_checkpoint
 from cvae.runs.storage import save
 from cvae.runtime.noise import fixed_noise
 
@@ -117,33 +117,40 @@ def keep(trained: Trained, data: ImageData, folders: Iterable[Path]) -> Path:
     raise UserError(f"none of these folders can be written: {', '.join(map(str, folders))}")
 
 
+def kept_file(data: ImageData) -> Path | None:
+    """The file of a classifier of these data, without binarization: of several the newest; None where none is kept."""
+    files = [folder / f"classifier-{fingerprint(data)}.pt" for folder in places(data.root)]
+    return max((file for file in files if file.is_file()), key=lambda file: file.stat().st_mtime, default=None)
+
+
 def kept(data: ImageData) -> Trained | None:
     """The classifier of these data, without binarization; None where none is kept.
 
     Raises:
         UserError: its file is damaged.
     """
-    known = fingerprint(data)
-    for folder in places(data.root):
-        file = folder / f"classifier-{known}.pt"
-        if file.is_file():
-            return read(file, known)
-    return None
+    file = kept_file(data)
+    return file and read(file, data)
 
 
-def read(file: Path, known: str) -> Trained:
-    """The classifier in a file, for data of this fingerprint. Raises UserError where it is damaged."""
+def read(file: Path, data: ImageData) -> Trained:
+    """The classifier in a file, of these data. Raises UserError where it is damaged.
+
+    It may have come with data of somebody else: it is no larger than its file, and has its sizes from the data.
+    """
     content = read_checkpoint(file)
     try:
-        about = content["classifier"]
-        channels, height, width = about["image_shape"]
-        model = Classifier((channels, height, width), about["num_classes"])
-        model.load_state_dict(content["state_dict"])
+        about, shape = content["classifier"], data.image_shape
+        classes = about["num_classes"]
+        if about["image_shape"] != list(shape) or type(classes) is not int or classes < 1:
+            raise DataError("it is of images of another shape, or has no number of classes")
+        with Budget([file]):
+            model = Classifier(shape, classes)
+            model.load_state_dict(content["state_dict"])
         trained = named(model.eval(), float(about["accuracy"]))
-        if about["data"] != known or about["name"] != trained.features.name:
+        if about["data"] != fingerprint(data) or about["name"] != trained.features.name:
             raise DataError("its checksum is another")
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{file} is damaged: {error}. Delete it, and train it again: python -m cvae features"
-        ) from error
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, UserError) as error:
+        said = f"{' '.join(str(error).split()):.200}"
+        raise UserError(f"{file} is damaged: {said}. Delete it, and train it again: python -m cvae features") from error
     return trained

@@ -52,7 +52,7 @@ def test_features_of_a_run_then_its_quality(run, call, own_folder):
     }  # fmt: skip
     words = " ".join(printed.split())
     assert "70 samples, 50 test images, last.ckpt" in words and f"features: {name} (test accuracy" in words
-    assert {"frechet", "train_frechet", "kid", "precision", "vendi_test", "near_training", "ssim"} <= set(content)
+    assert {"frechet", "train_frechet", "kid", "precision", "train_vendi", "near_training", "ssim"} <= set(content)
     picture = imageio.imread(run / "nearest_training_images.png")
     assert picture.shape[0] > 8 * 3 * 12 and picture.std() > 10 and "nearest_training_images.png" in printed
 
@@ -120,9 +120,25 @@ def test_nothing_is_written_where_only_somebody_elses_run_says_so(tmp_path, call
     run = make_run(tmp_path / "run", "data=mnist", f"data.root={mnist_root}")
     code, _ = call("features", run, "--epochs", 1)
     assert code == 0 and len(list(own_folder.iterdir())) == 1 and not list(mnist_root.glob(".cvae_features/*"))
-    call("features", run, "--epochs", 1, "--data-root", mnist_root)
+    call("features", run, "--again", "--epochs", 1, "--data-root", mnist_root)
     (file,) = mnist_root.glob(".cvae_features/*")
     file.unlink()
+
+
+def test_one_that_is_kept_is_used_unless_asked_for_again(run, call, own_folder, monkeypatch):
+    call("features", run, "--epochs", 1)
+    (file,) = own_folder.iterdir()
+    before, trained = file.read_bytes(), classifier.train
+    monkeypatch.setattr(classifier, "train", lambda *_: pytest.fail("it trains"))
+    code, printed = call("features", run)
+    words = " ".join(printed.split())
+    assert code == 0 and "of 60 test images" in words and "It is kept already, in " in words and "--again" in words
+    code, printed = call("features", run, "--epochs", 2)
+    assert code == 1 and "--epochs=2: must be said with --again" in " ".join(printed.split())
+    assert file.read_bytes() == before
+    monkeypatch.setattr(classifier, "train", trained)
+    code, printed = call("features", run, "--again", "--epochs", 2)
+    assert code == 0 and f"It is kept in {file}" in printed and file.read_bytes() != before
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Features of images: a classifier that is trained and kept, pixels, networks of torchvision with random weights."""
 
+import os
+import resource
+
 import pytest
 import torch
 from conftest import config
@@ -77,7 +80,7 @@ def test_a_classifier_is_kept_beside_the_data_with_what_it_is_of(tmp_path):
     assert classifier.kept(data) is None
     file = classifier.keep(trained, data, [tmp_path / "beside"])
     assert file == tmp_path / "beside" / f"classifier-{classifier.fingerprint(data)}.pt"
-    found = classifier.read(file, classifier.fingerprint(data))
+    found = classifier.read(file, data)
     x = data.batch("test", range(9))[0]
     assert found.features.name == trained.features.name and found.accuracy == trained.accuracy
     assert torch.allclose(found.features(x), trained.features(x), atol=1e-5) and not found.features.training
@@ -145,6 +148,41 @@ def test_a_damaged_classifier_is_refused(change, own_folder):
         torch.save(content, file)
     with pytest.raises(UserError, match="is damaged"):
         classifier.kept(data)
+
+
+def test_of_several_that_are_kept_the_newest_is_used(tmp_path, own_folder, monkeypatch):
+    data = synthetic()
+    monkeypatch.setattr(classifier, "places", lambda root: [tmp_path, own_folder])
+    for number, folder in enumerate((tmp_path, own_folder, tmp_path)):
+        torch.manual_seed(number)
+        trained = classifier.named(Classifier((1, 16, 16), 4).eval(), 0.5)
+        file = classifier.keep(trained, data, [folder])
+        os.utime(file, (number, number))
+        assert classifier.kept_file(data) == file and classifier.kept(data).features.name == trained.features.name
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("num_classes", 2**40, "the model is larger than its checkpoint"), ("num_classes", 4.0, "no number of classes"),
+        ("num_classes", 0, "no number of classes"), ("num_classes", True, "no number of classes"),
+        ("image_shape", [1, 2**30, 2**30], "of another shape"), ("image_shape", [10**9, 16, 16], "of another shape"),
+        ("image_shape", 3, "of another shape"), ("accuracy", "a", "could not convert"), ("accuracy", [], "must be"),
+        ("data", "1" * 16, "its checksum is another"), ("name", "classifier-1", "its checksum is another"),
+    ],
+)  # fmt: skip
+def test_a_classifier_that_came_with_data_of_somebody_else(key, value, said, own_folder):
+    """One line, and no more memory than its file."""
+    data = synthetic()
+    file = classifier.keep(classifier.named(Classifier((1, 16, 16), 4).eval(), 0.5), data, [own_folder])
+    content = torch.load(file, weights_only=True)
+    content["classifier"][key] = value
+    torch.save(content, file)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=f"^{file} is damaged: .*{said}") as error:
+        classifier.kept(data)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000, "kilobytes"
 
 
 def test_images_of_one_class_have_no_classifier():
