@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cvae.evaluation.measure import Figure
     from cvae.evaluation.quality import Measured
 
-BESIDE = ("train_", "vendi_test")  # figures of a column of their own
+BESIDE = "train_"  # figures of a column of their own
 
 
 def add_options(evaluate: argparse.ArgumentParser) -> None:
@@ -101,7 +101,7 @@ def table(figures: "dict[str, Figure]", about: dict, said_of_images: list[str]) 
     shown.add_column("")
     for name, figure in figures.items():
         if not name.startswith(BESIDE):
-            beside = figures.get(f"train_{name}", figures.get(f"{name}_test"))
+            beside = figures.get(f"{BESIDE}{name}")
             best = None if beside is None else beside.value
             shown.add_row(
                 figure.meaning, digits(figure.value), digits(figure.standard_error), digits(best), figure.unit

@@ -97,7 +97,8 @@ def of_arrays(z: np.ndarray, factors: np.ndarray, names: Sequence[str]) -> Coded
 def halves(count: int, draws: int, seed: int) -> Iterable[tuple[np.ndarray, np.ndarray, np.random.Generator]]:
     """For each draw half of the images' numbers, the other half, and what makes its random numbers.
 
-    The deviation of a figure over random halves is its standard error from all images (Shao and Wu 1989).
+    The deviation of a figure over random halves is its standard error from all images (Shao and Wu 1989); over parts
+    of n of N images it is sqrt((N - n) / n) times that.
     """
     for number in range(draws):
         rng = np.random.default_rng((seed, number))
@@ -133,13 +134,23 @@ def at_the_end(vae: VAE, batches: Iterable[Batch], images: Images, seed: int) ->
 Score = Callable[[Points, Points, np.random.Generator], float | tuple[float, ...]]
 
 
-def over_draws(known: Coded, score: Score, meanings: dict[str, str], draws: int, seed: int) -> dict[str, Figure]:
-    """The mean of scores over draws, and their deviation."""
+def over_draws(
+    known: Coded, score: Score, meanings: dict[str, str], draws: int, seed: int, most: int | None = None
+) -> dict[str, Figure]:
+    """The mean of scores over draws, and its standard error.
+
+    That is of the images at hand, as of `halves`, and of the draws, of which there are few.
+
+    most: how many images a score learns from, POINTS if None
+    """
+    most, count = most or POINTS, len(known.z)
     found = []
-    for half, other, rng in halves(len(known.z), draws, seed):
-        train, test = known.points(half[:POINTS]), known.points(other[: POINTS // 2])
+    for half, other, rng in halves(count, draws, seed):
+        train, test = known.points(half[:most]), known.points(other[: most // 2])
         found.append(np.atleast_1d(score(train, test, rng)))
-    mean, error = np.mean(found, 0), np.std(found, 0, ddof=1)
+    learned = min(count // 2, most)
+    mean = np.mean(found, 0)
+    error = np.std(found, 0, ddof=1) * (learned / (count - learned) + 1 / draws) ** 0.5
     return {
         name: Figure(float(mean[n]), float(error[n]), "", meaning) for n, (name, meaning) in enumerate(meanings.items())
     }
@@ -156,21 +167,21 @@ def measure(known: Coded, seed: int, watched: Callable[[Sequence], Iterable] = i
     trees = f"{min(len(known.z) // 2, predicted.TREES):,} images"
     of_trees = {f"dci_{name}": f"DCI {name}, boosted trees, {trees}" for name in ranks}
     of_lasso = {f"dci_lasso_{name}": f"DCI {name}, lasso, {half}" for name in ranks}
-    rows: list[tuple[Score, dict[str, str], int]] = [
-        (factor_vae, {"factor_vae_score": f"FactorVAE score, {drawn}"}, DRAWS),
-        (lambda a, _, __: sap_of_lines(*a), {"sap_of_lines": f"SAP, squared correlation, {half}"}, DRAWS),
+    rows: list[tuple[Score, dict[str, str], int, int]] = [
+        (factor_vae, {"factor_vae_score": f"FactorVAE score, {drawn}"}, DRAWS, POINTS),
+        (lambda a, _, __: sap_of_lines(*a), {"sap_of_lines": f"SAP, squared correlation, {half}"}, DRAWS, POINTS),
     ]
     if find_spec("sklearn") is None:
         log.info(NEEDED)
     else:
         rows += [
-            (predicted.beta_vae, {"beta_vae_score": f"beta-VAE score, {drawn}"}, DRAWS),
-            (lambda a, b, _: predicted.sap(a, b), {"sap": f"SAP, linear SVM, {half}"}, DRAWS),
-            (lambda a, b, _: predicted.dci_trees(a, b, seed), of_trees, DRAWS_OF_TREES),
-            (lambda a, b, _: predicted.dci_lasso(a, b), of_lasso, DRAWS),
-            (lambda a, b, _: predicted.explicitness(a, b), {"explicitness": f"explicitness, {half}"}, DRAWS),
+            (predicted.beta_vae, {"beta_vae_score": f"beta-VAE score, {drawn}"}, DRAWS, POINTS),
+            (lambda a, b, _: predicted.sap(a, b), {"sap": f"SAP, linear SVM, {half}"}, DRAWS, POINTS),
+            (lambda a, b, _: predicted.dci_trees(a, b, seed), of_trees, DRAWS_OF_TREES, predicted.TREES),
+            (lambda a, b, _: predicted.dci_lasso(a, b), of_lasso, DRAWS, POINTS),
+            (lambda a, b, _: predicted.explicitness(a, b), {"explicitness": f"explicitness, {half}"}, DRAWS, POINTS),
         ]
     figures = of_information(known, seed)
-    for score, meanings, draws in watched(rows):
-        figures |= over_draws(known, score, meanings, draws, seed)
+    for score, meanings, draws, most in watched(rows):
+        figures |= over_draws(known, score, meanings, draws, seed, most)
     return Measured(figures, information(known.z, known.factors) / entropies(known.factors))

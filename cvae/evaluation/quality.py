@@ -151,7 +151,7 @@ def quality(
     data.invert is true, the model's are inverted back. Means of p(x|z) are binarized as the data are, see `like`.
 
     frechet, frechet_extrapolated, kid, precision, recall, density, coverage and vendi: see `cvae.evaluation.distances`
-    and `neighbours`. vendi_test is that of the test images. near_training is the share of samples that are nearer to a
+    and `neighbours`. near_training is the share of samples that are nearer to a
     training image than 95 of 100 test images are: about 0.05, more if samples repeat training images.
 
     reconstruction_frechet is the distance of reconstructions to their images, which with Inception's features is rFID.
@@ -169,7 +169,6 @@ def quality(
     drawn = Sampler(vae, data.test.images.y[: len(test)], data.binarization, settings)
     samples = torch.cat([described(drawn.block(n)) for n in watched(range(len(drawn)), "sampling", len(drawn))])
     figures = of_samples(samples, test, "")
-    figures["vendi_test"] = Figure(vendi(exact(test)), None, "images", "Vendi score of the test images")
     near = nearest_training_images(samples, real)
     if data.train_on == "train":  # else the test images are among the training images
         figures |= of_samples(real.train[: settings.samples], test, "train_")

@@ -1,6 +1,7 @@
 """All measures of latents against factors: codes whose answers are known, and which codes and factors are taken."""
 
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -178,9 +179,22 @@ def test_figures_are_means_and_deviations_over_draws(monkeypatch):
     for n, name in enumerate("ab"):
         values = [pair[n] for pair in seen]
         assert figures[name].value == pytest.approx(np.mean(values)) and len(set(values)) == 4
-        assert (
-            figures[name].standard_error == pytest.approx(np.std(values, ddof=1)) and figures[name].meaning == "AB"[n]
-        )
+        expected = np.std(values, ddof=1) * math.sqrt(40 / 60 + 1 / 4)
+        assert figures[name].standard_error == pytest.approx(expected) and figures[name].meaning == "AB"[n]
+
+
+@pytest.mark.parametrize(("count", "most"), [(300, 150), (300, 40), (1500, 100)])
+def test_errors_are_those_of_fresh_images(count, most):
+    """Of halves, and of parts that are much smaller than the half."""
+
+    def figure(seed):
+        known = of_arrays(*mixed(count, 2 * seed), "abc")
+        return over_draws(known, lambda a, _, __: known_factors.sap_of_lines(*a), {"a": ""}, 5, seed, most)["a"]
+
+    figures = [figure(seed) for seed in range(150)]
+    deviation = np.std([figure.value for figure in figures], ddof=1)
+    told = np.mean([figure.standard_error**2 for figure in figures]) ** 0.5
+    assert told == pytest.approx(deviation, rel=0.25)
 
 
 def test_the_error_of_mig_is_that_of_another_sample():
