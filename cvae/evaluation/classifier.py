@@ -130,7 +130,7 @@ def kept(data: ImageData) -> Trained | None:
         UserError: its file is damaged.
     """
     file = kept_file(data)
-    return file and read(file, data)
+    return read(file, data) if file else None
 
 
 def read(file: Path, data: ImageData) -> Trained:
