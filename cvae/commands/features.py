@@ -57,7 +57,7 @@ def train(args: argparse.Namespace) -> None:
     if file and args.epochs is not None:
         raise ConfigError("--epochs", epochs, f"said with --again, as a classifier of these images is kept in {file}")
     if file:
-        trained, where = classifier.read(file, data), f"It is kept already, in {file}. Train it anew with --again"
+        trained, where = classifier.read(file, data), f"It is kept already, in {file}. Train a new one with --again"
     else:
         trained = classifier.train(data, epochs, watched)
         folders = classifier.places(data.root) if root_is_chosen(cfg) else [classifier.own_folder()]
