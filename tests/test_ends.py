@@ -201,6 +201,15 @@ def test_an_error_on_one_machine_ends_the_run_on_both(tmp_path):
     assert "Error: process 2 (the first is 0): " in ends[0][1] and f"{tmp_path}/none" in ends[0][1]
 
 
+def test_a_machine_without_the_run_to_begin_with_ends_both(tmp_path):
+    first, second = machines(FOR_EVER)
+    with running(tmp_path, first, ([*second[0], "init=none"], second[1])) as both:
+        ends = [end(process) for process in both]
+    said = f"init=none: none is not a run directory on the machine {socket.gethostname()}. Each of the 2 machines"
+    assert [code for code, _ in ends] == [1, 1] and f"Error: {said}" in ends[1][1]
+    assert f"Error: process 2 (the first is 0): {said}" in ends[0][1]
+
+
 @pytest.mark.parametrize("machine", [0, 1])
 def test_a_machine_without_the_other_says_which_address_within_a_minute(tmp_path, machine):
     words, environment = machines(FOR_EVER)[machine]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from socket import gethostname
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -24,14 +25,18 @@ def begin_with(cfg: DictConfig, vae: VAE, resume: bool) -> None:
     A run that goes on has them in its checkpoint, unless it was stopped before it saved one.
 
     Raises:
-        UserError: there is no such run, or no weights of it fit; or only somebody else's config names it.
+        UserError: there is no such run here, or no weights of it fit; or only somebody else's config names it.
     """
     path, run = OmegaConf.select(cfg, "init"), Run(cfg.run_dir)
     if path is None or (resume and any((run.checkpoints / name).exists() for name in (LAST, PREVIOUS))):
         return
     if cfg._get_flag("foreign"):
         raise UserError(f"init={path}: a saved config may not name a run to begin with. {TRUST}")
-    for line in taken_over(Run(str(path)), vae):
+    other, nodes = Run(str(path)), OmegaConf.select(cfg, "trainer.num_nodes", default=1)
+    if nodes > 1 and not other.config_file.is_file():
+        here = f"{other} is not a run directory on the machine {gethostname()}"
+        raise UserError(f"init={path}: {here}. Each of the {nodes} machines reads it: copy that run there")
+    for line in taken_over(other, vae):
         log.info("init: %s", line)
 
 

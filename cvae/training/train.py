@@ -94,7 +94,6 @@ def train_claimed(cfg: DictConfig, resume: bool) -> float:
     for line in cfg.get("experiment", {}).get("left_out", []):
         log.info("Left out of the experiment: %s", line)
     parts = assemble(cfg)
-    begin_with(cfg, parts.module.vae, resume)
     with lightnings_errors(), together(parts.trainer, Run(cfg.run_dir), resume) as part:
         return train_assembled(cfg, parts, resume, part)
 
@@ -103,6 +102,7 @@ def train_assembled(cfg: DictConfig, parts: Parts, resume: bool, part: Callable[
     """`train`, with its parts. Calls `part` where this process needs no others any more."""
     run = Run(cfg.run_dir)
     data, module, trainer, _ = parts
+    begin_with(cfg, module.vae, resume)  # here, so that a machine without that run ends the others
     try_a_step(cfg, module, data)
     require_figures(cfg, trainer, module, "validation" if data.validation else "test")
     require_batches(cfg, data, trainer.world_size)
