@@ -101,6 +101,7 @@ class Cache:
         self.name = f"{shape}-{blake2b(depends_on.encode(), digest_size=6).hexdigest()}"
         self.index, self.lock = folder / f"{self.name}.index", folder / f"{self.name}.lock"
         self.bytes = int(np.prod(reading.shape))  # of a row
+        self.said = ""  # of what is damaged, which is looked at again before it is replaced
 
     def array(self, generation: int) -> Path:
         return self.folder / f"{self.name}-{generation}.npy"
@@ -132,7 +133,10 @@ class Cache:
         except (FileNotFoundError, NotADirectoryError):
             pass
         except Exception as error:  # damaged bytes make zipfile and numpy raise almost anything
-            log.warning("%s is damaged and not used: %s", self.index, " ".join(str(error).split()))
+            said = " ".join(str(error).split())
+            if said != self.said:
+                log.warning("%s is damaged and not used: %s", self.index, said)
+            self.said = said
         return Index([], np.zeros(0, LINE))
 
     def map(self, index: Index) -> np.ndarray:

@@ -93,6 +93,7 @@ class ImageFolder:
     contents: dict[str, str] | None = None
     keeps = True
     listed: Listing | None = None
+    kept: Cache | None = None
 
     def __init__(
         self,
@@ -139,13 +140,14 @@ class ImageFolder:
 
     def kept_at(self) -> Cache | None:
         """Where they are kept if they are many."""
-        if self.kept_in is None:
-            return None
-        if self.kept_in == "auto":
-            return Cache(self.root / BESIDE, self.reading)
-        place = os.path.realpath(self.root)
-        digest = blake2b(os.fsencode(place), digest_size=4).hexdigest()
-        return Cache(Path(self.kept_in).expanduser() / f"{os.path.basename(place)}-{digest}", self.reading)
+        if self.kept_in is not None and self.kept is None:
+            folder = self.root / BESIDE
+            if self.kept_in != "auto":
+                place = os.path.realpath(self.root)
+                digest = blake2b(os.fsencode(place), digest_size=4).hexdigest()
+                folder = Path(self.kept_in).expanduser() / f"{os.path.basename(place)}-{digest}"
+            self.kept = Cache(folder, self.reading)
+        return self.kept
 
     def load(self) -> tuple[Images, ...]:
         """(train, test), or (train, test, validation) where there is a folder for validation.

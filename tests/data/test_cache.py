@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from cvae.data import cache as module
 from cvae.data import workers
 from cvae.data.cache import Cache, files_now
 from cvae.data.decode import Reading, decode
+from cvae.data.folder import ImageFolder
 from cvae.errors import DataError
 
 READING = Reading((3, 4, 4))
@@ -199,6 +201,21 @@ def test_what_is_damaged_is_not_used(root, decoded, how):
     assert not len(cache.read().lines)
     require_right(refreshed(root), root)
     assert decoded[1:] == [names_in(root)] and len(list(cache.folder.glob("*.npy"))) == 1
+
+
+@pytest.mark.parametrize("can_be_written", [True, False])
+def test_damage_is_said_once(root, tmp_path, monkeypatch, caplog, can_be_written):
+    """By a source that looks, looks again as the one that writes, and reads what is there."""
+    source = ImageFolder(READING, str(root), 0.1, 0, "hash", cache=str(tmp_path / "kept"))
+    source.download()
+    damage(source.cache(), "index cut")
+    if not can_be_written:
+        monkeypatch.setattr(module, "waiting_for", Mock(side_effect=OSError(errno.EROFS, "Read-only file system")))
+    again = ImageFolder(READING, str(root), 0.1, 0, "hash", cache=str(tmp_path / "kept"))
+    again.download()
+    again.load()
+    own = [record.getMessage() for record in caplog.records if record.name == module.log.name]
+    assert sum("is damaged and not used" in line for line in own) == 1, own
 
 
 def test_two_at_once_make_one(root, decoded, monkeypatch):
