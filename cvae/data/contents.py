@@ -68,12 +68,17 @@ def of_images(split: str, images: Images) -> dict[str, str]:
 def of_source(source: Any, sets: Iterable[Images]) -> dict[str, str] | None:
     """Contents of what a source has loaded: as it says itself, or of the images; None for data sets known by name."""
     own = getattr(source, "contents", None)
-    if own is not None or type(source).__module__.startswith("cvae."):
+    if own is not None or is_ours(source):
         return own
     contents: dict[str, str] = {}
     for split, images in zip(("train", "test", "validation"), sets, strict=False):
         contents |= of_images(split, images)
     return contents
+
+
+def is_ours(source: Any) -> bool:
+    """Whether a source is one of cvae, which gives the same images as long as their files are the same."""
+    return type(source).__module__.startswith("cvae.")
 
 
 def changed(before: Contents, now: Contents) -> str:

@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from cvae.data import ImageData
-from cvae.data.contents import difference, fingerprint, save_contents
+from cvae.data.contents import difference, fingerprint, is_ours, save_contents
 from cvae.errors import DataError
 from cvae.runs.directory import Run
 
@@ -15,10 +15,11 @@ def require_same_data(cfg: DictConfig, data: ImageData) -> None:
         DataError: the config has another fingerprint, so split and figures would be of other images.
     """
     if said := difference(Run(cfg.run_dir), cfg.data.get("fingerprint"), data.contents):
-        raise DataError(
-            f"data.root={data.root}: {said}. Put them back to go on, or start a new run: with others its test images "
-            "may be images that it was trained on"
-        )
+        place, rest = f"data.root={data.root}", "Put them back to go on"
+        if not is_ours(data.source):
+            place, rest = f"data of {type(data.source).__name__}", "It must give the same ones at each start to go on"
+        why = "with others its test images may be images that it was trained on"
+        raise DataError(f"{place}: {said}. {rest}, or start a new run: {why}")
     if data.contents is not None and "fingerprint" in cfg.data:
         data.fingerprint = cfg.data.fingerprint = fingerprint(data.contents)
 

@@ -148,7 +148,8 @@ def test_a_dataset_of_ones_own_is_known_by_its_images(tmp_path, monkeypatch, cha
     for name, value in change.items():
         monkeypatch.setattr(Mine, name, value)
     cfg.trainer.max_epochs = 4
-    with pytest.raises(DataError, match=said):
+    same = "It must give the same ones at each start to go on, or start a new run: with others its test"
+    with pytest.raises(DataError, match=f"^data of Mine: the images are not those .*: {said}. {same}"):
         train(cfg, resume=True)
 
 
