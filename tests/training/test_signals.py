@@ -194,7 +194,7 @@ def test_pictures_are_published_after_a_step_and_not_at_once(tmp_path, monkeypat
     stopped(tmp_path / "a", monkeypatch, at=2)
     assert published == [2]
     said = stopped(tmp_path / "b", monkeypatch, "~callbacks.checkpoint", at=2, signum=signal.SIGINT)
-    assert published == [2] and "No checkpoint is saved. Go on with" in said and said.startswith("Stopped by SIGINT")
+    assert published == [2] and "No checkpoint is saved. Resume with" in said and said.startswith("Stopped by SIGINT")
 
 
 def test_under_slurm_the_job_is_queued_again(tmp_path, monkeypatch):
@@ -213,7 +213,7 @@ def test_under_slurm_the_job_is_queued_again(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE", "1")
     assert requeue() is False
     said = stopped(tmp_path / "other", monkeypatch, at=2, signum=signal.SIGTERM)
-    assert "Go on with" in said and calls.read_text().count("requeue") == 2
+    assert "Resume with" in said and calls.read_text().count("requeue") == 2
     monkeypatch.setenv("PATH", str(tmp_path))
     assert requeue() is False  # no scontrol
 
