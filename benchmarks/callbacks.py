@@ -1,6 +1,8 @@
-"""Lightning callbacks that let the driver pace a training."""
+"""Lightning callbacks that let the driver pace and time a training."""
 
 import os
+import time
+from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -31,3 +33,18 @@ class LeaveAfterFirstStep(Callback):
     def on_train_batch_end(self, *_: object) -> None:
         finish_device()
         os._exit(0)
+
+
+class Seconds(Callback):
+    """Leaves the seconds of the last epoch's steps in a file."""
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        finish_device()
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, *_: object) -> None:
+        finish_device()
+        self.file.write_text(str(time.perf_counter() - self.started))

@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import driver, goals, gpu, limits, processes, reading, scaling, steps
-from benchmarks.callbacks import Pace
+from benchmarks import driver, goals, gpu, limits, memory, processes, reading, scaling, steps
+from benchmarks.callbacks import Pace, Seconds
 from benchmarks.ours import bare, config, overrides_of, paced
 from benchmarks.turns import FD
 from cvae.training.train import assemble
@@ -295,3 +295,52 @@ def test_peers_load_nothing_of_ours():
 def test_an_installation_has_no_benchmarks():
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert all(name.split(".")[0] == "cvae" for name in pyproject["tool"]["setuptools"]["packages"])
+
+
+def test_memory_is_measured_for_each_width_and_way(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def measured(overrides, images):
+        asked.append((overrides, images))
+        return None if "model.width=9" in overrides else (700.4, 12.345)
+
+    monkeypatch.setattr(memory, "measure", measured)
+    monkeypatch.setattr(sys, "argv", ["memory"])
+    file = tmp_path / "memory.json"
+    memory.main(["--only", "resnet_mnist", "--widths", "8,9", "--batch-size", "12", "--json", str(file), "seed=1"])
+    base = ["experiment=resnet_mnist", "data=synthetic", "seed=1", "data.batch_size=12"]
+    assert [(words[:4], words[4], images) for words, images in asked] == [
+        (base, f"model.width={width}", 24) for _ in range(5) for width in (8, 9)
+    ]
+    ways = [words[5:] for words, _ in asked[::2]]
+    assert ways[:3] == [[], ["model.checkpointing=true"], ["trainer.precision=bf16-mixed"]]
+    assert ways[3] == ["data.batch_size=3", "+trainer.accumulate_grad_batches=4"] and ways[4] == [
+        *ways[1],
+        *ways[2],
+        *ways[3],
+    ]
+    printed = capsys.readouterr().out
+    assert printed.count("checkpointing") == 2 and "700" in printed and "12.3" in printed
+    saved = json.loads(file.read_text())["peak_mib_and_images_per_second"]["resnet_mnist"]
+    assert saved["as it is, 8"] == [[700.4, 12.345]] and saved["as it is, 9"] == []
+    with pytest.raises(SystemExit, match="--batch-size 6: must be a multiple of 4"):
+        memory.main(["--batch-size", "6"])
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_training(capsys):
+    words = [*memory.MODELS["resnet_mnist"], "trainer=cpu", "model.width=8", "data.batch_size=4"]
+    peak, pace = memory.measure(words, 8)
+    assert 200 < peak < 3000 and pace > 0
+    assert memory.measure([*words, "model.width=0"], 8) is None
+    assert "left out, it failed: training: " in capsys.readouterr().out
+
+
+def test_the_seconds_of_the_last_epoch(monkeypatch, tmp_path):
+    clock = iter([10.0, 13.0, 20.0, 22.5])
+    monkeypatch.setattr("benchmarks.callbacks.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    seconds = Seconds(str(tmp_path / "seconds"))
+    for _ in range(2):
+        seconds.on_train_epoch_start(None, None)
+        seconds.on_train_epoch_end(None, None)
+    assert float((tmp_path / "seconds").read_text()) == 2.5
