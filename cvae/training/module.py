@@ -85,6 +85,7 @@ class VAEModule(L.LightningModule):
         self.sums: dict[str, dict] = {}  # of a checkpoint, for window and epoch
         self.planned: int | None = None  # epochs, when the checkpoint was saved
         self.names: tuple[str, ...] = ()  # of a step's figures
+        self.around = ExitStack()  # what is in force during an evaluation
         self.stopping = False  # whether a callback had ended the training when the checkpoint was saved
         self.begun = False  # whether everything that the checkpoint holds is restored
 
@@ -270,10 +271,9 @@ class VAEModule(L.LightningModule):
             self.require_finite_weights()
         self.evaluation.reset()
         # The same noise at every evaluation, and training goes on as if there had been none.
-        self.noise = ExitStack()
-        self.codes = self.noise.enter_context(counted_codes(self.vae))
-        self.noise.enter_context(fixed_noise(self.seed + self.global_rank, self.device))
-        self.noise.enter_context(self.as_evaluated())
+        self.codes = self.around.enter_context(counted_codes(self.vae))
+        self.around.enter_context(fixed_noise(self.seed + self.global_rank, self.device))
+        self.around.enter_context(self.as_evaluated())
 
     def as_evaluated(self) -> AbstractContextManager[None]:
         """Inside this context the model has the weights that are evaluated: the averages, if there are some."""
@@ -284,7 +284,7 @@ class VAEModule(L.LightningModule):
             self.evaluation.add(self.terms(self.trainer.datamodule.as_seen(batch)))
 
     def on_validation_epoch_end(self) -> None:
-        self.noise.close()
+        self.around.close()
         split = "validation" if self.trainer.datamodule.validation and not self.trainer.testing else "test"
         means = self.evaluation.means_of_all_processes()
         if self.codes:

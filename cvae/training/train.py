@@ -138,6 +138,7 @@ def train_assembled(cfg: DictConfig, parts: Parts, resume: bool, part: Callable[
     except NotFinite as error:
         raise NotFinite(f"{error} {last_saved(trainer, run)}") from error
     finally:
+        module.around.close()  # else the noise of an evaluation that failed ends when Python frees it, in another run
         close(trainer.loggers, status)
     say_what_came_of_it(metrics, run, said)
     return selected

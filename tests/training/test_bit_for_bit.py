@@ -1,6 +1,9 @@
 """A run that was stopped and resumed ends as one that never was: weights, figures, pictures and curves, bit for bit."""
 
+import gc
+
 import pytest
+import torch
 from same_run import last, points, require_equal, table
 from tiny import tiny
 from vgg import vgg_words
@@ -147,6 +150,16 @@ def test_stopped_between_steps(place, at, whole, tmp_path, monkeypatch):
     killed(tmp_path, *CHOICES[choice], at=at, place=place)
     run(tmp_path, *CHOICES[choice], resume=True)
     require_equal(tmp_path, whole(choice, 2))
+
+
+@pytest.mark.parametrize("place", ["validation_step", "test_step"])
+def test_an_evaluation_that_fails_gives_the_random_numbers_back_at_once(place, tmp_path):
+    """Not when Python frees what is left of the run, which may be within a step of the next one of a sweep."""
+    killed(tmp_path, PLAIN, at=1, place=place)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    gc.collect()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_longer_run_has_the_learning_rates_of_its_length(tmp_path, recwarn):
