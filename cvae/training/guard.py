@@ -1,6 +1,6 @@
 """Steps that are left out because their gradient is too large, decided on the device."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from cvae.errors import ConfigError
 
 aten = torch.ops.aten
 
@@ -131,3 +133,31 @@ def prepare_state(optimizer: Optimizer) -> None:
         group["weight_decay"] = decay
     for p in parameters:
         p.grad = None
+
+
+def require_exact(above: float, make: Callable, name: str) -> None:
+    """Raise ConfigError unless an optimizer takes its steps as if those that are left out had never been there.
+
+    Not exact are SGD with dampening, whose first step differs from the others, and an optimizer that counts in Python.
+
+    Args:
+        above: trainer.skip_above
+        make: parameter groups -> the optimizer
+        name: of its class
+    """
+    ends = []
+    for gradients in ((0.5, 0.25), (9.0, 0.5, 9.0, 0.25)):  # of which 9 is left out
+        weight = nn.Parameter(torch.ones(1))
+        optimizer, guard = make([{"params": [weight]}]), Guard(1.0)
+        if 9.0 in gradients:
+            guard.prepare(optimizer)
+        for gradient in gradients:
+            weight.grad = torch.full_like(weight, gradient)
+            guard.measure(optimizer)
+            with guard.watching(optimizer, ()):
+                optimizer.step()
+        ends.append(weight.detach())
+    if not torch.equal(*ends):
+        why = "its first step differs, as with dampening, or it keeps numbers that are no tensors"
+        allowed = f"null with {name} and these values, which cannot go on exactly after a step that is left out: {why}"
+        raise ConfigError("trainer.skip_above", above, allowed)

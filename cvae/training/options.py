@@ -16,6 +16,7 @@ from cvae.checks import number, one_of, positive_int, positive_number, seed_numb
 from cvae.data import ImageData
 from cvae.errors import ConfigError, UserError
 from cvae.runtime.devices import available
+from cvae.training.guard import require_exact
 from cvae.training.rates import REFUSALS, of_length, schedule
 
 MANY = 10**6 + 3  # steps of a training whose number is not known yet: no share of them is a step or less
@@ -147,11 +148,14 @@ def check(cfg: DictConfig) -> None:
         group, _, name = key.rpartition(".")
         if name in (cfg.get(group, {}) if group else cfg):
             rule(key, OmegaConf.select(cfg, key))
+    new = make(cfg, "optimizer")
     try:
-        optimizer = make(cfg, "optimizer")([{"params": [nn.Parameter(torch.zeros(1))]}])
+        optimizer = new([{"params": [nn.Parameter(torch.zeros(1))]}])
     except REFUSALS as error:
         raise UserError(f"optimizer: {cfg.optimizer._target_} does not take its values: {error}") from error
     try_schedule(cfg, optimizer)
+    if above := cfg.trainer.get("skip_above"):
+        require_exact(above, new, cfg.optimizer._target_)
 
 
 def try_schedule(cfg: DictConfig, optimizer: Optimizer) -> None:

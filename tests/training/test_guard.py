@@ -14,8 +14,10 @@ from tiny import QUIET, tiny
 from torch import nn
 
 from cvae.build import make
+from cvae.errors import ConfigError
 from cvae.training.guard import Guard, of_optimizer
 from cvae.training.module import VAEModule
+from cvae.training.options import check
 from cvae.training.train import train
 
 OPTIMIZERS = sorted(file.stem for file in (ROOT / "conf" / "optimizer").iterdir())
@@ -73,22 +75,70 @@ def test_a_step_with_a_large_gradient_changes_nothing(out, optimizer, large, sta
     assert counted == {step: len([n for n in out if n < step]) for step in (2, 3, 4, 6)}
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_steps_are_those_without_a_limit_where_none_is_reached(optimizer):
-    made, ends = make(config(f"optimizer={optimizer}"), "optimizer"), []
-    for guard in (Guard(1e9), Guard(None)):
+VALUES = {  # of optimizers, that decide what they keep of a parameter
+    "adagrad": [["optimizer.initial_accumulator_value=0.5", "optimizer.lr_decay=0.1"], ["optimizer.fused=false"]],
+    "adam": [["+optimizer.amsgrad=true", "+optimizer.weight_decay=0.1"], ["optimizer.fused=false"]],
+    "adamw": [["+optimizer.maximize=true"], ["optimizer.fused=false", "+optimizer.foreach=true"]],
+    "nadam": [["optimizer.momentum_decay=0.1", "optimizer.weight_decay=0.1"]],
+    "rmsprop": [["optimizer.momentum=0.9", "optimizer.centered=true", "optimizer.weight_decay=0.1"]],
+    "sgd": [
+        ["optimizer.momentum=0", "+optimizer.dampening=0.5"], ["optimizer.nesterov=true", "optimizer.weight_decay=0.1"],
+        ["optimizer.fused=false", "optimizer.weight_decay=0.1"],
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[f"optimizer={name}", *values] for name in OPTIMIZERS for values in [[], *VALUES.get(name, [])]],
+    ids=lambda words: " ".join(words).replace("optimizer.", ""),
+)
+def test_steps_are_those_that_would_be_taken_without_those_that_are_left_out(words):
+    """Without a guard, with one that leaves none out, and with one that leaves out the first and later steps."""
+    made, ends = make(config(*words), "optimizer"), []
+    for above, left_out in ((None, ()), (1e6, ()), (1e6, (0, 0, 2))):
         torch.manual_seed(0)
         weights = [nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(4))]
-        groups = made([{"params": weights[:1]}, {"params": weights[1:]}])
+        groups, guard = made([{"params": weights[:1]}, {"params": weights[1:]}]), Guard(above)
         guard.prepare(groups)
-        for _ in range(4):
-            for weight in weights:
-                weight.grad = torch.randn_like(weight)
-            guard.measure(groups)
-            with guard.watching(groups, []):
-                groups.step()
+        for step in range(4):
+            good = [torch.randn_like(weight) for weight in weights]
+            bad = [torch.full_like(weight, float("nan") if step else 1e9) for weight in weights]
+            for gradients in [bad] * left_out.count(step) + [good]:
+                for weight, gradient in zip(weights, gradients, strict=True):
+                    weight.grad = gradient.clone()
+                guard.measure(groups)
+                with guard.watching(groups, []):
+                    groups.step()
+        assert guard.skipped == len(left_out)
         ends.append((weights, groups.state_dict()))
-    torch.testing.assert_close(*ends, rtol=0, atol=0)
+    for end in ends[1:]:
+        torch.testing.assert_close(ends[0], end, rtol=0, atol=0)
+
+
+class Counting(torch.optim.SGD):
+    """Counts in Python, and takes smaller and smaller steps."""
+
+    count = 0
+
+    def step(self):
+        self.count += 1
+        for group in self.param_groups:
+            group["lr"] = 1 / self.count
+        super().step()
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["optimizer=sgd", "+optimizer.dampening=0.5"], "torch.optim.SGD"),
+        (["optimizer=sgd", "optimizer._target_=test_guard.Counting"], "test_guard.Counting"),
+    ],
+)
+def test_an_optimizer_whose_steps_would_not_be_exact_is_refused(words, name, tmp_path):
+    check(tiny(tmp_path, *words))
+    with pytest.raises(ConfigError, match=f"^trainer.skip_above=7.0: must be null with {name} and .* dampening, .*$"):
+        check(tiny(tmp_path, *words, "trainer.skip_above=7.0"))
 
 
 def test_the_steps_that_are_left_out_count_as_steps(large, tmp_path):
