@@ -1,11 +1,13 @@
-"""Kills real trainings at random moments, resumes them, and compares what they end with: python tests/soak.py [KILLS].
+"""Kills real trainings at random moments, resumes them, and compares what they end with: python tests/soak.py --help.
 
 Prints a row for each kind of training. A loss is anything that differs from the same training without a kill, bit for
 bit: weights, optimizer, figures (seconds aside), pictures, GIF, curves.
 """
 
+import argparse
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,12 +16,17 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from pytorch_lightning import Callback
 from same_run import last, require_equal
 
 ROOT = Path(__file__).parents[1]
+TELLING, STEP = "+callbacks.telling._target_=soak.Telling", "after step "
+MOST = 4  # kills of one training: with more of them hardly one would come to its next checkpoint
+STARTING = 0.2  # the share of kills that come before the first step, while a run starts or resumes
 WORDS = [
     "trainer=cpu", "trainer.max_epochs=3", "callbacks.checkpoint.every_n_steps=50", "evaluation.samples=2",
     "data=synthetic", "data.source.train_size=20000", "data.source.test_size=200",
@@ -58,29 +65,61 @@ def of_source(name, folder):
     return ["data=image_folder", f"data.root={folder}/images", "data.image_size=16", "data.channels=1"]
 
 
+class Telling(Callback):
+    """Has a training print how many steps it has made: at its first, and after each batch of minibatches."""
+
+    steps_are_enough = True
+
+    def on_train_start(self, trainer, module):
+        if trainer.is_global_zero:
+            print(STEP, trainer.global_step, sep="", flush=True)
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.on_train_start(trainer, module)
+
+
+class Kill(NamedTuple):
+    """A kill, in optimizer steps."""
+
+    made: int | None  # when it came; None: before the first step of this start
+    saved: int  # by the last checkpoint
+
+    def __str__(self):
+        return f"{'start' if self.made is None else self.made} ({self.saved})"
+
+
 def start(*words, cwd=None, **environment):
     """train.py as a process group of its own, and its output."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests", "OMP_NUM_THREADS": "1"} | environment
     command = [sys.executable, str(ROOT / "train.py"), *words]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=cwd, env=environment, start_new_session=True, **pipe)
 
 
+def until_a_step(process):
+    """(what it printed, seconds) until it is at its first step, or at its end if it has none."""
+    said, began = [process.stdout.readline()], time.monotonic()
+    while said[-1] and STEP not in said[-1]:
+        said.append(process.stdout.readline())
+    return "".join(said), time.monotonic() - began
+
+
 def finish(process):
-    """The seconds from the first line to the end; raises AssertionError if it fails."""
-    first = process.stdout.readline()
+    """The seconds from the first line to the first step, and from there to the end. AssertionError if it fails."""
+    said, starting = until_a_step(process)
     began = time.monotonic()
-    rest = process.stdout.read()
-    assert process.wait() == 0, first + rest
-    return time.monotonic() - began
+    said += process.stdout.read()
+    assert process.wait() == 0, said
+    return starting, time.monotonic() - began
 
 
-def kill(process, after):
-    """SIGKILL to all its processes, so many seconds after its first line. Whether it was not over by then.
+def kill(process, after, starting=False):
+    """SIGKILL to all its processes, so many seconds after its first step, or after its first line with `starting`.
 
-    Raises AssertionError if it has failed before.
+    Returns (whether it was not over by then, the steps that it had made or None before the first). Raises
+    AssertionError if it has failed before.
     """
-    said = process.stdout.readline()
+    said = process.stdout.readline() if starting else until_a_step(process)[0]
     time.sleep(after)
     running = process.poll() is None
     if running:
@@ -88,49 +127,72 @@ def kill(process, after):
     said += process.stdout.read()
     code = process.wait()
     assert code in ((-signal.SIGKILL, 0) if running else (0,)), said  # 0: it has just come to its end
-    return code == -signal.SIGKILL
+    steps = [int(line.removeprefix(STEP)) for line in said.splitlines() if re.fullmatch(STEP + "[0-9]+", line)]
+    return code == -signal.SIGKILL, steps[-1] if steps else None
+
+
+def saved_step(run):
+    return last(run)["global_step"] if (run / "checkpoints" / "last.ckpt").exists() else 0
 
 
 def soak(folder, own, kills, chance):
-    """Steps saved at each kill; raises AssertionError where the two runs differ. own: words beside WORDS."""
-    whole, stopped = folder / "whole", folder / "stopped"
+    """The kills; raises AssertionError where a run differs from one that was not killed. own: words beside WORDS.
+
+    Each training is killed MOST times at most, at moments that are spread over all of it.
+    """
+    whole, stopped, found = folder / "whole", folder / "stopped", list[Kill]()
     other = any(word.startswith("data=") for word in own)
-    words = [*(word for word in WORDS if not (other and word.startswith("data"))), *own]
-    seconds = finish(start(*words, f"hydra.run.dir={whole}"))
-    saved = []
-    while not saved:
+    words = [*(word for word in WORDS if not (other and word.startswith("data"))), *own, TELLING]
+    starting, seconds = finish(start(*words, f"hydra.run.dir={whole}"))
+    while len(found) < kills:
         shutil.rmtree(stopped, ignore_errors=True)
+        before, share = len(found), min(MOST, kills - len(found))
         process = start(*words, f"hydra.run.dir={stopped}")
-        while len(saved) < kills and kill(process, chance.uniform(0, seconds / kills)):
-            saved.append(last(stopped)["global_step"] if (stopped / "checkpoints" / "last.ckpt").exists() else 0)
-            process = start(f"resume={stopped}")
-        seconds /= 2  # where it was over before the first kill: a busy machine may have become a faster one
-    if process.poll() is None:
-        finish(process)
-    require_equal(whole, stopped)
-    return saved
+        while len(found) < before + share:
+            early = chance.random() < STARTING
+            killed, made = kill(process, chance.uniform(0, starting if early else seconds / share), early)
+            if not killed:
+                break
+            found.append(Kill(made, saved_step(stopped)))
+            process = start(f"resume={stopped}", "--trust")
+        if len(found) == before:  # it was over before the first kill: a busy machine may have become a faster one
+            starting, seconds = starting / 2, seconds / 2
+            continue
+        if process.poll() is None:
+            finish(process)
+        require_equal(whole, stopped)
+    return found
 
 
-def main(kills=20):
+def shares(kinds, kills):
+    """So many kills in all, spread over the kinds."""
+    return {kind: kills * (n + 1) // len(kinds) - kills * n // len(kinds) for n, kind in enumerate(kinds)}
+
+
+def main():
+    options = argparse.ArgumentParser("python tests/soak.py", description="Kills trainings, and resumes them.")
+    options.add_argument("kills", nargs="?", type=int, default=20, help="of all kinds together (default: %(default)s)")
+    options.add_argument("--only", action="append", metavar="KIND", choices=KINDS, help=f"one of {'; '.join(KINDS)}")
+    options.add_argument("--words", nargs="*", default=[], help="of all trainings, such as data=mnist")
+    given = options.parse_args()
     chance, losses = random.Random(0), 0
-    print("| training | kills | steps that were saved at each | losses |\n|---|---|---|---|", flush=True)
-    shares = {kind: kills * (n + 1) // len(KINDS) - kills * n // len(KINDS) for n, kind in enumerate(KINDS)}
-    more = dict.fromkeys([*sorted(OPTIMIZERS), *(f"data={name}" for name in SOURCES)], 1)
-    for kind, share in (shares | more).items():
+    print("| training | kills | steps made at each (steps saved) | losses |\n|---|---|---|---|", flush=True)
+    more = [] if given.only else [*sorted(OPTIMIZERS), *(f"data={name}" for name in SOURCES)]
+    for kind, share in (shares(given.only or KINDS, given.kills) | dict.fromkeys(more, 1)).items():
         with tempfile.TemporaryDirectory() as folder:
             known = KINDS | OPTIMIZERS
             own = known[kind] if kind in known else of_source(kind.removeprefix("data="), Path(folder))
             if own is None:
                 continue
             try:
-                saved, lost = soak(Path(folder), own, share, chance), 0
+                found, lost = soak(Path(folder), [*own, *given.words], share, chance), 0
             except AssertionError:
                 traceback.print_exc()
-                saved, lost = [], 1
+                found, lost = [], 1
         losses += lost
-        print(f"| {kind} | {len(saved)} | {', '.join(map(str, saved))} | {lost} |", flush=True)
+        print(f"| {kind} | {len(found)} | {', '.join(map(str, found))} | {lost} |", flush=True)
     sys.exit(losses > 0)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main()
