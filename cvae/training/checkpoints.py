@@ -197,6 +197,8 @@ class WholeCheckpoints(TorchCheckpointIO):
 def into_run(callbacks: dict[str, Callback], run: Run) -> list[Callback]:
     """The callbacks. Lightning's ModelCheckpoint writes into the run's checkpoints, unless it is told another folder.
 
+    Ours come last, so that what they save has all that the others did in that step or epoch.
+
     Raises:
         ConfigError: it would write a file that `Checkpoints` writes, too.
     """
@@ -214,7 +216,7 @@ def into_run(callbacks: dict[str, Callback], run: Run) -> list[Callback]:
         if f"{part.filename}.ckpt" in (LAST, PREVIOUS, BEST):
             allowed = "another name: callbacks.checkpoint writes a file of this one"
             raise ConfigError(f"callbacks.{name}.filename", part.filename, allowed)
-    return list(callbacks.values())
+    return sorted(callbacks.values(), key=lambda part: isinstance(part, Checkpoints))
 
 
 def require_data(file: Path) -> None:
