@@ -29,8 +29,6 @@ class Perceptual(nn.Module):
             for name, parameter in list(module.named_parameters(recurse=False)):
                 delattr(module, name)
                 module.register_buffer(name, parameter.detach(), persistent=False)
-            if isinstance(module, nn.ReLU):
-                module.inplace = False
         self.features = features
         for name, values in (("mean", MEAN), ("std", STD)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)

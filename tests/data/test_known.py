@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cvae.data.known import Known, read_factors
 from cvae.data.npz import Npz
 from cvae.errors import DataError
 
@@ -35,6 +36,14 @@ def test_factors_without_names_and_images_without_factors(tmp_path):
     assert train.factors.shape == (15, 2) and train.factor_names is None
     train, _ = source(tmp_path).load()
     assert train.factors is None and train.factor_names is None
+
+
+def test_a_set_of_several_files_has_no_factors(tmp_path):
+    files = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    for file in files:
+        np.savez(file, x=X, factors=FACTORS)
+    assert read_factors(files) == Known(None, None)
+    assert read_factors(files[:1]).factors.tolist() == FACTORS.tolist()
 
 
 def test_other_factors_are_other_contents(tmp_path):

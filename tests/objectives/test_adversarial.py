@@ -3,15 +3,19 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from linear_vaes import SHAPE, D, call, gradients, off_vae, varied_vae
+from conftest import config
+from linear_vaes import SHAPE, D, call, gradients, off_vae, q_of, varied_vae
 from torch import nn
 from torch.distributions import Independent, Normal
 
-from cvae.errors import ConfigError
+from cvae.build import build_vae, make
+from cvae.errors import ConfigError, UserError
 from cvae.models.trace import Latent, Trace
-from cvae.objectives import AAE, ELBO, VAEGAN
-from cvae.posteriors import Deterministic
+from cvae.objectives import AAE, CIWAE, DIPVAE, ELBO, MIWAE, PIWAE, VAEGAN, Capacity, FactorVAE, Renyi
+from cvae.objectives.critic import ImageCritic, PatchCritic, critic
+from cvae.posteriors import Deterministic, DiagonalGaussian
 from cvae.priors import NoPrior
+from cvae.training.compatible import require_objective
 
 OBJECTIVES = {"aae": lambda: AAE(D, weight=7, hidden=8), "vae_gan": lambda: VAEGAN(SHAPE, 7, width=3, layers=1)}
 
@@ -116,8 +120,63 @@ def test_vae_gan_by_hand():
     for name, value in (("similarity", similarity), ("fooled", fooled), ("critic", told_apart)):
         torch.testing.assert_close(terms.parts[name], value)
     torch.testing.assert_close(terms.loss, elbo.rate + similarity + 7 * fooled + told_apart)
-    torch.testing.assert_close(terms.elbo, elbo.elbo)
+    torch.testing.assert_close((terms.bound, terms.rate, terms.distortion), (elbo.elbo, elbo.rate, elbo.distortion))
     assert z.shape == drawn.shape and not torch.equal(z, drawn)
+    learned = list(critic.parameters())  # which sees the images as they are, true ones too
+    of_true, of_shown, of_made = (critic(images.detach())[1] for images in (x, shown, made))
+    told_apart = (F.softplus(-of_true) + (F.softplus(of_shown) + F.softplus(of_made)) / 2) / 2
+    expected = torch.autograd.grad(told_apart.mean(), learned)
+    torch.testing.assert_close(torch.autograd.grad(terms.loss.mean(), learned), expected)
+
+
+def test_what_is_decoded_has_the_classes_of_the_images(monkeypatch):
+    vae, x, y, seen = varied_vae(4), torch.rand(4, *SHAPE), torch.arange(4), []
+    trace, likelihood_of = vae(x), vae.likelihood_of
+    monkeypatch.setattr(vae, "likelihood_of", lambda z, y=None: seen.append((z.shape, y)) or likelihood_of(z))
+    monkeypatch.setattr(vae, "forward", lambda x, y: trace)
+    OBJECTIVES["vae_gan"]()(vae, x, y)
+    ((shape, labels),) = seen
+    assert shape == (2, 4, D) and labels is y
+
+
+class Pulled(DiagonalGaussian):
+    """With a penalty, as codes have one."""
+
+    def penalties(self, q):
+        return {"pull": q.mean.square().sum(-1)}
+
+
+@pytest.mark.parametrize("made", [
+    *OBJECTIVES.values(), lambda: FactorVAE(D, hidden=8), DIPVAE, lambda: Capacity(3), lambda: MIWAE(2, 3),
+    lambda: PIWAE(2, 3), lambda: CIWAE(4), lambda: Renyi(4), ELBO,
+])  # fmt: skip
+def test_penalties_of_the_model_count_and_are_shown(made):
+    vae, x = off_vae(Pulled(D), 5), torch.rand(5, *SHAPE)
+    nn.init.normal_(vae.encoder.features)
+    objective = made()
+    terms = call(objective, vae, x)
+    pull = q_of(vae, x).mean.square().sum(-1)
+    torch.testing.assert_close(terms.parts["pull"], pull)
+    vae.posterior.penalties = lambda q: {}
+    without = call(objective, vae, x)
+    torch.testing.assert_close(terms.loss, without.loss + pull)
+    torch.testing.assert_close(terms.bound, without.bound)
+
+
+def test_critics_have_the_layers_of_their_papers():
+    """Slopes, widths and strides: leaky ReLUs of 0.2; channels double up to eight times the first, then stride 1."""
+    parts = critic(2, 5, 3)
+    assert [(part.in_features, part.out_features) for part in parts[::2]] == [(2, 5), (5, 5), (5, 5), (5, 1)]
+    assert [part.negative_slope for part in parts[1::2]] == [0.2] * 3
+    for of, widths, strides in (
+        (PatchCritic([1, 64, 64], 2, 4).layers, [1, 2, 4, 8, 16, 16, 1], [2, 2, 2, 2, 1, 1]),
+        (ImageCritic([3, 16, 16], 2, 3).hidden[:-1], [3, 2, 4, 8], [2, 2, 2]),
+    ):
+        convolutions = [part for part in of if isinstance(part, nn.Conv2d)]
+        assert [part.in_channels for part in convolutions] + [convolutions[-1].out_channels] == widths
+        assert [part.stride[0] for part in convolutions] == strides
+        assert all((part.kernel_size[0], part.padding[0]) == (4, 1) for part in convolutions)
+        assert {part.negative_slope for part in of if isinstance(part, nn.LeakyReLU)} == {0.2}
 
 
 def test_by_the_critics_word_the_decoder_alone_learns():
@@ -134,6 +193,12 @@ def test_by_the_critics_word_the_decoder_alone_learns():
         if terms.parts[name].requires_grad
     }
     assert of == {"similarity": [True, True], "fooled": [False, True], "critic": [False, False]}
+
+
+def test_a_prior_that_nothing_would_train_is_refused():
+    cfg = config("data=synthetic", "data.image_shape=[1,8,8]", "model=mlp", "objective=aae", "prior=vamp")
+    with pytest.raises(UserError, match=r"^objective \(cvae.objectives.AAE\) and prior .* do not fit: nothing would"):
+        require_objective(cfg, build_vae(cfg), make(cfg, "objective"))
 
 
 def test_what_is_refused():

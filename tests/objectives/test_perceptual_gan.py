@@ -73,6 +73,32 @@ def test_terms_by_hand():
         assert call(objective, vae, x, step=5).parts["adaptive_weight"].tolist() == [1] * 4
 
 
+def test_the_adaptive_weight_has_an_end():
+    vae, x, objective = a_vae(), torch.rand(4, *SHAPE), small()
+    for part in objective.critic.parameters():
+        part.data.zero_()  # it says the same of all images, so that nothing is pulled by it
+    assert call(objective, vae, x, step=9).parts["adaptive_weight"].tolist() == [1e4] * 4
+
+
+def test_the_layers_that_are_compared():
+    """After the rectifiers 3, 8, 15, 22 and 29, each of which follows a convolution."""
+    torch.manual_seed(0)
+    layers = [nn.Identity() for _ in range(31)]
+    for inputs, number in zip((3, 32, 32, 32, 32), (3, 8, 15, 22, 29), strict=True):
+        layers[number - 1 : number + 1] = nn.Conv2d(inputs, 32, 1, bias=False), nn.ReLU(inplace=True)
+        nn.init.orthogonal_(layers[number - 1].weight, 1.4)
+    a, b = torch.rand(2, 4, 3, 5, 6)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    x, expected = (torch.cat([a, b]) - mean) / std, 0
+    for number, layer in enumerate(layers[:30]):
+        x = layer(x.clone())
+        if number in (3, 8, 15, 22, 29):
+            one, two = F.normalize(x, dim=1).chunk(2)
+            expected = expected + (one - two).square().sum(1).mean((1, 2))
+            assert (one - two).abs().max() > 0.1
+    torch.testing.assert_close(Perceptual(nn.Sequential(*layers))(a, b), expected)
+
+
 def test_model_and_critic_learn_apart():
     vae, x, objective = a_vae(), torch.rand(4, *SHAPE), small()
     parameters = list(vae.parameters())
