@@ -87,10 +87,12 @@ PUBLISHED = {
         "model": {"latent_dim": 40, "hidden": [300, 300]},
     },
     "beta_vae": {"objective": {"beta": 4}},  # Higgins et al. 2017
-    "ladder_cifar10": {  # Child 2021, the published code's values for CIFAR-10
+    "ladder_cifar10": {  # Child 2021, the published code's values for CIFAR-10; its loss is a mean over the dimensions
         "optimizer": {"lr": 2e-4, "betas": [0.9, 0.9], "weight_decay": 0.01}, "scheduler": {"warmup_steps": 100},
-        "averaging": {"decay": 0.9999}, "trainer": {"gradient_clip_val": 200, "skip_above": 400},
+        "averaging": {"decay": 0.9999}, "trainer": {"gradient_clip_val": 200 * 3072, "skip_above": 400 * 3072},
     },
+    "image64": {"trainer": {"gradient_clip_val": 220 * 3 * 64**2, "skip_above": 380 * 3 * 64**2}},  # its ImageNet 64
+    "image128": {"trainer": {"gradient_clip_val": 220 * 3 * 128**2, "skip_above": 380 * 3 * 128**2}},
     "resnet_mnist": {"data": {"binarization": "stochastic"}, "model": {"latent_dim": 32}},  # Kingma et al. 2016
 }  # fmt: skip
 

@@ -85,13 +85,7 @@ class Group(nn.Module):
     """A group of latents, `channels` at each position of a map: it reads the state of the path and changes it."""
 
     def __init__(
-        self,
-        width: int,
-        channels: int,
-        depth: int,
-        kernel: int,
-        checkpointing: bool = False,
-        attention: bool = False,
+        self, width: int, channels: int, depth: int, kernel: int, checkpointing: bool = False, attention: bool = False
     ) -> None:
         super().__init__()
         self.p, self.q = (head(n, width, 2 * channels, kernel, checkpointing) for n in (width, 2 * width))

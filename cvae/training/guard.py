@@ -1,5 +1,6 @@
 """Steps that are left out because their gradient is too large, decided on the device."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from cvae.errors import ConfigError
 
+log = logging.getLogger(__name__)
 aten = torch.ops.aten
 
 
@@ -85,6 +87,13 @@ class Guard(nn.Module):
         new, self.fresh = self.fresh, False
         norm = {"train/gradient_norm": self.norm.item()} if new else {}
         return norm | self.counted()
+
+    def of_epoch(self, steps: int) -> dict[str, float]:
+        """How many steps were left out up to an epoch's end; a warning if they are most of all `steps`."""
+        if self.above is not None and 2 * (skipped := int(self.skipped)) > steps:
+            counts = f"{skipped} of {steps} steps were skipped; the last gradient's norm was {self.norm.item():.4g}"
+            log.warning("trainer.skip_above=%g: %s. Choose a higher limit", self.above, counts)
+        return self.counted()
 
     def counted(self) -> dict[str, float]:
         return {} if self.above is None else {"train/skipped_steps": float(self.skipped)}

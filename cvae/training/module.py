@@ -259,7 +259,7 @@ class VAEModule(L.LightningModule):
             self.rates.after_epoch(self.global_step)
         self.close_window()
         figures = of_training(self.epoch.means_of_all_processes(), self.vae)
-        figures = named("train_epoch", figures) | self.guard.counted()
+        figures = named("train_epoch", figures) | self.guard.of_epoch(self.global_step)
         self.draw_curves(figures)
         self.keep(figures)
 

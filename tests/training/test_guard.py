@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import logging
 
 import pytest
 import torch
@@ -73,6 +74,31 @@ def test_a_step_with_a_large_gradient_changes_nothing(out, optimizer, large, sta
     rows = [row for row in csv.DictReader(curves.open()) if row["train/skipped_steps"]]
     counted = {int(row["step"]): float(row["train/skipped_steps"]) for row in rows}
     assert counted == {step: len([n for n in out if n < step]) for step in (2, 3, 4, 6)}
+
+
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "cvae.training.guard"]
+
+
+@pytest.mark.parametrize(("out", "epochs"), [({0, 1, 4}, [3]), ({0, 1, 4, 5}, [3, 6]), ({2}, []), ({0, 3, 4}, [])])
+def test_a_limit_by_which_most_steps_are_left_out_is_said_after_each_epoch(out, epochs, large, tmp_path, caplog):
+    large(out)
+    with caplog.at_level(logging.WARNING, "cvae.training.guard"):
+        train(tiny(tmp_path, *QUIET, "trainer.skip_above=1e4"))
+    counts = [(len([step for step in out if step < steps]), steps) for steps in epochs]
+    begin = [f"trainer.skip_above=10000: {skipped} of {steps} steps were skipped; the" for skipped, steps in counts]
+    assert [line.split(" last")[0] for line in warnings_of(caplog)] == begin
+
+
+def test_the_warning_has_the_norm_and_comes_above_one_half(caplog):
+    guard = Guard(2.5)
+    guard.load_state({"norm": 61.54321, "skipped": 3})
+    with caplog.at_level(logging.WARNING, "cvae.training.guard"):
+        assert guard.of_epoch(6) == {"train/skipped_steps": 3.0} and not warnings_of(caplog)
+        assert guard.of_epoch(5) == {"train/skipped_steps": 3.0} and Guard(None).of_epoch(5) == {}
+    assert warnings_of(caplog) == [
+        "trainer.skip_above=2.5: 3 of 5 steps were skipped; the last gradient's norm was 61.54. Choose a higher limit"
+    ]
 
 
 VALUES = {  # of optimizers, that decide what they keep of a parameter
