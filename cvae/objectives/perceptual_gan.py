@@ -29,8 +29,7 @@ class PerceptualGAN(Objective):
     Up to optimizer step `start` G does not count. D learns from the first step on: with gradients of 0 until then
     Adam would take far too large steps afterwards. The paper takes the critic's step in turn, and here it is in
     the same backward pass: the model's gradient does not depend on the critic's loss, nor the critic's on the rest.
-    Without gradients, as in evaluations, lambda is 1. Under trainer.compile=true it is not compiled: lambda takes
-    gradients inside.
+    Without gradients, as in evaluations, lambda is 1. It cannot be compiled, as lambda takes gradients inside.
 
     Args:
         image_shape: (C, H, W), C = 1 or 3
@@ -46,6 +45,8 @@ class PerceptualGAN(Objective):
         ConfigError: a value is not allowed, or the images are too small or have other channels; at the first call,
             there are several groups of latents.
     """
+
+    compiles = False
 
     def __init__(
         self,
@@ -70,7 +71,6 @@ class PerceptualGAN(Objective):
         self.critic = PatchCritic(image_shape, positive_int("width", width), positive_int("layers", layers))
         self.distance = Perceptual(features)
 
-    @torch.compiler.disable
     def forward(self, vae: VAE, x: Tensor, y: Tensor | None = None, step: int | Tensor = 0) -> Terms:
         trace = vae(x, y)
         only_group(trace, "perceptual_gan")

@@ -44,10 +44,12 @@ class Objective(nn.Module):
     Attributes:
         deterministic: whether it is for posteriors without a density, and for these alone; None: for all
         trains_prior: whether a prior with parameters learns from it
+        compiles: whether torch.compile can make one program of it
     """
 
     deterministic: bool | None = False
     trains_prior: bool = True
+    compiles: bool = True
 
     def prepare(self, num_images: int) -> None:
         """Receive the number of training images, once, before training."""

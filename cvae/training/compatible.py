@@ -33,7 +33,10 @@ def require_fit(cfg: DictConfig, vae: VAE, data: ImageData) -> None:
 
 
 def require_objective(cfg: DictConfig, vae: VAE, objective: Objective) -> None:
-    """Raise UserError, naming both keys, unless the objective fits the posterior and trains the prior."""
+    """Raise UserError, naming both keys, unless the objective fits posterior and trainer, and trains the prior."""
+    if cfg.trainer.get("compile") is True and not objective.compiles:
+        allowed = f"false with objective={cfg.objective._target_}, which takes gradients inside a step"
+        raise ConfigError("trainer.compile", True, allowed)
     posterior, prior = f"posterior ({cfg.posterior._target_})", f"prior ({cfg.prior._target_})"
     target = f"objective ({cfg.objective._target_})"
     if objective.deterministic not in (None, vae.posterior.deterministic):

@@ -45,6 +45,10 @@ def test_the_numbers_of_the_axes_are_inside_and_not_cut_off():
     dark = picture.max(2) < 200
     assert dark[970:].sum() > 100 and dark[:, :40].sum() > 100  # below and on the left
     assert dark[:, 0].sum() == dark[:, -1].sum() == dark[0].sum() == dark[-1].sum() == 0
+    found.means = found.means + torch.tensor([0.0, 100.0])  # each axis has numbers of its own range
+    moved = plane._replace(low=(plane.low[0], plane.low[1] + 100), high=(plane.high[0], plane.high[1] + 100))
+    dark = imageio.imread(plane_png(found, moved)).astype(int).max(2) < 200
+    assert dark[970:].sum() > 100 and dark[:, :40].sum() > 100
 
 
 @pytest.mark.parametrize("places, size", [(4, 40), (2000, 10), (10000, 5)])

@@ -147,6 +147,9 @@ def test_places_of_the_test_images():
     close(found.places(plane), plane.places(found.means))
     one = space("model.latent_dim=1")
     close(one.places(one.first_plane()), rows_of_classes(one.first_plane().places(one.means), one.of_class))
+    before = one.places(one.first_plane())
+    one.y = 7 * one.y + 2  # classes whose numbers have gaps: the rows have none
+    close(one.places(one.first_plane()), before)
 
 
 def test_classes_are_those_that_there_are():
@@ -211,6 +214,10 @@ def test_files_that_are_no_images(monkeypatch):
         found.read(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="^the file has 20,000,001 bytes, at most 20,000,000 are taken$"):
         found.read(b"x" * 20_000_001)
+    small = png(np.zeros((8, 8), np.uint8))
+    monkeypatch.setattr("cvae.explorer.space.LARGEST_FILE", len(small))
+    assert found.read(small).shape == (1, 8, 8)
+    monkeypatch.setattr("cvae.explorer.space.LARGEST_FILE", 20_000_000)
     for limit in (63, 31):  # Pillow warns of more pixels, and raises at twice as many
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(UserError, match=r"^cannot be read: Image size \(64 pixels\) exceeds limit"):
