@@ -21,6 +21,7 @@ from cvae.errors import ConfigError
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "AVIF")  # Pillow has more, and PostScript is a program
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's name
 FITS = ("crop", "pad", "stretch")
+READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,7 @@ def read_file(path: str | Path, reading: Reading) -> tuple[np.ndarray, int, floa
 def levels_of(image: Image.Image, reading: Reading) -> tuple[np.ndarray, float, int]:
     """An image as levels uint8 (C, H, W), with its peak, or NaN, and bits (see `Decoded`)."""
     channels, height, width = reading.shape
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    upright = ImageOps.exif_transpose(image) if turned else image  # it would make a copy
+    upright = ImageOps.exif_transpose(image) if is_turned(image) else image  # it would make a copy
     deep = upright.mode.startswith("I;16") or (upright.mode == "I" and image.format in ("PNG", "PPM"))
     shown, peak = in_levels(upright, deep, reading.white)
     if reading.transparent != "alpha":
@@ -155,6 +155,15 @@ def levels_of(image: Image.Image, reading: Reading) -> tuple[np.ndarray, float, 
     fitted = fit(shown if shown.mode == mode else shown.convert(mode), (width, height), reading)
     levels = np.frombuffer(fitted.tobytes(), np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
     return levels, np.nan if peak is None else peak, 16 if deep else 8
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether its metadata say that it is shown turned or mirrored."""
+    if image.format in ("JPEG", "PNG"):  # most have no metadata, which is seen sooner than Pillow looks into them
+        image.load()  # in a PNG they may lie behind the pixels
+        if not any("exif" in key.lower() or "xmp" in key.lower() for key in image.info):
+            return False
+    return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
 
 
 def opaque(image: Image.Image, colour: str) -> Image.Image:
@@ -169,10 +178,16 @@ def opaque(image: Image.Image, colour: str) -> Image.Image:
 def content_of(path: str | Path) -> bytes:
     """The bytes of a regular file. Raises ValueError for others: reading a named pipe might never end."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(descriptor, "rb", buffering=0) as file:
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return file.read()
+        descriptor = os.open(path, READ)
+        try:  # a file object takes as long as all of this
+            about = os.fstat(descriptor)
+            if stat.S_ISREG(about.st_mode):
+                content = os.read(descriptor, about.st_size + 1)
+                while len(content) != about.st_size and (more := os.read(descriptor, 2**24)):
+                    content += more
+                return content
+        finally:
+            os.close(descriptor)
     except OSError:
         if os.path.isfile(path):
             raise

@@ -1,10 +1,14 @@
 """From a file to levels: each option by value, and what is remembered of a file."""
 
+import os
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from cvae.data.decode import Reading, advised, decode, read_file
+from cvae.data.decode import Reading, advised, content_of, decode, read_file
 from cvae.errors import ConfigError
 
 
@@ -85,6 +89,57 @@ def test_images_that_stay_far_below_the_range(tmp_path, values, said):
     files = [saved(tmp_path / "a.png", values), saved(tmp_path / "b.png", 0 * values), tmp_path / "missing.png"]
     advice = advised(decode(files, Reading((1, 4, 4))))
     assert advice is None if said is None else advice.startswith("all 2 images are almost black") and said in advice
+
+
+RIGHT = Image.Exif()
+RIGHT[0x0112] = 6  # to be turned by 90 degrees clockwise
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+def put(before, kind, data):
+    """A chunk in a PNG, before the first one of another type."""
+
+    def change(content):
+        place = content.index(before) - 4
+        chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return content[:place] + chunk + content[place:]
+
+    return change
+
+
+EXIF = RIGHT.tobytes().removeprefix(b"Exif\0\0")
+OLD = b"Raw profile type exif\0\nexif\n%8d\n%s\n" % (len(EXIF) + 6, (b"Exif\0\0" + EXIF).hex().encode())
+
+
+@pytest.mark.parametrize(
+    ("ending", "how", "change"),
+    [
+        ("jpg", {"exif": RIGHT}, bytes), ("jpg", {"xmp": XMP}, bytes), ("tif", {"tiffinfo": {0x0112: 6}}, bytes),
+        ("webp", {"exif": RIGHT, "lossless": True}, bytes), ("png", {"exif": RIGHT}, bytes),
+        ("png", {}, put(b"IDAT", b"eXIf", EXIF)), ("png", {}, put(b"IEND", b"eXIf", EXIF)),
+        ("png", {}, put(b"IDAT", b"tEXt", OLD)), ("png", {}, put(b"IEND", b"tEXt", OLD)),
+        ("png", {}, put(b"IDAT", b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)),
+    ],
+)  # fmt: skip
+def test_files_are_turned_as_their_metadata_say(tmp_path, ending, how, change):
+    """Bright on the left in the file, so bright above as it is shown."""
+    pixels = np.zeros((16, 16), np.uint8)
+    pixels[:, :8] = 255
+    path = saved(tmp_path / f"a.{ending}", pixels, **how)
+    path.write_bytes(change(path.read_bytes()))
+    x = read(path, (1, 16, 16))[0]
+    assert x[:8].min() > 200 and x[8:].max() < 50
+    x = read(saved(tmp_path / f"b.{ending}", pixels), (1, 16, 16))[0]  # nothing says so
+    assert x[:, :8].min() > 200 and x[:, 8:].max() < 50
+
+
+def test_a_file_that_is_read_in_parts_is_whole(tmp_path, monkeypatch):
+    """As from a network's disk, or of more than 2 GiB."""
+    content = np.random.default_rng(0).bytes(100)
+    (tmp_path / "a").write_bytes(content)
+    parts = os.read
+    monkeypatch.setattr(os, "read", lambda file, count: parts(file, min(count, 7)))
+    assert content_of(tmp_path / "a") == content
 
 
 def test_one_file_is_remembered_by_its_bytes(tmp_path):
