@@ -42,15 +42,18 @@ def look(args: argparse.Namespace) -> None:
     """
     if args.images is not None:
         positive_int("--images", args.images)
-    serve = None if args.html else server(args.port)
+    serve = None if args.html else server(args.port, args.run)
+    from cvae.distributions import is_discrete
     from cvae.explorer import static_tables
-    from cvae.explorer.space import require_numbers, space_of
+    from cvae.explorer.codes import CodeSpace
+    from cvae.explorer.space import require_plane, space_of
 
     vae = model_of(args).vae
-    require_numbers(vae)
+    require_plane(vae)
     if args.html:
         static_tables.require_two_dimensions(vae)
-    space = space_of(vae, data_of(args), args.images, args.seed)
+    data = data_of(args)
+    space = CodeSpace(vae, data, args.seed) if is_discrete(vae.p_z()) else space_of(vae, data, args.images, args.seed)
     title = f"{args.run}, {Run(args.run).checkpoint(args.checkpoint).name}"
     if serve:
         serve(space, title, args.port, not args.no_browser)
@@ -59,14 +62,15 @@ def look(args: argparse.Namespace) -> None:
         said(f"A page without a server: {args.html}")
 
 
-def server(port: int) -> Callable:
-    """The function that serves the page, once it is clear that it can. Raises UserError if it cannot."""
+def server(port: int, run: str) -> Callable:
+    """The function that serves the page, once it is clear that it can, which it says. Raises UserError if it cannot."""
     try:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what has just ended holds it no longer
             probe.bind(("127.0.0.1", port))
     except (OSError, OverflowError) as error:
         raise ConfigError("--port", port, f"a port that no other program uses ({error})") from error
+    said(f"Starting: libraries, the model of {run} and its test images take some seconds.")
     try:
         from cvae.explorer.page import serve
     except ModuleNotFoundError as error:

@@ -2,44 +2,33 @@
 
 from contextlib import suppress
 
+import torch
 from nicegui import app, events, run, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torch import Tensor
 
 from cvae.errors import UserError
 from cvae.explorer import render
+from cvae.explorer.codes import CodeSpace
+from cvae.explorer.codes_page import CodesPage
 from cvae.explorer.gate import Gate
-from cvae.explorer.render import PIXELS, Mark
-from cvae.explorer.space import LARGEST_FILE, Space, nearest
+from cvae.explorer.map import ZOOMS, Map
+from cvae.explorer.overlay import PIXELS, Mark
+from cvae.explorer.plane import Plane
+from cvae.explorer.space import LARGEST_FILE, Space
+from cvae.explorer.widgets import Groups, Picture, Sliders, chooser, complain, dress
 from cvae.runtime.console import console
 
 HOST = "127.0.0.1"
 STEPS, COLUMNS = 12, 6  # images of the way from A to B, and of these in a row
-SLIDERS = 30  # at most; further dimensions can be chosen for the plane
+SLIDERS = 64  # at most; further dimensions can be chosen for the plane
 LOOK, A, B = "shows an original", "sets A", "sets B"  # what a click does
-CSS = """
-body { background: #f8fafc; color: #0f172a; }
-.page { width: fit-content; margin: auto; }
-.head { width: 0; min-width: 100%; }
-.plane { width: max(300px, min(100vw - 390px, 100vh - 180px)); border-radius: 14px; overflow: hidden; }
-.plane { cursor: crosshair; }
-.plane, .card { background: white; box-shadow: 0 1px 3px #0f172a2e; }
-.card { border-radius: 14px; padding: 14px; width: 100%; }
-.pixels { width: 100%; border-radius: 8px; overflow: hidden; background: #e2e8f0; }
-.pixels img { image-rendering: pixelated; }
-.dot { width: 11px; height: 11px; border-radius: 50%; }
-.quiet { color: #64748b; font-size: 13px; overflow-wrap: anywhere; }
-.numbers { font-variant-numeric: tabular-nums; white-space: pre; }
-"""
-DROPS = """<script>
-for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => {
-  event.preventDefault();
-  if (name === "drop") getElement(UPLOAD).$refs.qRef.addFiles(event.dataTransfer.files);
-});
-</script>"""
+PAIR, PRINCIPAL = "two dimensions", "principal components"  # what the plane shows
+FAR, NEAR = 0.1, 0.02  # of the side, that an arrow moves the point with Shift and without
+ARROWS = {"ArrowLeft": (-1, 0), "ArrowRight": (1, 0), "ArrowUp": (0, -1), "ArrowDown": (0, 1)}  # across, down
 
 
-def serve(space: Space, title: str, port: int, browser: bool) -> None:
+def serve(space: Space | CodeSpace, title: str, port: int, browser: bool) -> None:
     """Show the page at 127.0.0.1:`port` until Ctrl-C; with `browser`, open it there."""
     app.add_middleware(Gate)
     # A page of another site that calls itself by a name which leads here is refused.
@@ -48,7 +37,8 @@ def serve(space: Space, title: str, port: int, browser: bool) -> None:
     app.on_startup(lambda: console.print(ready, soft_wrap=True, markup=False, highlight=False))
     with suppress(KeyboardInterrupt):  # the server may take Ctrl-C up and end, or hand it on
         ui.run(
-            lambda: Page(space, title), host=HOST, port=port, title="cvae explore", favicon="🧭", show=browser,
+            lambda: CodesPage(space, title) if isinstance(space, CodeSpace) else Page(space, title),
+            host=HOST, port=port, title="cvae explore", favicon="🧭", show=browser,
             reload=False, show_welcome_message=False,
         )  # fmt: skip
     console.print("Stopped.")
@@ -58,36 +48,32 @@ class Page:
     """A view of a space in one tab of a browser."""
 
     def __init__(self, space: Space, title: str) -> None:
-        self.space, self.plane = space, space.first_plane()
-        self.z = space.means.median(0).values  # (D,), what is decoded
+        self.space = space
+        self.z = self.home = space.means.median(0).values  # (D,), what is decoded, and where Reset leads
+        self.noise = self.noise_at_home = [torch.zeros(1, size) for size in space.groups]  # of the latents below z
         self.label = 0  # the class that a model with classes decodes
         self.ends: dict[str, Tensor] = {}  # z of A and B, (D,)
         self.own: list[Tensor] = []  # z of the user's images
         self.index: int | None = None  # of the test image that is shown
         self.seen: dict[str, Tensor] = {}  # what is shown beside the plane, (C, H, W) each
         self.strip: Tensor | None = None  # (STEPS, C, H, W)
-        self.sliders: dict[int, ui.slider] = {}
         self.busy = self.outdated = False
-        ui.add_css(CSS)
-        ui.colors(primary="#37474f")
+        dress()
         with ui.column().classes("page gap-3"):
             self.head(title)
-            with ui.row(wrap=False).classes("gap-6 items-start"):
-                with ui.column().classes("gap-2"):
-                    self.picture = ui.interactive_image(
-                        on_mouse=self.point, events=["mousemove", "click"], cross="#64748b"
-                    ).classes("plane")
-                    ui.label("Move to decode. Click for an original. The keys A and B set the ends of a way.").classes(
-                        "quiet"
-                    )
-                with ui.column().classes("w-72 gap-3"):
-                    self.side()
+            with ui.element("div").classes("body"):
+                with ui.column().classes("left gap-2"):
+                    self.map = Map(space, self.point, self.steer, self.draw_marks)
+                self.images()
+                with ui.column().classes("rest gap-3"):
+                    self.rest()
         ui.keyboard(self.key)
-        self.change_plane()
-        ui.timer(0, self.show, once=True)
+        self.show_sliders()
+        self.draw_marks()
+        ui.timer(0, self.begin, once=True)
 
     def head(self, title: str) -> None:
-        """The controls: the image, the two dimensions, what a click does, and the legend."""
+        """The controls: the plane, the class, what a click does, and the legend."""
         with ui.row(wrap=False).classes("head items-center gap-4"):
             with ui.column().classes("gap-0 grow"):
                 ui.label("Latent space").classes("text-2xl font-medium")
@@ -95,66 +81,87 @@ class Page:
             ui.button("Save PNG", icon="download", on_click=self.save).props("unelevated no-caps")
         with ui.row().classes("head items-center gap-x-5 gap-y-2"):
             if self.space.dims > 2:
-                names = {dim: f"z[{dim}]" for dim in self.space.order}
-                self.right = ui.select(names, value=self.plane.right, label="to the right", on_change=self.choose_plane)
-                self.up = ui.select(names, value=self.plane.up, label="upwards", on_change=self.choose_plane)
+                self.kind = ui.select([PAIR, PRINCIPAL], value=PAIR, label="plane", on_change=self.choose_kind)
+                self.kind.props("dense").classes("w-40")
+                first, names = self.space.first_plane(), {dim: f"z[{dim}]" for dim in self.space.order}
+                self.right = ui.select(names, value=first.right, label="to the right", on_change=self.choose_plane)
+                self.up = ui.select(names, value=first.up, label="upwards", on_change=self.choose_plane)
+                self.right.props("dense").classes("w-24"), self.up.props("dense").classes("w-24")
             if self.space.vae.num_classes:
                 classes = {label: self.space.kind(label) for label in range(self.space.vae.num_classes)}
                 self.classes = ui.select(classes, value=0, label="decode as class", on_change=self.choose_class)
-                self.classes.classes("w-32")
+                self.classes.props("dense").classes("w-36")
             with ui.row().classes("items-center gap-2"):
                 ui.label("A click").classes("quiet")
                 self.click = ui.toggle([LOOK, A, B], value=LOOK)
-                self.click.props("no-caps unelevated dense padding='4px 12px'")
+                self.click.props("no-caps unelevated dense padding='4px 12px' aria-label='A click'")
             for label, colour in render.classes(self.space):
                 with ui.row().classes("items-center gap-1"):
                     ui.element("span").classes("dot").style(f"background: {colour}")
                     ui.label(label).classes("numbers")
 
-    def side(self) -> None:
-        """The decoded image, an original with its reconstruction, the way from A to B, and the other dimensions."""
-        with ui.column().classes("card gap-2"):
-            self.decoded = ui.interactive_image().classes("pixels decoded")
-            self.where = ui.label().classes("quiet numbers")
-        self.others = ui.column().classes("card gap-0")
-        with ui.column().classes("card gap-2"):
-            with ui.row(wrap=False).classes("w-full gap-3") as self.pair:
-                self.original, self.reconstruction = (
-                    ui.interactive_image().classes(f"pixels {name}") for name in ("original", "reconstruction")
-                )
-            self.pair.set_visibility(False)
-            self.what = ui.label("Click on a point: its original and its reconstruction.").classes("quiet")
-            self.upload = ui.upload(
-                on_upload=self.receive, auto_upload=True, multiple=True, max_file_size=LARGEST_FILE,
-                on_rejected=lambda: complain(f"A file has at most {LARGEST_FILE // 10**6} MB"),
-            ).classes("hidden")  # fmt: skip
-            pick = f"() => getElement({self.upload.id}).$refs.qRef.pickFiles()"
-            button = ui.button("Choose an image, or drop one").on("click", js_handler=pick)
-            button.props("outline no-caps").classes("w-full")
-            ui.add_body_html(DROPS.replace("UPLOAD", str(self.upload.id)))
+    def images(self) -> None:
+        """The decoded image, and an original with its reconstruction: what a click is for."""
+        with ui.element("div").classes("card images"):
+            shape = self.space.data.image_shape
+            self.decoded = Picture("decoded", shape, "large")
+            self.original, self.reconstruction = Picture("original", shape), Picture("reconstruction", shape)
+            with ui.column().classes("what gap-0"):
+                self.where = ui.label().classes("quiet numbers")
+                self.what = ui.label("Click on a point: its original and its reconstruction.").classes("quiet")
+                self.what.props("aria-live=polite")
+
+    def rest(self) -> None:
+        """The other dimensions, the groups below, the way from A to B, and the user's own images."""
+        self.sliders = Sliders(self.space, self.turn, self.reset)
+        if self.noise:
+            Groups(self.space.groups, self.draw_group)
         with ui.column().classes("card gap-2") as self.way:
-            self.between = ui.interactive_image().classes("pixels strip")
+            self.between = ui.interactive_image().classes("pixels strip").props('role=img aria-label="From A to B"')
             ui.label("From A to B, row by row").classes("quiet")
         self.way.set_visibility(False)
+        self.upload = chooser(self.receive)
 
-    # What the pointer does
+    # What the pointer and the keys do
 
     async def point(self, event: events.MouseEventArguments) -> None:
         across, down = event.image_x / PIXELS, event.image_y / PIXELS
-        self.z = self.plane.move(self.z, across, down)
-        if event.type == "click" and self.click.value == LOOK:
-            self.index = nearest(self.space.places(self.plane), across, down)
-            label = int(self.space.y[self.index])
-            z = self.space.means[self.index]
-            self.look_at(self.space.called(self.index), self.space.original(self.index), z, label)
-        elif event.type == "click":
-            self.set_end("A" if self.click.value == A else "B")
+        self.z = self.map.plane.move(self.z, across, down)
+        if event.type == "click":
+            self.clicked(across, down)
         await self.show()
+
+    def clicked(self, across: float, down: float) -> None:
+        if self.click.value != LOOK:
+            self.set_end("A" if self.click.value == A else "B")
+            return
+        self.index = self.map.nearest(across, down)
+        label = int(self.space.y[self.index])
+        z = self.space.means[self.index]
+        self.look_at(self.space.called(self.index), self.space.original(self.index), z, label)
 
     def key(self, event: events.KeyEventArguments) -> None:
         name = event.key.name.upper()
         if name in ("A", "B") and event.action.keydown and not event.modifiers.ctrl:
             self.set_end(name)
+
+    async def steer(self, event: events.GenericEventArguments) -> None:
+        """A key on the plane."""
+        key, far = event.args["key"], FAR if event.args["shift"] else NEAR
+        across, down = self.map.place(self.z)
+        if key in ARROWS:
+            right, below = ARROWS[key]
+            self.z = self.map.plane.move(self.z, across + far * right, down + far * below)
+            await self.show()
+        elif key == "Enter":
+            self.clicked(across, down)
+            await self.show()
+        else:
+            await self.map.zoom_by(across, down, ZOOMS.get(key))
+
+    async def begin(self) -> None:
+        await self.show()
+        await self.map.fit()
 
     async def show(self) -> None:
         """Decode where one looks. Of the places that the pointer passes meanwhile only the last is decoded."""
@@ -166,14 +173,17 @@ class Page:
             while self.outdated:
                 self.outdated = False
                 z, label = self.z, self.label
-                images = await run.io_bound(self.space.decode, z[None], label)
+                images = await run.io_bound(self.space.decode, z[None], label, self.noise)
                 if images is None:  # the server is stopping
                     return
-                (image,) = images
-                self.seen["decoded"] = image
-                self.decoded.set_source(render.url(render.image_png(image)))
-                dims = [dim for dim in (self.plane.right, self.plane.up) if dim is not None]
-                self.where.set_text("    ".join(f"z[{dim}] = {z[dim]:.2f}" for dim in dims))
+                (self.seen["decoded"],) = images
+                self.decoded.show(self.seen["decoded"])
+                plane = self.map.plane
+                values = zip(plane.names, plane.coordinates(z).tolist(), strict=False)  # one of a single dimension
+                self.where.set_text("    ".join(f"{name} = {value:.2f}" for name, value in values))
+                self.draw_marks()
+                if plane.directions:  # which move all dimensions
+                    self.sliders.move(z)
         finally:
             self.busy = False
 
@@ -181,16 +191,15 @@ class Page:
 
     def look_at(self, name: str, x: Tensor, z: Tensor, label: int) -> None:
         """Show an image with its reconstruction, and stand at its place."""
-        self.z = z
+        self.z = self.home = z
         if self.space.vae.num_classes:
             self.label = self.classes.value = label
-        for dim, slider in self.sliders.items():
-            slider.set_value(float(z[dim]))
-        self.seen |= {"original": x, "reconstruction": self.space.decode(z[None], self.label)[0]}
-        self.original.set_source(render.url(render.image_png(x)))
-        self.reconstruction.set_source(render.url(render.image_png(self.seen["reconstruction"])))
+        self.noise = self.noise_at_home = self.space.noise_of(x, z, self.label)
+        self.sliders.move(z)
+        self.seen |= {"original": x, "reconstruction": self.space.decode(z[None], self.label, self.noise)[0]}
+        self.original.show(x)
+        self.reconstruction.show(self.seen["reconstruction"])
         self.what.set_text(name)
-        self.pair.set_visibility(True)
         self.draw_marks()
 
     async def receive(self, event: events.UploadEventArguments) -> None:
@@ -220,7 +229,7 @@ class Page:
     def draw_way(self) -> None:
         if len(self.ends) == 2:
             way = self.space.between(self.ends["A"], self.ends["B"], STEPS)
-            self.strip = self.space.decode(way, self.label)
+            self.strip = self.space.decode(way, self.label, self.noise)
             self.between.set_source(render.url(render.strip_png(self.strip, COLUMNS)))
             self.way.set_visibility(True)
         self.draw_marks()
@@ -232,8 +241,7 @@ class Page:
 
     def draw_marks(self) -> None:
         way = self.space.between(self.ends["A"], self.ends["B"], STEPS) if len(self.ends) == 2 else None
-        ring = None if self.index is None else self.space.places(self.plane)[self.index]
-        self.picture.set_content(render.overlay(self.plane, self.marks(), way, ring))
+        self.map.mark(self.marks(), way, self.index, self.z)
 
     # What is chosen
 
@@ -242,45 +250,50 @@ class Page:
         self.draw_way()
         await self.show()
 
+    async def choose_kind(self) -> None:
+        """The plane of two dimensions, or that of the principal components."""
+        pair, space = self.kind.value == PAIR, self.space
+        for select in (self.right, self.up):
+            select.set_visibility(pair)
+        await self.change_plane(space.plane(self.right.value, self.up.value) if pair else space.principal_plane())
+
     async def choose_plane(self, event: events.ValueChangeEventArguments) -> None:
+        plane = self.map.plane
         if self.right.value == self.up.value:  # the two change places
             other = self.up if event.sender is self.right else self.right
-            other.set_value(self.plane.up if other is self.right else self.plane.right)
+            other.set_value(plane.up if other is self.right else plane.right)
             return  # the change of the other one comes here again
-        self.plane = self.space.plane(self.right.value, self.up.value)
-        self.change_plane()
+        await self.change_plane(self.space.plane(self.right.value, self.up.value))
+
+    async def change_plane(self, plane: Plane) -> None:
+        self.map.show(plane)
+        self.show_sliders()
         await self.show()
 
-    def change_plane(self) -> None:
-        """Draw the plane, and make sliders for the dimensions that are not on it."""
-        self.picture.set_source(render.url(render.plane_png(self.space, self.plane)))
-        self.draw_marks()
-        self.others.clear()
-        dims = [dim for dim in self.space.order if dim not in (self.plane.right, self.plane.up)]
-        self.others.set_visibility(bool(dims))
-        self.sliders = {}
-        with self.others:
-            ui.label(
-                "Other dimensions" if len(dims) <= SLIDERS else f"The next {SLIDERS} of {len(dims)} other dimensions"
-            ).classes("quiet")
-            for dim in dims[:SLIDERS]:
-                self.sliders[dim] = self.slider(dim)
+    def show_sliders(self) -> None:
+        """Sliders for the dimensions that are not the plane's axes."""
+        self.sliders.show([dim for dim in self.space.order if dim not in self.map.plane.dims], self.z, SLIDERS)
 
-    def slider(self, dim: int) -> ui.slider:
-        async def turn(event: events.ValueChangeEventArguments) -> None:
-            self.z = self.z.clone()
-            self.z[dim] = event.value
-            await self.show()
+    async def turn(self, dim: int, value: float) -> None:
+        self.z = self.z.clone()
+        self.z[dim] = value
+        await self.show()
 
-        with ui.row(wrap=False).classes("w-full items-center gap-4"):
-            ui.label(f"z[{dim}]").classes("quiet numbers w-12")
-            low, high = float(self.space.low[dim]), float(self.space.high[dim])
-            return ui.slider(min=low, max=high, step=0.01, value=float(self.z[dim]), on_change=turn).props("label")
+    async def reset(self) -> None:
+        """The sliders' dimensions, and the groups below, as the image has them that was shown last, or as at first."""
+        z, dims = self.home.clone(), self.map.plane.dims
+        z[dims] = self.z[dims]
+        self.z, self.noise = z, self.noise_at_home
+        self.sliders.move(z)
+        await self.show()
+
+    async def draw_group(self, number: int, width: float = 1.0) -> None:
+        """Draw a group of latents below z anew from p(z|above); with width=0 it is the mean of that."""
+        self.noise = [width * torch.randn_like(own) if k == number else own for k, own in enumerate(self.noise)]
+        self.draw_way()
+        await self.show()
 
     def save(self) -> None:
-        content = render.snapshot(self.space, self.plane, [*self.marks(), Mark("z", self.z)], self.seen, self.strip)
+        marks = [*self.marks(), Mark("z", self.z)]
+        content = render.snapshot(self.space, self.map.plane, marks, self.seen, self.strip)
         ui.download.content(content, "latent_space.png")
-
-
-def complain(message: str) -> None:
-    ui.notify(message, type="negative", timeout=8000, multi_line=True)

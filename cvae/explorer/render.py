@@ -2,7 +2,7 @@
 
 import base64
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,19 +13,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cvae import pictures
-from cvae.explorer.space import Plane, Space
+from cvae.explorer.overlay import GREY, PIXELS, Mark
+from cvae.explorer.plane import Plane
+from cvae.explorer.space import Space
 
-PIXELS = 1000  # of a side of the plane's picture
-GREY = "#94a3b8"
+DARK = "#334155"
 LABEL = {"boxstyle": "round", "facecolor": "white", "edgecolor": "black"}
 NAMED = 20  # classes at most in a legend
-
-
-class Mark(NamedTuple):
-    """A point that is pointed out: A, B, or an image with its number."""
-
-    name: str
-    z: Tensor  # (D,)
 
 
 def colours(classes: int) -> list[str]:
@@ -41,16 +35,17 @@ def classes(space: Space) -> list[tuple[str, str]]:
     return list(zip(names, colours(len(names)), strict=True))[:NAMED] if len(names) > 1 else []
 
 
-def points(axes: Axes, space: Space, plane: Plane) -> None:
+def points(axes: Axes, space: Space, plane: Plane, scale: float = 1.0) -> None:
     """The test images on axes that show the plane alone."""
-    places = space.places(plane).numpy()
+    places, of_class = space.places(plane).numpy(), np.array(colours(len(space.classes)))[space.of_class.numpy()]
+    seen = (np.abs(places - 0.5) < 0.52).all(1)
+    places, of_class = places[seen], of_class[seen]
     order = np.random.default_rng(0).permutation(len(places))  # no class lies above the others
-    of_class = np.array(colours(len(space.classes)))[space.of_class.numpy()]
     z = [
         low + part * (high - low)
         for part, low, high in zip((places[:, 0], 1 - places[:, 1]), plane.low, plane.high, strict=True)
     ]
-    size = float(np.clip(20000 / len(places), 5, 40))
+    size = float(np.clip(20000 / max(len(places), 1), 5, 40)) * scale
     axes.scatter(z[0][order], z[1][order], c=of_class[order], s=size, alpha=0.75, linewidths=0)
     axes.set(xlim=(plane.low[0], plane.high[0]), ylim=(plane.low[1], plane.high[1]))
     axes.set_axisbelow(True)
@@ -62,19 +57,27 @@ def points(axes: Axes, space: Space, plane: Plane) -> None:
 
 
 @lru_cache(maxsize=16)  # it takes a third of a second, and each tab begins with the same one
-def plane_png(space: Space, plane: Plane) -> bytes:
-    """The plane, PIXELS x PIXELS, from edge to edge; the numbers of its axes stand inside."""
+def plane_png(space: Space, plane: Plane, scale: float = 1.0) -> bytes:
+    """The plane, PIXELS x PIXELS, from edge to edge; numbers and names of its axes stand inside.
+
+    scale: of what is written and of the points
+    """
     figure = Figure(figsize=(10, 10), dpi=PIXELS / 10)
     axes = figure.add_axes((0, 0, 1, 1))
-    points(axes, space, plane)
+    points(axes, space, plane, scale)
+    axes.locator_params(nbins=max(4, round(9 / scale)))
     for axis, low, high in zip((axes.xaxis, axes.yaxis), plane.low, plane.high, strict=True):
         margin = 0.04 * (high - low)  # a number at the very edge would be cut off
         axis.set_ticks([tick for tick in axis.get_ticklocs() if low + margin < tick < high - margin])
-    axes.tick_params(length=0, labelsize=13, labelcolor=GREY)
-    axes.tick_params(axis="x", pad=-20)
+    axes.tick_params(length=0, labelsize=13 * scale, labelcolor=GREY)
+    axes.tick_params(axis="x", pad=-20 * scale)
     axes.tick_params(axis="y", pad=-8)
     for label in axes.get_yticklabels():
         label.set_horizontalalignment("left")
+    right, up = plane.names
+    around: Any = {"transform": axes.transAxes, "fontsize": 16 * scale, "color": DARK}
+    axes.text(0.985, 0.045 * scale, f"{right} →", ha="right", va="bottom", **around)
+    axes.text(0.045 * scale, 0.985, f"{up} ↑", ha="left", va="top", **around)
     return pictures.png(pictures.to_pixels(figure))
 
 
@@ -92,26 +95,6 @@ def url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def overlay(plane: Plane, marks: list[Mark], way: Tensor | None, ring: Tensor | None) -> str:
-    """An SVG to lay over the plane, PIXELS x PIXELS: the marks, a path (K, D), and a ring at a place (2,)."""
-    parts = []
-    for across, down in [] if way is None else PIXELS * plane.places(way):
-        parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="4" fill="#0f172a" fill-opacity="0.6"/>')
-    if ring is not None:
-        across, down = PIXELS * ring
-        parts.append(
-            f'<circle cx="{across:.1f}" cy="{down:.1f}" r="11" fill="none" stroke="#0f172a" stroke-width="3"/>'
-        )
-    for mark in marks:
-        ((across, down),) = PIXELS * plane.places(mark.z[None])
-        parts.append(
-            f'<circle cx="{across:.1f}" cy="{down:.1f}" r="16" fill="white" stroke="#0f172a" stroke-width="3"/>'
-            f'<text x="{across:.1f}" y="{down:.1f}" text-anchor="middle" dominant-baseline="central" font-size="19" '
-            f'font-weight="bold" fill="#0f172a">{mark.name}</text>'
-        )
-    return "".join(parts)
-
-
 def snapshot(space: Space, plane: Plane, marks: list[Mark], images: dict[str, Tensor], strip: Tensor | None) -> bytes:
     """The whole view as one PNG: the plane with its marks, images (C, H, W) under their names, a strip (K, C, H, W)."""
     heights = [8, 1.4] if strip is not None else [8]
@@ -120,7 +103,7 @@ def snapshot(space: Space, plane: Plane, marks: list[Mark], images: dict[str, Te
     top = rows[0].subgridspec(len(images), 2, width_ratios=(2.6, 1))
     axes = figure.add_subplot(top[:, 0])
     points(axes, space, plane)
-    axes.set(xlabel=f"z[{plane.right}]", ylabel="class" if plane.up is None else f"z[{plane.up}]")
+    axes.set(xlabel=plane.names[0], ylabel=plane.names[1])
     dots = [axes.scatter([], [], color=colour, label=pictures.as_it_is(label)) for label, colour in classes(space)]
     axes.legend(handles=dots, ncols=10, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, title="class")
     for mark in marks:

@@ -1,81 +1,48 @@
-"""The state of the explorer: a model, the test images in its latent space, and how a pointer's position becomes z."""
+"""What the explorer shows: a model, and the test images in its latent space."""
 
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import torch
 from PIL import UnidentifiedImageError
 from rich.progress import track
 from torch import Tensor
 
+from cvae import pictures
 from cvae.data import ImageData
 from cvae.data.decode import limited, read_file, reading_of
-from cvae.distributions import Unknown, is_discrete
+from cvae.data.images import Images
+from cvae.distributions import Unknown
 from cvae.errors import UserError
+from cvae.evaluation.latents import Latents, latents
+from cvae.explorer.plane import Plane, rows_of_classes, window
 from cvae.models import latent_paths
+from cvae.models.ladder import Ladder
 from cvae.models.vae import VAE
 from cvae.runs.small_files import one_line
 from cvae.runtime.console import console
 from cvae.runtime.noise import fixed_noise
 
 LARGEST_FILE = 20_000_000  # bytes of an image that is dropped on the page
-GOLDEN = 0.6180339887  # multiples of it, without their integers, are spread evenly over [0, 1]
-
-
-class Plane(NamedTuple):
-    """Two latent dimensions as a square picture: `right` grows to the right, `up` upwards.
-
-    Places in it are fractions (across, down) of its sides, from the upper left corner. With up=None, for a model of one
-    dimension, only `across` has a meaning.
-    """
-
-    right: int
-    up: int | None
-    low: tuple[float, float]  # z at the left and at the lower side
-    high: tuple[float, float]  # z at the right and at the upper side
-
-    def move(self, z: Tensor, across: float, down: float) -> Tensor:
-        """z (D,) with the plane's dimensions as a place says, inside the picture."""
-        across, up = (min(max(part, 0.0), 1.0) for part in (across, 1 - down))
-        z = z.clone()
-        z[self.right] = self.low[0] + across * (self.high[0] - self.low[0])
-        if self.up is not None:
-            z[self.up] = self.low[1] + up * (self.high[1] - self.low[1])
-        return z
-
-    def places(self, z: Tensor) -> Tensor:
-        """The places (N, 2) of z (N, D); with up=None in the middle."""
-        across = (z[:, self.right] - self.low[0]) / (self.high[0] - self.low[0])
-        if self.up is None:
-            return torch.stack([across, torch.full_like(across, 0.5)], 1)
-        return torch.stack([across, 1 - (z[:, self.up] - self.low[1]) / (self.high[1] - self.low[1])], 1)
-
-
-def rows_of_classes(places: Tensor, y: Tensor) -> Tensor:
-    """places (N, 2), each moved into the row of its class y (N,) and spread within it, the first class below."""
-    spread = 0.1 + 0.8 * (torch.arange(len(y)) * GOLDEN % 1)
-    return torch.stack([places[:, 0], 1 - (y + spread) / (y.max() + 1)], 1)
-
-
-def nearest(places: Tensor, across: float, down: float) -> int:
-    """The index of the place (N, 2) that is nearest to a pointer."""
-    return int((places - torch.tensor([across, down])).square().sum(1).argmin())
+SIGNS = 24  # of a name on the plane, at most
+SMALLEST = 0.02  # of the widest dimension: a plane is at least as wide, however close the images are
 
 
 class Space:
     """A trained model and the first N test images in its latent space.
 
     means (N, D): of q(z|x)
+    rate (D,): of each dimension, as `Latents` has it; order: the dimensions, that of the highest rate first
     y (N,): the labels; classes: those among them; of_class (N,): the number in `classes` of each image's label
-    order: the dimensions, the most active first: those in which the means differ most (Burda et al. 2016, section 5.2)
-    low, high (D,): what a picture shows of a dimension, all means and 99 % of the prior where there is one
+    low, high (D,): from where to where a dimension is moved, all means and 99 % of the prior where there is one
     """
 
-    def __init__(self, vae: VAE, data: ImageData, means: Tensor) -> None:
-        self.vae, self.data, self.means = vae, data, means
-        self.order = means.var(0, correction=0).argsort(descending=True).tolist()
-        self.y = data.test.images.y[: len(means)]
+    def __init__(self, vae: VAE, data: ImageData, found: Latents) -> None:
+        self.vae, self.data, self.means = vae, data, found.means
+        self.rate, self.order, self.unit = found.rate, found.order, "" if found.exact is None else " nats"
+        means, self.y = found.means, data.test.images.y[: len(found.means)]
         self.classes, self.of_class = self.y.unique(return_inverse=True)
         with torch.no_grad():
             prior = means if isinstance(vae.p_z(), Unknown) else vae.p_z().sample((1000,))
@@ -89,12 +56,24 @@ class Space:
         return self.means.shape[1]
 
     def plane(self, right: int, up: int | None) -> Plane:
-        dims = (right, right if up is None else up)
-        return Plane(right, up, *(tuple(ends[list(dims)].tolist()) for ends in (self.low, self.high)))
+        """Two dimensions, as far as the test images go."""
+        return self.around_images(Plane(right, up, (0.0, 0.0), (1.0, 1.0)))
 
     def first_plane(self) -> Plane:
-        """The plane of the two most active dimensions, in the order of their numbers."""
+        """The plane of the two dimensions of the highest rates, in the order of their numbers."""
         return self.plane(*sorted(self.order[:2])) if self.dims > 1 else self.plane(0, None)
+
+    def principal_plane(self) -> Plane:
+        """The plane of the two directions in which the test images' means vary most."""
+        directions, _ = pictures.principal_directions(self.means)
+        return self.around_images(Plane(0, 1, (0.0, 0.0), (1.0, 1.0), tuple(map(tuple, directions.T.tolist()))))
+
+    def around_images(self, plane: Plane) -> Plane:
+        """A plane that shows where the test images are."""
+        least = float(SMALLEST * (self.high - self.low).max())
+        ends = [window(along, least) for along in plane.coordinates(self.means).T]
+        (left, right), (low, high) = ends[0], ends[-1]
+        return plane._replace(low=(left, low), high=(right, high))
 
     def places(self, plane: Plane) -> Tensor:
         """The test images' places in the plane: (N, 2)."""
@@ -105,10 +84,26 @@ class Space:
         """Labels for the model's methods: `num` times a class, or None for a model without classes."""
         return self.vae.labels(torch.full((num,), label))
 
+    @cached_property
+    def groups(self) -> list[int]:
+        """How many numbers each group of latents below the top one has, from the top down."""
+        return [own.shape[1] for own in self.noise_of(self.original(0), self.means[0], int(self.y[0]))]
+
     @torch.no_grad()
-    def decode(self, z: Tensor, label: int) -> Tensor:
-        """Means of p(x|z) for z (K, D): (K, C, H, W)."""
+    def decode(self, z: Tensor, label: int, noise: Sequence[Tensor] = ()) -> Tensor:
+        """Means of p(x|z) for z (K, D): (K, C, H, W).
+
+        noise: of each group of latents below the top one, (1, n), what its draw is made of; of 0 it is the mean of p
+        """
+        if isinstance(self.vae, Ladder) and noise:
+            drawn = [own.expand(len(z), -1) for own in noise]
+            return self.vae.decode_noise(z, self.labels(label, len(z)), drawn).mean.clamp(0, 1)
         return self.vae.decode(z, self.labels(label, len(z))).mean.clamp(0, 1)
+
+    @torch.no_grad()
+    def noise_of(self, x: Tensor, z: Tensor, label: int) -> list[Tensor]:
+        """The noise (1, n) of the groups below z (D,) with which an image x (C, H, W) is reconstructed."""
+        return self.vae.noise_of(x[None], self.labels(label), z[None]) if isinstance(self.vae, Ladder) else []
 
     @torch.no_grad()
     def encode(self, x: Tensor, label: int) -> Tensor:
@@ -121,9 +116,14 @@ class Space:
 
     def called(self, index: int) -> str:
         """A test image, with its name where it has one, and its class."""
+        return called(self.data.test.images, index)
+
+    def short(self, index: int) -> str:
+        """A test image in few signs: the end of its name, or its number, and its class."""
         names = self.data.test.images.names
-        name = f"Test image {index}" + ("" if names is None else f", {one_line(str(names[index]))}")
-        return f"{name}, class {one_line(self.kind(int(self.y[index])))}"
+        name = f"image {index}" if names is None else one_line(str(names[index])).rpartition("/")[2]
+        parts = (name, one_line(self.kind(int(self.y[index]))))
+        return ", ".join(part if len(part) <= SIGNS else f"…{part[1 - SIGNS :]}" for part in parts)
 
     def original(self, index: int) -> Tensor:
         """A test image as the model sees it: (C, H, W)."""
@@ -152,12 +152,16 @@ class Space:
         return self.data.as_tested(torch.from_numpy(pixels)[None])[0]
 
 
-def require_numbers(vae: VAE) -> None:
-    """Raise UserError for a model of codes, or on a sphere."""
+def called(images: Images, index: int) -> str:
+    """An image, with its name where it has one, and its class."""
+    name = f"Test image {index}" + ("" if images.names is None else f", {one_line(str(images.names[index]))}")
+    return f"{name}, class {one_line(images.kind(int(images.y[index])))}"
+
+
+def require_plane(vae: VAE) -> None:
+    """Raise UserError for a model on a sphere."""
     if vae.posterior.sphere:
         raise UserError("explore shows planes of the latent space: this model's latents lie on a sphere")
-    if is_discrete(vae.p_z()):
-        raise UserError("explore needs a model whose latents are numbers: between two codes there is nothing")
 
 
 @torch.no_grad()
@@ -169,5 +173,4 @@ def space_of(vae: VAE, data: ImageData, images: int | None, seed: int) -> Space:
     shown = track(blocks, "Encoding the test images", console=console, transient=True, disable=not console.is_terminal)
     with fixed_noise(seed, torch.device("cpu")):
         batches = (data.batch("test", block) for block in shown)
-        means = torch.cat([latent_paths.posterior_mean(vae.encode(x, vae.labels(y))) for x, y in batches])
-        return Space(vae, data, means)
+        return Space(vae, data, latents(vae, ((x, vae.labels(y)) for x, y in batches)))

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from cvae import pictures
+from cvae.distributions import is_discrete
 from cvae.errors import UserError
 from cvae.explorer import render
-from cvae.explorer.space import Plane, Space
+from cvae.explorer.plane import Plane
+from cvae.explorer.space import Space
 from cvae.models.vae import VAE
 
 STEPS = 41  # images at most along a side of the table
@@ -20,6 +22,8 @@ CLASSES = 10  # tables at most, one a class
 
 def require_two_dimensions(vae: VAE) -> None:
     """Raise UserError unless the model has two latent dimensions."""
+    if is_discrete(vae.p_z()):
+        raise UserError("--html: a table needs latents that are numbers: between two codes there is nothing")
     (dims,) = vae.shapes[0]
     if dims != 2:
         raise UserError(f"--html: a table needs a model with two latent dimensions, this one has {dims}: leave it out")

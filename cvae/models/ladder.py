@@ -69,6 +69,22 @@ class Ladder(VAE):
         return self._p_x(self.decoder.end(state), z)
 
     @torch.no_grad()
+    def noise_of(self, x: Tensor, y: Tensor | None, z: Tensor) -> list[Tensor]:
+        """The noise (B, n) of each group below z_1 (B, D) from which `decode_noise` makes the means of q(z|x, above).
+
+        x (B, C, H, W), y (B,).
+        """
+        maps, state = self.encoder.features_and_maps(self.labelled(x, y))[1], self.decoder.start(self._rows(z, y))
+        noise = []
+        for enlarge, group, stage in self.decoder.steps:
+            state = enlarge(state)
+            mean, logvar = group.prior(state)
+            found, _ = group.posterior(state, maps[stage], (mean, logvar))
+            noise.append(((found - mean) / (logvar / 2).exp()).flatten(1))
+            state = group(state, found)
+        return noise
+
+    @torch.no_grad()
     def variations(self, num: int, y: Tensor | None = None) -> Tensor:
         """The effect of each group on the image, a row for each: (L, num, C, H, W).
 

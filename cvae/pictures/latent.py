@@ -165,11 +165,19 @@ def plane(means: Tensor, how: str, seed: int) -> tuple[Tensor, list[str]]:
 
 
 def principal_components(means: Tensor) -> tuple[Tensor, list[str]]:
-    """Means (N, D) along the two directions of largest variance (N, 2); each direction's largest entry is positive."""
+    """Means (N, D) along the two directions of largest variance (N, 2), and what the axes are called."""
+    directions, share = principal_directions(means)
+    names = [f"principal component {number}: {part:.0%} of the variance" for number, part in enumerate(share, 1)]
+    return ((means - means.mean(0)).cpu().double() @ directions).float(), names
+
+
+def principal_directions(means: Tensor) -> tuple[Tensor, Tensor]:
+    """The two directions in which means (N, D) vary most, float64 (D, 2), and their shares of the variance (2,).
+
+    Each direction's largest entry is positive.
+    """
     centred = (means - means.mean(0)).cpu().double()
     variance, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
     first = directions.flip(1)[:, :2]
     largest = first.gather(0, first.abs().argmax(0, keepdim=True))
-    share = variance.flip(0)[:2] / variance.sum().clamp(min=1e-12)
-    names = [f"principal component {number}: {part:.0%} of the variance" for number, part in enumerate(share, 1)]
-    return (centred @ (first * largest.sign())).float(), names
+    return first * largest.sign(), variance.flip(0)[:2] / variance.sum().clamp(min=1e-12)

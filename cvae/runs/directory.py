@@ -60,6 +60,7 @@ class Run:
         self.nearest = self.path / "nearest_training_images.png"
         self.gif = self.path / "cvae.gif"
         self.reconstruction = self.path / "reconstruction.png"  # beside the test images
+        self.own = self.path / "own.png"  # the user's own images beside their reconstructions
         self.scatter = self.path / "latent_scatter.png"
         self.map = self.path / "latent_map.png"
         self.latent_traversal = self.path / "latent_traversal.png"

@@ -1,7 +1,7 @@
 """Pictures during training and at its end."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from cvae.models.vae import VAE
 from cvae.runs.directory import Run
 from cvae.runs.storage import save
 from cvae.runtime.noise import fixed_noise
+from cvae.training.drawn_epochs import spread, thinned
 from cvae.training.engine import Trainer
 from cvae.training.loggers import log_picture
 from cvae.training.means import SHOWN
 from cvae.training.module import VAEModule
+from cvae.training.own_pictures import OwnImages
 
 __all__ = ["Pictures"]  # what conf/ and saved configs may name
 
@@ -66,9 +68,11 @@ class Pictures(Callback):
         plane: how posterior means of more than two dimensions are shown in a plane: pca, tsne or umap
         frame_milliseconds, last_frame_milliseconds: the pace of the GIF
         every_n_epochs: those whose number is a multiple of it; None: all to epoch 20, then fewer and fewer (`thinned`)
+        own: a folder of the user's images, of which the first `num` are reconstructed, too
 
     Raises:
-        ConfigError: a number is not a positive integer, or `plane` is none of these or its package is missing.
+        ConfigError: a number is not a positive integer, `plane` is none of these or its package is missing, or there
+            are no images in `own`.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Pictures(Callback):
         frame_milliseconds: int,
         last_frame_milliseconds: int,
         every_n_epochs: int | None = None,
+        own: str | None = None,
     ) -> None:
         self.run, self.seed = Run(run_dir), seed
         self.num, self.manifold_steps = positive_int("num", num), positive_int("manifold_steps", manifold_steps)
@@ -93,6 +98,7 @@ class Pictures(Callback):
             raise ConfigError("every_n_epochs", every_n_epochs, "a positive integer or null")
         self.every_n_epochs = every_n_epochs
         self.columns = round(num**0.5)
+        self.own = None if own is None else OwnImages("own", own, num)
         self.lost = False
         self.chosen: list[int] | None = None  # the test images that are shown; []: the first ones, as up to cvae 0.1
         self.history: dict[str, list[tuple[int, float]]] = {}  # the learning curves: (epoch, nats per image)
@@ -103,6 +109,8 @@ class Pictures(Callback):
         vae, data = module.vae, trainer.datamodule
         chosen, labels = self._choose(vae, data)
         self.chosen = self.chosen or chosen
+        if self.own:
+            self.own.read(vae, data)
         with fixed_noise(self.seed, torch.device("cpu")):
             self.x, y = data.batch("test", self.chosen)
         self.y, self.labels = vae.labels(y), labels  # of the test images, of the samples
@@ -212,6 +220,8 @@ class Pictures(Callback):
         self._picture(trainer, self.run.reconstruction, pair, "reconstruction", epoch)
         if has_prior:
             self._picture(trainer, self.run.image("sample", epoch), sample, "sample", epoch)
+        if self.own:
+            self._picture(trainer, self.run.own, self.own.drawn(module, device, self.seed, epoch), "own", epoch)
 
     def _at_the_end(self, vae: VAE, data: ImageData, device: torch.device) -> Iterator[tuple[Path, np.ndarray]]:
         """Files with pictures of the latent space, and the learning curves."""
@@ -275,18 +285,6 @@ class Pictures(Callback):
             if not self.lost:
                 log.warning("Pictures are missing, the training goes on: %s", error)
             self.lost = True
-
-
-def thinned(epoch: int) -> int:
-    """The interval between drawn epochs: 1 up to epoch 20, 2 up to 40, 4 up to 80, and so on; 76 of 1,000."""
-    return 1 << ((epoch - 1) // 20).bit_length()
-
-
-def spread(items: Sequence[Any], most: int) -> list[Any]:
-    """At most `most` of the items, evenly spread, the first and the last among them."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(number * (len(items) - 1) / (most - 1))] for number in range(most)]
 
 
 def frame(epoch: int, reconstruction: Path, sample: Path) -> np.ndarray:

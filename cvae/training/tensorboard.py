@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PICTURES = (  # these first, in this order
     "training", "reconstruction", "sample", "latent_manifold", "latent_scatter", "latent_map", "latent_traversal",
     "latent_interpolation", "latent_rates", "learning_curves", "latent_groups", "latent_codes",
+    "own",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import cvae
 from cvae import __main__ as entry
 from cvae.build import make
 from cvae.commands import explore
+from cvae.explorer.codes import CodeSpace
 from cvae.runs.directory import Run
 
 
@@ -121,6 +122,7 @@ def test_without_nicegui(run, call, monkeypatch):
     monkeypatch.setitem(sys.modules, "nicegui", None)
     monkeypatch.delitem(sys.modules, "cvae.explorer.page", raising=False)
     code, printed = call("explore", run, "--port", free_port())
+    assert printed.startswith(f"Starting: libraries, the model of {run} and its test images")  # before any of these
     assert code == 1 and "explore needs nicegui: pip install -c constraints.txt -e '.[explore]'" in printed
     assert "--html FILE" in printed
 
@@ -133,11 +135,13 @@ def test_a_table_needs_two_dimensions(tmp_path, call, dims, monkeypatch):
     assert code == 1 and f"this one has {dims}" in printed and not (tmp_path / "page.html").exists()
 
 
-def test_codes_have_no_places(tmp_path, served, call, monkeypatch):
-    run = make_run(tmp_path / "run", "posterior=categorical", "prior=uniform")
-    monkeypatch.setattr("cvae.build.load_data", lambda *_: pytest.fail("read"))
-    code, printed = call("explore", run, "--port", free_port())
-    assert code == 1 and "explore needs a model whose latents are numbers" in printed and served == []
+def test_codes_have_a_page_of_their_own(tmp_path, served, call):
+    run = make_run(tmp_path / "run", "posterior=categorical", "prior=uniform", "data.source.test_size=9")
+    assert call("explore", run, "--port", free_port(), "--seed", 3)[0] == 0
+    ((space, *_),) = served
+    assert isinstance(space, CodeSpace) and space.seed == 3 and len(space.data.test) == 9
+    code, printed = call("explore", run, "--html", tmp_path / "page.html")
+    assert code == 1 and "--html: a table needs latents that are numbers: between two codes there is nothing" in printed
 
 
 def test_a_run_that_names_foreign_code(run, served, call):

@@ -91,6 +91,11 @@ def test_a_click_shows_the_original_and_its_reconstruction(page, run):
     for index in alone(places)[:2]:
         across, down = places[index].tolist()
         page.point(across, down, click=True)
+        name = f"image {index}, {int(found.y[index])}"
+        soon(
+            lambda n=name: n in page.run("return document.querySelector('.plane svg').textContent"),
+            "its name beside it",
+        )
         label = int(found.y[index])
         soon(lambda i=index, k=label: f"Test image {i}, class {k}" in page.text(), "which image it is")
         soon(lambda i=index: alike(page.image(".original img"), found.original(i), 0.6), "the original")
@@ -117,6 +122,7 @@ def test_the_other_dimensions_have_sliders(page, run):
     found = space(run)
     plane = found.first_plane()
     (other,) = set(range(3)) - {plane.right, plane.up}
+    assert page.element(".q-slider").get_attribute("aria-label") == f"z[{other}], {found.rate[other]:.2f} nats"
     page.point(0.5, 0.5)
     before = soon(lambda: page.image(".decoded img"), "an image")
     slider = page.element(".q-slider")
@@ -134,7 +140,7 @@ def test_another_plane(page, run):
     found = space(run)
     plane = found.first_plane()
     before = page.image(".plane img")
-    page.element(".q-select").click()
+    page.element(".q-select:nth-of-type(2)").click()
     name = f"z[{plane.up}]"
     soon(lambda: page.run("return document.querySelectorAll('.q-menu .q-item').length") == 3, "three dimensions")
     page.run(f"[...document.querySelectorAll('.q-menu .q-item')].find(i => i.innerText.startsWith({name!r})).click()")
@@ -145,13 +151,107 @@ def test_another_plane(page, run):
     soon(lambda: f"Test image {index}," in page.text(), "an image of the new plane")
 
 
+def span(page):
+    """The numbers that are written on the plane cannot be read: how wide two marks of z lie apart tells of the zoom."""
+    (x, *_), (y, *_) = sorted(mark for mark in circles(page) if mark[2] == 16)
+    return y - x
+
+
+def test_the_wheel_zooms_around_the_pointer(page):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
+
+    for across, name in ((0.4, "a"), (0.6, "b")):
+        page.point(across, 0.5)
+        soon(lambda: where(page), "z")
+        page.press(name)
+        soon(lambda n=name: len(circles(page)) >= {"a": 1, "b": 2}[n], name)
+    before, png = span(page), page.image(".plane img")
+    origin = ScrollOrigin.from_element(page.element(".plane"))
+    ActionChains(page.driver).scroll_from_origin(origin, 0, -200).perform()
+    soon(lambda: span(page) > 1.3 * before, "closer")
+    assert span(page) == pytest.approx(before * np.exp(0.4), rel=0.02)  # 200 pixels, 0.002 each
+    middle = sum(x for x, _, radius in circles(page) if radius == 16) / 2
+    assert middle == pytest.approx(500, abs=15)
+    soon(lambda: not np.array_equal(page.image(".plane img"), png), "another picture")
+    page.run("document.querySelector('[aria-label=\"Show all images\"]').click()")
+    soon(lambda: abs(span(page) - before) < 1, "as at first")
+    assert page.run("return scrollY") == 0
+
+
+PINCH = """
+const plane = document.querySelector(".plane img"), box = plane.getBoundingClientRect();
+const send = (type, apart) => {
+  const middle = [box.left + box.width / 2, box.top + box.height / 2];
+  const touches = [-1, 1].map((side, identifier) => new Touch(
+    { identifier, target: plane, clientX: middle[0] + side * apart / 2, clientY: middle[1] }));
+  plane.dispatchEvent(new TouchEvent(type, { touches, bubbles: true, cancelable: true }));
+};
+send("touchmove", 100); send("touchmove", 160); send("touchmove", 200); send("touchend", 200);
+"""
+
+
+def test_two_fingers_zoom(page):
+    for across, name in ((0.4, "a"), (0.6, "b")):
+        page.point(across, 0.5)
+        soon(lambda: where(page), "z")
+        page.press(name)
+        soon(lambda n=name: len(circles(page)) >= {"a": 1, "b": 2}[n], name)
+    before = span(page)
+    page.run(PINCH)
+    soon(lambda: span(page) > 1.5 * before, "closer")
+    assert span(page) == pytest.approx(2 * before, rel=0.02)
+
+
+def test_the_keyboard_alone(page, run):
+    """Tab leads from control to control, each of which says what it is, to the plane; there the arrows move."""
+    from selenium.webdriver.common.keys import Keys
+
+    found, seen = space(run), []
+    for _ in range(30):
+        page.press(Keys.TAB)
+        seen.append(page.run("const e = document.activeElement; return e.getAttribute('aria-label') || e.innerText"))
+        if page.run("return document.activeElement.classList.contains('plane')"):
+            break
+    assert "The latent space." in seen[-1] and all(seen), seen
+    assert [name for name in ("Save PNG", "plane", "to the right", "upwards", "decode as class") if
+            not any(name in label for label in seen)] == []  # fmt: skip
+    before = where(page)
+    page.press(Keys.ARROW_RIGHT * 3)
+    plane = found.first_plane()
+    step = 0.02 * (plane.high[0] - plane.low[0])
+    soon(lambda: abs(where(page)[plane.right] - before[plane.right] - 3 * step) < 0.02, "z three steps to the right")
+    assert where(page)[plane.up] == before[plane.up]
+    page.press(Keys.ENTER)
+    soon(lambda: "Test image" in page.text(), "an image")
+
+
+def test_a_narrow_screen(page):
+    """What a click is for lies above the plane, both are seen at once, and nothing is wider than the screen."""
+    size = {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.driver.refresh()
+        soon(lambda: page.image(".decoded img") is not None, "a first image")
+        soon(lambda: page.run("return document.querySelector('.plane').clientWidth") > 300, "the plane")
+        boxes = {
+            name: page.run(f"return document.querySelector('.{name}').getBoundingClientRect()")
+            for name in ("decoded", "original", "reconstruction", "plane")
+        }
+        assert len({round(boxes[name]["top"]) for name in ("decoded", "original", "reconstruction")}) == 1
+        assert boxes["original"]["bottom"] < boxes["plane"]["top"] < boxes["plane"]["bottom"] < 900
+        assert page.run("return document.documentElement.scrollWidth") <= 420
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_another_class(page, run):
     found = space(run)
     page.point(0.4, 0.4)
     soon(lambda: where(page), "z")
     z = z_of(found, where(page), found.means.median(0).values)
-    page.run("document.querySelectorAll('.q-select')[2].querySelector('input, [tabindex]').focus()")
-    page.element(".q-select:nth-of-type(3)").click()
+    page.run("document.querySelectorAll('.q-select')[3].querySelector('input, [tabindex]').focus()")
+    page.element(".q-select:nth-of-type(4)").click()
     soon(lambda: page.run("return document.querySelectorAll('.q-menu .q-item').length") == 4, "four classes")
     page.run("document.querySelectorAll('.q-menu .q-item')[2].click()")
     soon(lambda: alike(page.image(".decoded img"), found.decode(z[None], 2)[0], 6), "the image of class 2")

@@ -10,8 +10,9 @@ import torch
 from test_space import space
 
 from cvae.explorer import render
-from cvae.explorer.render import Mark, colours, image_png, overlay, plane_png, snapshot, strip_png, url
-from cvae.explorer.space import Plane
+from cvae.explorer.overlay import Mark, overlay, pointer
+from cvae.explorer.plane import Plane
+from cvae.explorer.render import colours, image_png, plane_png, snapshot, strip_png, url
 
 
 def rgb(colour):
@@ -44,6 +45,10 @@ def test_the_numbers_of_the_axes_are_inside_and_not_cut_off():
     picture = imageio.imread(plane_png(found, plane)).astype(int)
     dark = picture.max(2) < 200
     assert dark[970:].sum() > 100 and dark[:, :40].sum() > 100  # below and on the left
+    assert dark[5:40, 40:160].sum() > 100 and dark[925:965, 880:].sum() > 100  # the names of the axes
+    larger = imageio.imread(plane_png(found, plane, 2.0)).astype(int).max(2) < 200
+    assert larger.sum() > 1.8 * dark.sum()  # of fewer numbers
+    assert larger[:, 0].sum() == larger[:, -1].sum() == larger[0].sum() == larger[-1].sum() == 0
     assert dark[:, 0].sum() == dark[:, -1].sum() == dark[0].sum() == dark[-1].sum() == 0
     found.means = found.means + torch.tensor([0.0, 100.0])  # each axis has numbers of its own range
     moved = plane._replace(low=(plane.low[0], plane.low[1] + 100), high=(plane.high[0], plane.high[1] + 100))
@@ -107,7 +112,7 @@ PLANE = Plane(0, 1, (0.0, 0.0), (1.0, 1.0))
 
 def circles(svg):
     """(x, y, radius) of each circle."""
-    found = re.findall(r'<circle cx="([\d.-]+)" cy="([\d.-]+)" r="(\d+)"', svg)
+    found = re.findall(r'<circle cx="([\d.-]+)" cy="([\d.-]+)" r="(\d+)" ', svg)
     return [tuple(float(part) for part in circle) for circle in found]
 
 
@@ -120,6 +125,25 @@ def test_what_lies_above_the_plane():
         ("250.0", "250.0", "A"), ("500.0", "900.0", "1"),
     ]  # fmt: skip
     assert overlay(PLANE, [], None, None) == ""
+    twice = overlay(PLANE, marks, way, torch.tensor([0.3, 0.6]), 2.0)
+    assert [radius for *_, radius in circles(twice)] == [8, 8, 22, 32, 32] and 'font-size="38"' in twice
+
+
+def test_the_pointer_has_a_cross_and_the_name_of_what_is_there():
+    z = torch.tensor([0.25, 0.75])
+    assert pointer(PLANE, z, "") == '<path d="M238.0 250.0h24M250.0 238.0v24" stroke="#0f172a" stroke-width="3"/>'
+    said = pointer(PLANE, z, "<b>&cat")
+    assert "&lt;b&gt;&amp;cat</text>" in said and "<b>" not in said
+    for place in ([0.999, 0.999], [0.001, 0.001], [0.999, 0.02]):  # beside it, and inside of the picture
+        for scale in (1.0, 2.0):
+            found = re.search(
+                r'<rect x="([\d.]+)" y="([\d.]+)" width="(\d+)" height="(\d+)"',
+                pointer(PLANE, torch.tensor(place), "a name", scale),
+            )
+            left, top, width, height = map(float, found.groups())
+            assert 0 < left < left + width < 1000 and 0 < top < top + height < 1000 and height == 30 * scale
+            down = 1000 * (1 - place[1])
+            assert not top <= down <= top + height
 
 
 def test_all_in_one_picture(monkeypatch):

@@ -10,7 +10,9 @@ from PIL import Image
 
 from cvae.build import build_data, build_vae
 from cvae.errors import UserError
-from cvae.explorer.space import Plane, Space, nearest, rows_of_classes, space_of
+from cvae.evaluation.latents import Latents, latents
+from cvae.explorer.plane import nearest, rows_of_classes
+from cvae.explorer.space import Space, space_of
 from cvae.runtime.noise import fixed_noise
 
 SMALL = ["data=synthetic", "data.source.train_size=4", "data.source.test_size=23", "data.eval_batch_size=7"]
@@ -20,7 +22,7 @@ TINY = [*SMALL, "data.image_shape=[1,8,8]", "model=mlp", "model.hidden=[6]"]
 def parts(*words):
     """(model, data) of a config, the former untrained but far from its start."""
     words = [*TINY, *words]
-    if "model=ladder" in words:
+    if {"model=ladder", "model=resnet"} & set(words):  # which have no such layers
         words = [word for word in words if word not in ("model=mlp", "model.hidden=[6]")]
     cfg = config(*words)
     data = build_data(cfg)
@@ -35,55 +37,13 @@ def space(*words, images=None):
     return space_of(*parts(*words), images, 0)
 
 
+def with_means(vae, data, means, rate=None):
+    """A space in which the test images have these means."""
+    return Space(vae, data, Latents(means, means, means.var(0, correction=0) if rate is None else rate, True))
+
+
 def close(a, b):
     torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), rtol=1e-5, atol=1e-6)
-
-
-# The plane
-
-PLANE = Plane(2, 0, (-1.0, 10.0), (3.0, 20.0))  # z[2] from -1 to 3 to the right, z[0] from 10 to 20 upwards
-
-
-@pytest.mark.parametrize(
-    ("across", "down", "expected"),
-    [
-        (0, 0, [20, 7, -1, 8]), (1, 1, [10, 7, 3, 8]), (0.25, 0.1, [19, 7, 0, 8]), (0.5, 0.5, [15, 7, 1, 8]),
-        (-0.3, 1.2, [10, 7, -1, 8]), (1.5, -0.1, [20, 7, 3, 8]),
-    ],
-)  # fmt: skip
-def test_where_a_pointer_is(across, down, expected):
-    z = torch.tensor([6.0, 7, 7, 8])
-    close(PLANE.move(z, across, down), [float(value) for value in expected])
-    assert z.tolist() == [6, 7, 7, 8]  # as it was
-
-
-def test_places_are_the_way_back():
-    z = torch.tensor([[12.0, 0, 0, 0], [20, 5, -1, 5], [10, 1, 3, 1]])
-    close(PLANE.places(z), [[0.25, 0.8], [0, 0], [1, 1]])
-    for point in z:
-        across, down = PLANE.places(point[None])[0].tolist()
-        close(PLANE.move(point, across, down), point)
-
-
-def test_one_dimension():
-    plane = Plane(0, None, (-2.0, -2.0), (2.0, 2.0))
-    close(plane.move(torch.tensor([9.0]), 0.75, 0.1), [1.0])
-    close(plane.places(torch.tensor([[1.0], [-2]])), [[0.75, 0.5], [0, 0.5]])
-
-
-def test_rows_of_classes():
-    places = torch.tensor([[0.1, 0.5]] * 400)
-    y = torch.arange(400) % 4
-    found = rows_of_classes(places, y)
-    assert (found[:, 0] == 0.1).all()
-    for label in range(4):  # the first class below; spread over the middle 80 % of its row
-        within = 4 * (1 - found[y == label, 1]) - label
-        assert 0.0999 < within.min() < 0.13 and 0.87 < within.max() < 0.9001
-
-
-def test_nearest():
-    places = torch.tensor([[0.0, 0], [0.5, 0.5], [0.9, 0.1], [0.5, 0.9]])
-    assert [nearest(places, *place) for place in ((0.2, 0.1), (0.6, 0.5), (0.8, 0.2), (0.5, 0.75))] == [0, 1, 2, 3]
 
 
 # The space
@@ -115,7 +75,7 @@ def test_the_ends_of_an_axis():
     means = torch.zeros(23, 2)
     means[3], means[4] = torch.tensor([-7.0, 0.5]), torch.tensor([9.0, -0.5])
     with fixed_noise(5, torch.device("cpu")):
-        found = Space(vae, data, means)
+        found = with_means(vae, data, means)
     with fixed_noise(5, torch.device("cpu")):
         prior = vae.p_z().sample((1000,))[:, 1]
     close([found.low[0], found.high[0]], [-7.8, 9.8])
@@ -123,22 +83,48 @@ def test_the_ends_of_an_axis():
     close([found.low[1], found.high[1]], [low - 0.05 * (high - low), high + 0.05 * (high - low)])
 
 
-def test_the_most_active_dimensions_come_first():
+def test_the_dimensions_of_the_highest_rates_come_first():
     vae, data = parts("model.latent_dim=4")
-    means = torch.tensor([[1.0], [-1.0]]) * torch.tensor([0.5, 3.0, 0.1, 2.0]) + torch.tensor([9.0, 0, 0, 0])
-    assert Space(vae, data, means).order == [1, 3, 0, 2]
-    assert Space(vae, data, means[:1]).order  # one image alone
+    means = torch.tensor([[1.0], [-1.0]]) * torch.tensor([0.5, 3.0, 0.1, 2.0])
+    found = with_means(vae, data, means, torch.tensor([0.2, 0.1, 3.0, 0.7]))
+    assert found.order == [2, 3, 0, 1] and found.unit == " nats"
+    assert (found.first_plane().right, found.first_plane().up) == (2, 3)
+    assert with_means(vae, data, means[:1], torch.ones(4)).first_plane()  # one image alone
+    whole = space_of(vae, data, None, 0)
+    x, _ = data.batch("test", range(23))
+    with fixed_noise(0, torch.device("cpu")):
+        close(whole.rate, latents(vae, [(x, None)]).rate)
 
 
-def test_the_first_plane_has_the_most_active_dimensions():
-    found = space("model.latent_dim=4")
-    found.order = [3, 1, 0, 2]
-    plane = found.first_plane()
-    assert (plane.right, plane.up) == (1, 3)
-    close([plane.low, plane.high], [[found.low[1], found.low[3]], [found.high[1], found.high[3]]])
+def test_codes_without_noise_have_no_nats():
+    found = space("model.latent_dim=3", "posterior=deterministic", "prior=none", "objective=rae")
+    assert found.unit == "" and found.order == found.means.std(0).argsort(descending=True).tolist()
+
+
+def test_the_planes_show_the_test_images():
+    """All of them are inside, but for what lies apart, and they fill the picture."""
+    vae, data = parts("model.latent_dim=4")
+    means = torch.rand(23, 4) * torch.tensor([1.0, 3.0, 0.1, 2.0]) + torch.tensor([0.0, 5.0, 0.0, 0.0])
+    found = with_means(vae, data, means)
+    for plane in (found.first_plane(), found.plane(3, 0), found.principal_plane()):
+        places = found.places(plane)
+        low, high = places.aminmax(dim=0)
+        close(low, [0.05 / 1.1] * 2)
+        close(high, [1.05 / 1.1] * 2)
+    assert (found.first_plane().right, found.first_plane().up) == (1, 3)
+    assert found.around_images(found.first_plane().zoomed(0.2, 0.3, 0.1)) == found.first_plane()
     one = space("model.latent_dim=1")
-    assert one.first_plane() == one.plane(0, None)
-    assert one.plane(0, None).up is None and one.plane(0, None).low[0] == pytest.approx(one.low[0].item())
+    assert one.first_plane() == one.plane(0, None) and one.plane(0, None).up is None
+
+
+def test_the_principal_plane_is_of_the_directions_of_largest_variance():
+    vae, data = parts("model.latent_dim=3")
+    along = torch.linspace(-1, 1, 23)[:, None]
+    means = 5 * along * torch.tensor([0.6, 0.0, 0.8]) + along.square() * torch.tensor([0.0, 1.0, 0.0])
+    plane = with_means(vae, data, means).principal_plane()
+    close(plane.directions, [[0.6, 0.0, 0.8], [0.0, 1.0, 0.0]])
+    z = plane.move(torch.tensor([1.0, 1.0, 1.0]), 0.5, 0.5)
+    close(z @ torch.tensor([0.8, 0.0, -0.6]), 0.2)  # across the plane nothing moves
 
 
 def test_places_of_the_test_images():
@@ -190,6 +176,41 @@ def test_several_groups_of_latents_are_explored_by_the_top_one():
     assert found.decode(z, 0).shape == (2, 1, 8, 8)
 
 
+def test_groups_below_the_top_one():
+    """Their noise: 0 is the mean of p, and that of an image makes its reconstruction from the means of q."""
+    words = ["model=ladder", "model.latent_dim=3", "model.groups=[2x1,4x1]", "model.width=4"]
+    found = space(*words, "conditional=true", "data.num_classes=3", "data.image_shape=[1,8,8]")
+    vae = found.vae
+    for part in vae.parameters():
+        part.data += 0.2 * torch.randn_like(part)
+    assert found.groups == [16, 64]  # four latents at each of 2x2 and of 4x4 positions
+    zeros = [torch.zeros(1, 16), torch.zeros(1, 64)]
+    z, x = torch.randn(2, 3), found.original(4)
+    close(found.decode(z, 1, zeros), found.decode(z, 1))
+    other = [torch.randn(1, 16), zeros[1]]
+    assert (found.decode(z, 1, other) - found.decode(z, 1)).abs().max() > 1e-3
+    noise = found.noise_of(x, z[0], 1)
+    y = torch.tensor([1])
+    with torch.no_grad():
+        maps, state = vae.encoder.features_and_maps(vae.labelled(x[None], y))[1], vae.decoder.start(vae._rows(z[:1], y))
+        for enlarge, group, stage in vae.decoder.steps:
+            state = enlarge(state)
+            state = group(state, group.posterior(state, maps[stage], group.prior(state))[0])
+        expected = vae._p_x(vae.decoder.end(state), z[:1]).mean
+    close(found.decode(z[:1], 1, noise), expected)
+    assert space("model.latent_dim=3").groups == []
+
+
+def test_what_an_image_is_called():
+    vae, data = parts("model.latent_dim=2", "conditional=true", "data.num_classes=3")
+    found = space_of(vae, data, None, 0)
+    assert (found.called(4), found.short(4)) == ("Test image 4, class 1", "image 4, 1")
+    names = np.array([f"cats/{'long' * 9}_{k}.png" for k in range(23)])
+    data.test.images = data.test.images._replace(names=names, classes=("ant", "bee\nhive", "cat"))
+    assert found.called(4) == f"Test image 4, {names[4]}, class bee hive"
+    assert found.short(4) == f"…{names[4][-23:]}, bee hive" and len(found.short(4).split(",")[0]) == 24
+
+
 def png(pixels):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -230,6 +251,6 @@ def test_any_number_of_dimensions_and_colours():
     for words in (["model.latent_dim=1"], ["model.latent_dim=5", "data.image_shape=[3,6,8]"]):
         found = space(*words)
         plane = found.first_plane()
-        index = nearest(found.places(plane), *found.places(plane)[7].tolist())
-        assert index == 7
+        index, distance = nearest(found.places(plane), *found.places(plane)[7].tolist())
+        assert index == 7 and distance < 1e-6
         assert found.decode(plane.move(found.means[0], 0.5, 0.5)[None], 0).shape == (1, *found.data.image_shape)

@@ -48,12 +48,12 @@ def test_what_one_looks_at_first_comes_first():
     pictures = [
         "training", "reconstruction", "sample", "latent_manifold", "latent_scatter", "latent_map", "latent_traversal",
         "latent_interpolation", "latent_rates", "learning_curves", "latent_groups",
-        "latent_codes",
+        "latent_codes", "own",
     ]  # fmt: skip
     tags, shown = [place_of_curve(name)[1] for name in curves], [tag_of_picture(name) for name in pictures]
     assert [*tags[:3], *shown, *tags[3:]] == sorted(tags + shown)  # it opens two groups, the bounds and the pictures
     assert shown == [f"pictures/{number:02d} {name}" for number, name in enumerate(pictures, 1)]
-    assert tag_of_picture("traversal") == "pictures/13 traversal"
+    assert tag_of_picture("traversal") == "pictures/14 traversal"
 
 
 def test_curves_of_a_split_have_a_folder(tmp_path):
