@@ -39,6 +39,14 @@ def points(steps=400):
     return torch.stack([across * a.cos(), across * a.sin(), z], -1).flatten(0, 1), 4 * math.pi / z.numel()
 
 
+def test_features_are_a_direction_and_a_concentration():
+    features = torch.tensor([[3.0, 0, 4, -2], [0, -5, 0, 7]])
+    q = PowerSphericalPosterior(3)(features)
+    torch.testing.assert_close(q.loc, torch.tensor([[0.6, 0, 0.8], [0, -1, 0]]))
+    torch.testing.assert_close(q.concentration, (1 + torch.tensor([-2.0, 7.0]).exp()).log())
+    assert PowerSphericalPosterior(2)(features[:, :3]).loc.shape == (2, 2)  # a circle
+
+
 @pytest.mark.parametrize("concentration", [0.0, 0.3, 5.0, 60.0])
 def test_densities_on_the_sphere_integrate_to_one(concentration):
     q, (z, area) = q_of(3, concentration), points()
