@@ -40,11 +40,13 @@ def test_losses_by_hand():
     squares = sum(parameter.square().sum() for parameter in vae.decoder.parameters())
     torch.testing.assert_close(l2.loss, distortion + 0.3 * z.square().sum(1) / 2 + 0.7 * squares)
     torch.testing.assert_close(RAE(0.3, "none")(vae, x).loss, distortion + 0.15 * z.square().sum(1))
-    torch.manual_seed(1)
-    wae = WAE(20)(vae, x)
-    torch.manual_seed(1)
-    discrepancy = mmd(z, vae.p_z().sample((5,)), "imq", 1)
-    torch.testing.assert_close(wae.loss, distortion + 20 * discrepancy)
+    for options in (("imq", 1), ("rbf", 1), ("imq", 2), ("rbf", 0.5)):
+        torch.manual_seed(1)
+        wae = WAE(20, *options)(vae, x)
+        torch.manual_seed(1)
+        discrepancy = mmd(z, vae.p_z().sample((5,)), *options)
+        torch.testing.assert_close(wae.loss, distortion + 20 * discrepancy)
+    assert WAE()(*autoencoder(2)).parts["mmd"].abs().min() > 0
     assert WAE()(*autoencoder(1)).parts["mmd"].tolist() == [0]
 
 

@@ -192,9 +192,9 @@ def test_images_of_one_class_have_no_classifier():
         classifier.train(data, 1, plain)
 
 
-def test_wide_images_are_halved_more_often():
+def test_large_images_are_halved_more_often_by_their_shorter_side():
     for side, halvings in ((8, 1), (28, 2), (32, 2), (64, 3), (128, 4)):
-        strides = [layer.stride for layer in Classifier((3, side, side + 8), 5).body if isinstance(layer, nn.Conv2d)]
+        strides = [layer.stride for layer in Classifier((3, side, 2 * side), 5).body if isinstance(layer, nn.Conv2d)]
         assert sum(stride == (2, 2) for stride in strides) == halvings
 
 
