@@ -8,7 +8,7 @@ from torch.distributions import Categorical, Independent, Laplace, MixtureSameFa
 
 from cvae.distributions import Mixture
 from cvae.distributions.mixture import diagonal_normal_log_prob
-from cvae.posteriors import IAF
+from cvae.posteriors import IAF, FlowPosterior
 
 
 def mixture(components):
@@ -92,6 +92,8 @@ def test_scratch_is_what_an_iaf_keeps_for_one_z():
         for_one = (saved_floats(partial(q.log_prob, many)) - saved_floats(partial(q.log_prob, few))) / 20
         assert 0.5 < q.scratch / for_one < 2
     assert IAF(3, transforms=2, hidden=5, context=7).scratch == 2 * 3 * (3 + 7 + 4 * 5)
+    flow = FlowPosterior(3, transforms=2, hidden=5, context=7, bins=4)
+    assert flow(torch.zeros(1, flow.num_features)).scratch == flow.scratch == 2 * 3 * (3 * (4 + 4 + 3) + 7 + 4 * 5)
 
 
 def test_the_backward_pass_recomputes_the_chunks(monkeypatch):
