@@ -56,15 +56,49 @@ def require_right(root, names, kept):
     np.testing.assert_array_equal(index.lines["digest"][lines], expected.digests)
 
 
-@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=4"]])
-def test_a_sweep_decodes_once(tmp_path, launcher):
-    if launcher:
+TOGETHER = """
+import os, time
+from pathlib import Path
+from hydra.experimental.callback import Callback
+from cvae.data.cache import Cache
+
+class Together(Callback):
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def on_job_start(self, config, **kwargs):
+        read, end = Cache.read, time.monotonic() + 500
+
+        def first(cache):
+            Cache.read, found = read, read(cache)
+            (self.folder / str(os.getpid())).touch()
+            while len(list(self.folder.iterdir())) < 4 and time.monotonic() < end:
+                time.sleep(0.01)
+            return found
+
+        Cache.read = first
+"""
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_sweep_decodes_once(tmp_path, at_once):
+    """Also where four processes have seen that nothing is kept, before one of them keeps something."""
+    words = []
+    if at_once:
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    images(tmp_path / "images", folder.MANY)
-    done = train_py("-m", *SMALL, *launcher, "seed=1,2,3,4", "hydra.sweep.dir=sweep", cwd=tmp_path, OMP_NUM_THREADS="1")
+        (tmp_path / "own" / "here").mkdir(parents=True)
+        (tmp_path / "own" / "together.py").write_text(TOGETHER)
+        words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=4"]
+        words += ["+hydra.callbacks.all._target_=together.Together", f"+hydra.callbacks.all.folder={tmp_path}/own/here"]
+    names = images(tmp_path / "images", folder.MANY)
+    path = os.pathsep.join([str(tmp_path / "own"), os.environ.get("PYTHONPATH", "")])
+    more = {"cwd": tmp_path, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    done = train_py("-m", *SMALL, *words, "seed=1,2,3,4", "hydra.sweep.dir=sweep", **more)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "sweep").glob("*/metrics.json"))) == 4
+    assert not at_once or len(list((tmp_path / "own" / "here").iterdir())) == 4
     assert decodings(tmp_path / "sweep") == [folder.MANY]
+    require_right(tmp_path / "images", names, Cache(tmp_path / "images" / folder.BESIDE, READING))
 
 
 def test_two_processes_share_what_is_decoded(tmp_path):
