@@ -186,7 +186,7 @@ class ImageFolder:
             raise DataError("\n".join([f"{counted}. {advice}:", *lines]))
         more = [f"  … and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
         log.warning(
-            "%s", "\n".join([f"{counted} and are left out; data.csv of the run lists them:", *lines[:SHOWN], *more])
+            "%s", "\n".join([f"{counted} and are left out (a run lists all in data.csv):", *lines[:SHOWN], *more])
         )
 
 

@@ -121,7 +121,8 @@ def images_below(root: Path, folder: str = "") -> list[tuple[str, str]]:
         kind = inner[0] if inner else ""
         files += [([*inner, name], kind) for name in names if is_image(name)]
     if not files:
-        raise DataError(f"There are no images in {top}: no file below it ends in {', '.join(EXTENSIONS)}")
+        advice = ". Remove this folder, or put images into it" if folder else ""
+        raise DataError(f"There are no images in {top}: no file below it ends in {', '.join(EXTENSIONS)}{advice}")
     before = [folder] if folder else []
     return [("/".join([*before, *parts]), kind) for parts, kind in sorted(files)]
 

@@ -66,7 +66,9 @@ def test_what_is_not_clear_is_asked(tmp_path, folders, said):
 def test_an_empty_folder_of_a_split_is_named(tmp_path):
     touch(tmp_path, "train/a/1.png", "test/a/2.png")
     (tmp_path / "val").mkdir()
-    with pytest.raises(DataError, match=rf"^There are no images in {tmp_path}/val: "):
+    with pytest.raises(
+        DataError, match=rf"^There are no images in {tmp_path}/val: .* Remove this folder, or put images into it$"
+    ):
         listed(tmp_path)
 
 

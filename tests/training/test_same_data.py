@@ -97,7 +97,7 @@ def test_files_left_out_are_listed_in_the_run(tmp_path, images, caplog):
         train(own(tmp_path / "no", images))
     cfg = own(tmp_path / "run", images, "data.skip_unreadable=true")
     train(cfg)
-    assert "2 of 14 images cannot be read and are left out; data.csv of the run lists them" in caplog.text
+    assert "2 of 14 images cannot be read and are left out (a run lists all in data.csv)" in caplog.text
     lines = Run(tmp_path / "run").data.read_text().splitlines()
     assert lines[-2:] == [
         "a/bad.png,,,,,not an image of a known format",
