@@ -35,6 +35,7 @@ ELSEWHERE = {  # a command that is not run here: why
     "python -m benchmarks.reading": "how the commands of that benchmark begin",
     "python -m benchmarks.steps": "needs MNIST and an idle machine; tests/test_benchmarks.py runs what it is made of",
     "python -m benchmarks.runs": "takes half an hour of an idle machine",
+    "python -m benchmarks.memory trainer=cpu": "takes an hour of an idle machine; tests/test_benchmarks.py runs its parts",
     "python -m benchmarks.nll": "needs MNIST and an idle machine",
     "python -m benchmarks.scaling trainer=cpu": "needs MNIST and an idle machine",
     "bash benchmarks/gpu.sh": "needs a GPU; tests/test_benchmarks.py parses its commands",
@@ -69,6 +70,7 @@ LESS = {  # a word of a command: what makes the command small
     "data=sprites": ["data.source.train_size=100", "data.source.test_size=400"],
     "search=lr_latent_dim": ["hydra.sweeper.n_trials=2"],
     "data.validation_size=45000": ["data.validation_size=10"],
+    "data.validation_size=10000": ["data.validation_size=10"],
     "trainer=ddp": ["trainer.accelerator=cpu", "trainer.devices=2"],
     "evaluate": ["--samples", "4"],
     "--until": ["--until", "0.5", "--images", "1", "--memory", "0.001"],  # one image, in a block of its own
