@@ -66,8 +66,8 @@ class Map:
     async def fit(self) -> None:
         """Write larger where the screen is narrow, now that there is one."""
         width = await ui.run_javascript(f"getHtmlElement({self.picture.id}).clientWidth")
-        self.scale = min(max(NORMAL / max(width, 1), 1.0), 2.0)
-        if self.scale > 1.2:
+        if (scale := NORMAL / max(width, 1)) > 1.2:
+            self.scale = min(scale, 2.0)
             await self.draw()
 
     async def zoom(self, event: events.GenericEventArguments) -> None:

@@ -359,7 +359,7 @@ def test_zoom(tmp_path, monkeypatch):
 
 def test_a_narrow_screen_has_larger_writing(tmp_path, monkeypatch):
     async def act(page, found):
-        for width, scale in ((900, 1.0), (400, 1.75), (100, 2.0)):
+        for width, scale in ((900, 1.0), (600, 1.0), (400, 1.75), (100, 2.0)):
 
             async def measured(_, width=width):
                 return width
