@@ -35,7 +35,7 @@ ELSEWHERE = {  # a command that is not run here: why
     "python -m benchmarks.reading": "how the commands of that benchmark begin",
     "python -m benchmarks.steps": "needs MNIST and an idle machine; tests/test_benchmarks.py runs what it is made of",
     "python -m benchmarks.runs": "takes half an hour of an idle machine",
-    "python -m benchmarks.memory trainer=cpu": "takes an hour of an idle machine; tests/test_benchmarks.py runs its parts",
+    "python -m benchmarks.memory trainer=cpu": "takes an hour; tests/test_benchmarks.py runs its parts",
     "python -m benchmarks.nll": "needs MNIST and an idle machine",
     "python -m benchmarks.scaling trainer=cpu": "needs MNIST and an idle machine",
     "bash benchmarks/gpu.sh": "needs a GPU; tests/test_benchmarks.py parses its commands",
