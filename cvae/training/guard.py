@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -59,16 +59,16 @@ class Guard(nn.Module):
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self.norm.copy_(nn.utils.get_total_norm(gradients))
 
-    @contextmanager
-    def watching(self, optimizer: Optimizer, others: Iterable[Tensor]) -> Iterator[None]:
+    def watching(self, optimizer: Optimizer, others: Iterable[Tensor]) -> AbstractContextManager[None]:
         """What happens inside to parameters, the optimizer's state and `others` is undone if the norm is too large."""
-        if self.above is None:
-            yield
-            return
+        return nullcontext() if self.above is None else self.undoing(self.above, optimizer, others)
+
+    @contextmanager
+    def undoing(self, above: float, optimizer: Optimizer, others: Iterable[Tensor]) -> Iterator[None]:
         tensors = [*of_optimizer(optimizer), *others]
         before = [tensor.detach().clone() for tensor in tensors]
         yield
-        keep = self.norm.le(self.above)
+        keep = self.norm.le(above)
         for tensor, old in zip(tensors, before, strict=True):
             tensor.detach().copy_(torch.where(keep.to(tensor.device), tensor.detach(), old))
         self.skipped.add_(keep.logical_not())

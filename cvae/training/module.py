@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as L
 import torch
+from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.trainer.call import _call_callback_hooks
 from torch import Tensor
 from torch.optim import Optimizer
@@ -121,21 +122,26 @@ class VAEModule(L.LightningModule):
             for number, (pixels, y) in enumerate(minibatches, batch_idx * data.minibatches):
                 last = trainer.is_last_batch and number % data.minibatches == len(minibatches) - 1
                 self.begins, self.ends = number % self.share == 0, last or (number + 1) % self.share == 0
-                self.before_step(number)
-                sums = self.step(pixels, y, self.global_step)
+                step = self.before_step(number)
+                sums = self.step(pixels, y, step)
                 self.window.add_sums(self.names, sums, len(pixels))
                 if self.ends:
                     count_step(trainer)
-                    self.rates.after_step(self.global_step)
+                    self.rates.after_step(step + 1)
                     self.guard.fresh = self.measured
         return (sums[self.names.index("loss")] / len(pixels) / self.share).float() if self.watched else None
 
-    def before_step(self, number: int) -> None:
-        """Close the window if it is full, which alone waits for the device; seed the noise of minibatch `number`."""
-        if self.begins and self.global_step % self.trainer.log_every_n_steps == 0:
+    def before_step(self, number: int) -> int:
+        """Close the window if it is full, which alone waits for the device; seed the noise of minibatch `number`.
+
+        Returns how many optimizer steps were made.
+        """
+        trainer, step = self.trainer, self.global_step
+        if self.begins and step % trainer.log_every_n_steps == 0:
             self.close_window()
-        self.measured = self.graphs or self.guard.wants(self.global_step + 1, self.trainer.log_every_n_steps)
-        seed_step(self.seed, self.global_rank, self.current_epoch, number, device=self.device)
+        self.measured = self.graphs or self.guard.wants(step + 1, trainer.log_every_n_steps)
+        seed_step(self.seed, trainer.global_rank, trainer.current_epoch, number, device=self.device)
+        return step
 
     def optimize(self, pixels: Tensor, y: Tensor, step: int | Tensor) -> Tensor:
         """Train with a minibatch: a step, or a part of one. Returns the sums of its figures over the images (figures,).
@@ -147,9 +153,9 @@ class VAEModule(L.LightningModule):
         if self.begins:
             self.tell("on_before_zero_grad", optimizer)
             optimizer.zero_grad()
-        with self.trainer.precision_plugin.forward_context():
+        with self.low_precision():
             loss, terms = self.loss(pixels, y, step)
-        loss = self.scaler.scale(loss / self.share)
+        loss = self.scaler.scale(loss if self.share == 1 else loss / self.share)
         self.tell("on_before_backward", loss)
         loss.backward()
         if self.ends and self.sum:
@@ -236,8 +242,9 @@ class VAEModule(L.LightningModule):
         restored.give_back(checkpoint, self)
 
     def on_train_start(self) -> None:
-        optimizer = self.optimizer
-        self.scaler = getattr(self.trainer.precision_plugin, "scaler", None) or torch.amp.GradScaler(enabled=False)
+        optimizer, precision = self.optimizer, self.trainer.precision_plugin
+        self.low_precision = precision.forward_context if isinstance(precision, MixedPrecision) else nullcontext
+        self.scaler = getattr(precision, "scaler", None) or torch.amp.GradScaler(enabled=False)
         self.learned = [name for name, _ in self.named_buffers() if name in self.state_dict()]
         if self.planned is not None:  # the training goes on
             restored.take_up(self, optimizer)
