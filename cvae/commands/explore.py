@@ -46,7 +46,7 @@ def look(args: argparse.Namespace) -> None:
     from cvae.distributions import is_discrete
     from cvae.explorer import static_tables
     from cvae.explorer.codes import CodeSpace
-    from cvae.explorer.space import require_plane, space_of
+    from cvae.explorer.space import Space, require_plane, space_of
 
     vae = model_of(args).vae
     require_plane(vae)
@@ -57,7 +57,7 @@ def look(args: argparse.Namespace) -> None:
     title = f"{args.run}, {Run(args.run).checkpoint(args.checkpoint).name}"
     if serve:
         serve(space, title, args.port, not args.no_browser)
-    else:
+    elif isinstance(space, Space):  # codes are refused above
         save(Path(args.html), static_tables.page(space, title).encode())
         said(f"A page without a server: {args.html}")
 
