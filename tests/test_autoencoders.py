@@ -14,6 +14,7 @@ from cvae.evaluation import Settings
 from cvae.evaluation.latents import latents
 from cvae.evaluation.measure import evaluate
 from cvae.objectives import RAE, WAE, Autoencoder
+from cvae.objectives.autoencoder import slope
 from cvae.objectives.infovae import mmd
 from cvae.posteriors import Deterministic
 from cvae.priors import NoPrior
@@ -57,6 +58,22 @@ def test_the_gradient_penalty_is_the_norm_of_the_jacobian():
     exact = vae.decoder[0].weight.square().sum()  # the decoder is linear
     error = penalty.std() / 4000**0.5
     assert abs(penalty.mean() - exact) < 4.5 * error < 0.2 * exact
+
+
+def test_the_gradient_penalty_has_the_classes_and_full_precision(monkeypatch):
+    vae, _ = autoencoder(4)
+    seen, z, likelihood_of = [], vae.encoder.features.detach().float(), vae.float().likelihood_of
+
+    def noted(z, y=None):
+        p = likelihood_of(z)
+        seen.append((y, vae.decoder(z).dtype))
+        return p
+
+    monkeypatch.setattr(vae, "likelihood_of", noted)
+    y = torch.arange(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        slope(vae, z, y)
+    assert [(labels is y, kind) for labels, kind in seen] == [(True, torch.float32)] * 2
 
 
 def test_evaluation_asks_the_distribution_whether_there_are_densities():

@@ -9,7 +9,7 @@ import torch
 
 from cvae.data.mapped import IN_MEMORY, Mapped
 from cvae.data.module import ImageData
-from cvae.data.sprites import NAMES, Drawn, Sprites, templates
+from cvae.data.sprites import NAMES, Drawn, Sprites, places, templates
 from cvae.errors import ConfigError
 
 GRID = {"shape": 3, "size": 2, "rotation": 5, "x": 4, "y": 3}  # 360 images
@@ -96,6 +96,11 @@ def test_a_batch_is_drawn_by_one_index():
     assert drawn.take(rows).shape == (4, 1, 16, 16) and len(drawn) == 12
     square = drawn.take(rows[:1])[0, 0] > 0
     assert np.array_equal(np.roll(square, (7, 7), (0, 1)), drawn.take(rows[1:2])[0, 0] > 0)  # from corner to corner
+
+
+def test_places_are_as_even_as_whole_pixels_can_be():
+    assert places(4, 31).tolist() == [0, 10, 21, 31]
+    assert places(32, 31).tolist() == list(range(32))
 
 
 def test_one_place_is_in_the_middle():

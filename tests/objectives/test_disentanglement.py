@@ -126,6 +126,22 @@ def test_capacity_by_hand():
         assert terms.parts["capacity"].tolist() == [target] * 5 and not math.isclose(terms.rate.mean().item(), target)
 
 
+def test_the_target_is_of_all_groups_of_latents_together():
+    class Two(Drawn):
+        def forward(self, x, y=None, samples=1, score=True):
+            trace = super().forward(x)
+            (one,) = trace.latents
+            rates = torch.arange(len(x)).double()[None]
+            latents = one._replace(log_q=one.log_q + rates), one._replace(log_q=one.log_q + 4)
+            return trace._replace(latents=latents)
+
+    terms = Capacity(gamma=3, capacity=5, steps=10)(Two(MultivariateNormal(torch.zeros(2), torch.eye(2))), torch.zeros(
+        5, *SHAPE
+    ), step=10)  # fmt: skip
+    torch.testing.assert_close(terms.rate, torch.arange(5).double() + 4)
+    torch.testing.assert_close(terms.loss, terms.distortion + 3 * (2 + 4 - 5))
+
+
 def test_what_is_refused():
     x = torch.randn(2, *SHAPE)
     with pytest.raises(ConfigError, match="^objective=dip_vae: must be another objective, or posterior=diagonal"):
