@@ -110,7 +110,7 @@ def test_a_new_folder_is_made_where_its_own_folder_is_there(plain, call, tmp_pat
 
 @pytest.mark.parametrize("command", [*COMMANDS, "export", "explore"])
 def test_seeds(plain, refused, tmp_path, command, monkeypatch):
-    monkeypatch.setattr("cvae.commands.explore.server", lambda port: None)
+    monkeypatch.setattr("cvae.commands.explore.server", lambda port, run: None)
     monkeypatch.setattr("cvae.commands.export.find_spec", lambda name: True)
     words = [tmp_path / word if word == "good.png" else word for word in COMMANDS.get(command, [])]
     refused("--seed=4294967296: must be an integer from 0 to 4294967295", command, plain, *words, "--seed", 2**32)
