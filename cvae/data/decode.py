@@ -161,7 +161,7 @@ def is_turned(image: Image.Image) -> bool:
     """Whether its metadata say that it is shown turned or mirrored."""
     if image.format in ("JPEG", "PNG"):  # most have no metadata, which is seen sooner than Pillow looks into them
         image.load()  # in a PNG they may lie behind the pixels
-        if not any("exif" in key.lower() or "xmp" in key.lower() for key in image.info):
+        if not any("exif" in key or "xmp" in key for key in (str(name).lower() for name in image.info)):
             return False
     return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
 

@@ -1,5 +1,7 @@
 """What the explorer shows of a model of codes: the codes of a test image, and what is decoded when they change."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from matplotlib import colormaps
@@ -50,8 +52,8 @@ class CodeSpace:
     @torch.no_grad()
     def decode(self, codes: Tensor, label: int) -> Tensor:
         """The mean of p(x|z) for codes (M,): (C, H, W)."""
-        z = self.vae.posterior.write(codes[None])
-        return self.vae.decode(z, self.labels(label)).mean[0].clamp(0, 1)
+        posterior: Any = self.vae.posterior
+        return self.vae.decode(posterior.write(codes[None]), self.labels(label)).mean[0].clamp(0, 1)
 
     def number(self, where: tuple[int, int, int]) -> int:
         """The number among all codes of the one at (map, row, column)."""

@@ -20,14 +20,16 @@ class Mark(NamedTuple):
 
 def overlay(plane: Plane, marks: list[Mark], way: Tensor | None, ring: Tensor | None, scale: float = 1.0) -> str:
     """The marks, a path (K, D), and a ring at a place (2,); all `scale` times as large."""
-    places = [] if way is None else plane.places(way)
-    parts = [circle(place, 4 * scale, f'fill="{INK}" fill-opacity="0.6"') for place in places]
+    parts = []
+    if way is not None:
+        parts = [circle(place, 4 * scale, f'fill="{INK}" fill-opacity="0.6"') for place in plane.places(way)]
     if ring is not None:
         parts.append(circle(ring, 11 * scale, f'fill="none" stroke="{INK}" stroke-width="3"'))
     for mark in marks:
         (place,) = plane.places(mark.z[None])
         parts.append(circle(place, 16 * scale, f'fill="white" stroke="{INK}" stroke-width="3"'))
-        parts.append(text(mark.name, *(PIXELS * place).tolist(), 19 * scale, 'font-weight="bold" '))
+        across, down = (PIXELS * place).tolist()
+        parts.append(text(mark.name, across, down, 19 * scale, 'font-weight="bold" '))
     return "".join(parts)
 
 
