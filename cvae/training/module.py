@@ -77,8 +77,8 @@ class VAEModule(L.LightningModule):
         self.share, self.begins, self.ends = 1, True, True  # minibatches of a step; whether this is its first, its last
         self.vae, self.objective, self.seed = vae, objective, seed
         self.make_optimizer, self.scheduler = optimizer, scheduler
-        self.by_step, self.warmup_steps, self.guard = by_step, warmup_steps, Guard(skip_above)
-        self.measured = False  # whether this step's gradient norm is noted
+        self.by_step, self.warmup_steps = by_step, warmup_steps
+        self.guard, self.measured = Guard(skip_above), False  # the latter: whether this step's gradient norm is noted
         self.window, self.epoch, self.evaluation = Totals(), Totals(), Totals()
         self.recent: dict[str, float] = {}  # the means since the last log, for the progress bar
         self.figures: dict[str, float] = {}  # the latest of whole epochs and of evaluations, as metrics.json has them
@@ -105,9 +105,7 @@ class VAEModule(L.LightningModule):
     @property
     def optimizer(self) -> Optimizer:
         """The one optimizer, as it is: without Lightning's wrapper."""
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, Optimizer)
-        return optimizer
+        return self.optimizers(use_pl_optimizer=False)  # type: ignore[return-value]
 
     def terms(self, batch: tuple[Tensor, Tensor]) -> Terms:
         return self.objective(self.vae, batch[0], self.vae.labels(batch[1]), self.global_step)
@@ -132,10 +130,7 @@ class VAEModule(L.LightningModule):
         return (sums[self.names.index("loss")] / len(pixels) / self.share).float() if self.watched else None
 
     def before_step(self, number: int) -> int:
-        """Close the window if it is full, which alone waits for the device; seed the noise of minibatch `number`.
-
-        Returns how many optimizer steps were made.
-        """
+        """Close a full window, which alone waits for the device; seed a minibatch's noise; return the steps made."""
         trainer, step = self.trainer, self.global_step
         if self.begins and step % trainer.log_every_n_steps == 0:
             self.close_window()
@@ -223,8 +218,7 @@ class VAEModule(L.LightningModule):
     def draw_curves(self, figures: dict[str, float]) -> None:
         """A point of each curve at the number of optimizer steps made, unless it has one there."""
         step = self.global_step
-        new = {name: value for name, value in figures.items() if self.points.get(name) != step}
-        if new:
+        if new := {name: value for name, value in figures.items() if self.points.get(name) != step}:
             self.points |= dict.fromkeys(new, step)
             log_curves(self.loggers, new, step)
 
@@ -265,9 +259,8 @@ class VAEModule(L.LightningModule):
         if self.trainer.is_last_batch:  # else max_steps or a callback ends the training within an epoch
             self.rates.after_epoch(self.global_step)
         self.close_window()
-        figures = of_training(self.epoch.means_of_all_processes(), self.vae)
-        figures = named("train_epoch", figures) | self.guard.of_epoch(self.global_step)
-        self.draw_curves(figures)
+        figures = named("train_epoch", of_training(self.epoch.means_of_all_processes(), self.vae))
+        self.draw_curves(figures := figures | self.guard.of_epoch(self.global_step))
         self.keep(figures)
 
     def on_train_end(self) -> None:
