@@ -24,7 +24,7 @@ from pytorch_lightning import Callback
 from same_run import last, require_equal
 
 ROOT = Path(__file__).parents[1]
-TELLING, STEP = "+callbacks.telling._target_=soak.Telling", "after step "
+TELLING, STEP = "+callbacks.telling._target_=soak.Telling", "soak: step "  # no line of the log begins so
 MOST = 4  # kills of one training: with more of them hardly one would come to its next checkpoint
 STARTING = 0.2  # the share of kills that come before the first step, while a run starts or resumes
 WORDS = [
@@ -99,7 +99,7 @@ def start(*words, cwd=None, **environment):
 def until_a_step(process):
     """(what it printed, seconds) until it is at its first step, or at its end if it has none."""
     said, began = [process.stdout.readline()], time.monotonic()
-    while said[-1] and STEP not in said[-1]:
+    while said[-1] and not said[-1].startswith(STEP):
         said.append(process.stdout.readline())
     return "".join(said), time.monotonic() - began
 
