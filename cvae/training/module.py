@@ -135,7 +135,7 @@ class VAEModule(L.LightningModule):
         if self.begins and step % trainer.log_every_n_steps == 0:
             self.close_window()
         self.measured = self.graphs or self.guard.wants(step + 1, trainer.log_every_n_steps)
-        seed_step(self.seed, trainer.global_rank, trainer.current_epoch, number, device=self.device)
+        seed_step(self.seed, self.global_rank, trainer.current_epoch, number, device=self.device)
         return step
 
     def optimize(self, pixels: Tensor, y: Tensor, step: int | Tensor) -> Tensor:

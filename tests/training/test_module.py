@@ -141,7 +141,7 @@ def test_images_are_drawn_by_the_noise_of_their_step():
 
 def test_each_process_has_its_own_noise(monkeypatch):
     seen = []
-    monkeypatch.setattr(L.Trainer, "global_rank", 2)
+    monkeypatch.setattr(VAEModule, "global_rank", 2)
     monkeypatch.setattr("cvae.training.module.fixed_noise", lambda seed, device: seen.append(seed) or torch.no_grad())
     module, *_ = fitted()
     assert seen == [3 + 2] * 2
