@@ -135,6 +135,9 @@ def no_such_key(full_key: str, keys: DictConfig) -> str:
     if near:
         message += f" Did you mean {' or '.join(near[:3])}?"
     message += f" {parent or 'The config'} has: {', '.join(str(key) for key in keys if key != 'hydra')}."
+    group = full_key.partition(".")[0]
+    if any(word.startswith(f"{group}=") and "," in word for word in sys.argv[1:]):  # Hydra looks before it sweeps
+        message += f" In a sweep over {group}, write {full_key}=choice(VALUE) for a key that only its choices have."
     takes_any = parent in ("trainer", "optimizer", "scheduler")  # what a library's class takes is not all in conf/
     return message + (f" A new key takes a plus: +{full_key}=VALUE" if takes_any else "")
 

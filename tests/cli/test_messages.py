@@ -77,6 +77,13 @@ def test_a_key_that_does_not_exist(key, parent, message):
     assert no_such_key(key, parent) == message
 
 
+def test_a_key_of_swept_choices_says_how_it_is_swept(monkeypatch):
+    keys = OmegaConf.create({"model": {"filters": 1}}).model
+    for words, said in ((["model=a,b"], True), (["model=a"], False), (["other=a,b"], False)):
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+        assert ("In a sweep over model, write model.zzz=choice(VALUE)" in no_such_key("model.zzz", keys)) == said
+
+
 def test_how_to_quote():
     assert not_readable("space") == (
         "space is not KEY=VALUE. A value with spaces needs quotes around both: 'KEY=\"VALUE WITH SPACES\"'"
