@@ -32,6 +32,7 @@ MOVED = {  # what saved configs may call a part, and what it is called today
     "cvae.sources.CIFAR10": "cvae.data.cifar10.CIFAR10",
     "cvae.sources.image_folder": "cvae.data.folder.image_folder",
     "cvae.sources.Synthetic": "cvae.data.synthetic.Synthetic",
+    "cvae.runtime.vgg.vgg16": "cvae.runs.vgg.vgg16",
 }
 
 

@@ -158,7 +158,7 @@ def test_a_likelihood_and_data_that_do_not_fit():
 def test_the_old_names_that_saved_configs_have():
     assert set(MOVED) == {
         "cvae.mnist.MNIST", "cvae.sources.IdxFiles", "cvae.sources.CIFAR10", "cvae.sources.image_folder",
-        "cvae.sources.Synthetic",
+        "cvae.sources.Synthetic", "cvae.runtime.vgg.vgg16",
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from cvae.errors import ConfigError, UserError
 from cvae.runs.directory import Run, first_process
 from cvae.runs.small_files import read_json
 from cvae.runs.storage import save
-from cvae.runs.trust import require_inside
+from cvae.runs.trust import OWN_IMAGES, require_inside
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,9 @@ WORD, TRUST = "resume=", "--trust"
 PLACE = ("accelerator", "devices", "strategy", "num_nodes")  # keys of the trainer that say where a run is trained
 PATIENCE = "callbacks.early_stopping.patience"
 EARLY_STOPPING = "cvae.training.early_stopping.EarlyStopping"
-ALLOWED = ("trainer.max_epochs", PATIENCE, "data.root", "data.cache", *(f"trainer.{key}" for key in PLACE))
+ALLOWED = (
+    "trainer.max_epochs", PATIENCE, OWN_IMAGES, "data.root", "data.cache", *(f"trainer.{key}" for key in PLACE),
+)  # fmt: skip
 
 
 def run_to_resume(words: list[str]) -> tuple[Run, list[str]] | None:

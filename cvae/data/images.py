@@ -44,7 +44,7 @@ class Images(NamedTuple):
         """The images at `indices` (a list of integers, an integer tensor or a slice), in that order."""
         names = self.names if self.names is None else self.names[as_numpy(indices)]
         factors = self.factors if self.factors is None else self.factors[indices]
-        x = self.x.take(indices) if isinstance(self.x, Mapped) else at(self.x, indices)
+        x = self.x.take(indices) if isinstance(self.x, Mapped) else self.x[indices]
         return Images(x, self.y[indices], factors, names, self.classes, self.factor_names)
 
     def to(self, device: torch.device | str) -> "Images":
@@ -131,9 +131,9 @@ class ImageDataset(Dataset):
         return at(self.images.x, indices), self.images.y[indices]
 
 
-def at(x: Tensor | Mapped, indices: Sequence[int] | Tensor | slice) -> Tensor:
-    """The images at `indices`. A tensor's `index_select` copies whole images, where `x[indices]` copies each byte."""
-    if isinstance(x, Mapped) or isinstance(indices, slice):
+def at(x: Tensor | Mapped, indices: Sequence[int] | Tensor) -> Tensor:
+    """The images at `indices`, counted from 0: `index_select` copies images, where `x[indices]` copies each byte."""
+    if isinstance(x, Mapped):
         return x[indices]
     return x.index_select(0, torch.as_tensor(indices, dtype=torch.int64, device=x.device))
 

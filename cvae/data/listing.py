@@ -128,12 +128,14 @@ def images_below(root: Path, folder: str = "") -> list[tuple[str, str]]:
 
 
 def images_in(root: Path) -> list[tuple[str, str]]:
-    """(Name from `root`, class) of the images of all splits of a folder; of one without splits, of all images in it."""
+    """(Name from `root`, class) of all images in a folder; the class is the folder right below it, or below a split."""
     try:
-        parts = list(folders_of_splits(root, "hash").values())
+        splits = set(folders_of_splits(root, "hash").values())
     except DataError:  # a folder that may be one of a split or of a class, as in `list_folder`: here it is a class
-        parts = []
-    return [file for part in parts or [""] for file in images_below(root, part)]
+        splits = set()
+    named = [(name, name.split("/")) for name, _ in images_below(root)]
+    inner = [(name, parts[1:] if parts[0] in splits else parts) for name, parts in named]
+    return [(name, parts[0] if len(parts) > 1 else "") for name, parts in inner]
 
 
 def is_image(name: str) -> bool:

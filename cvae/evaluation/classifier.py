@@ -119,7 +119,8 @@ def keep(trained: Trained, data: ImageData, folders: Iterable[Path]) -> Path:
 
 def kept_file(data: ImageData) -> Path | None:
     """The file of a classifier of these data, without binarization: of several the newest; None where none is kept."""
-    files = [folder / f"classifier-{fingerprint(data)}.pt" for folder in places(data.root)]
+    name = f"classifier-{fingerprint(data)}.pt"
+    files = [folder / name for folder in places(data.root)]
     return max((file for file in files if file.is_file()), key=lambda file: file.stat().st_mtime, default=None)
 
 

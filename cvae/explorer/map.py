@@ -39,7 +39,7 @@ class Map:
         self.drawing = self.outdated = False
         self.scale = 1.0  # of what is written on the plane: larger on a narrow screen
         self.picture = ui.interactive_image(on_mouse=point, events=["mousemove", "click"], cross="#64748b")
-        self.picture.classes("plane")
+        self.picture.classes("plane zooms")
         self.picture.props(f'tabindex=0 role=application aria-label="The latent space. {HINT} {ON_KEYS}"')
         self.picture.on("keydown", steer, js_handler=KEYS)
         self.picture.on("zoom", self.zoom, js_handler="(event) => emit(event.detail)")
@@ -57,6 +57,7 @@ class Map:
     def show(self, plane: Plane) -> None:
         """Draw another plane."""
         self.at(plane, 1.0)
+        self.outdated = True  # what is drawn of another plane meanwhile
         self.picture.set_source(render.url(render.plane_png(self.space, plane, self.scale)))
 
     def at(self, plane: Plane, zoomed: float) -> None:

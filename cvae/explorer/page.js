@@ -19,7 +19,7 @@ function zoomBy(plane, x, y, factor) {
 }
 
 document.addEventListener("wheel", (event) => {
-  const plane = event.target.closest(".plane");
+  const plane = event.target.closest(".zooms");
   if (!plane) return;
   event.preventDefault();
   const lines = event.deltaMode === 1 ? 33 : 1;  // a mouse may count lines
@@ -29,7 +29,7 @@ document.addEventListener("wheel", (event) => {
 let apart = null;  // how far two fingers are from each other
 
 document.addEventListener("touchmove", (event) => {
-  const plane = event.target.closest(".plane"), [a, b] = event.touches;
+  const plane = event.target.closest(".zooms"), [a, b] = event.touches;
   if (!plane) return;
   event.preventDefault();
   if (b) {

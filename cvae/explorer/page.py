@@ -183,7 +183,7 @@ class Page:
                 self.where.set_text("    ".join(f"{name} = {value:.2f}" for name, value in values))
                 self.draw_marks()
                 if plane.directions:  # which move all dimensions
-                    self.sliders.move(z)
+                    self.sliders.move(self.z)
         finally:
             self.busy = False
 
@@ -200,7 +200,7 @@ class Page:
         self.original.show(x)
         self.reconstruction.show(self.seen["reconstruction"])
         self.what.set_text(name)
-        self.draw_marks()
+        self.draw_way()
 
     async def receive(self, event: events.UploadEventArguments) -> None:
         """An image that was dropped: encode it and show it, as a number on the plane."""
@@ -285,6 +285,7 @@ class Page:
         z[dims] = self.z[dims]
         self.z, self.noise = z, self.noise_at_home
         self.sliders.move(z)
+        self.draw_way()
         await self.show()
 
     async def draw_group(self, number: int, width: float = 1.0) -> None:

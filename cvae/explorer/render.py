@@ -108,7 +108,8 @@ def snapshot(space: Space, plane: Plane, marks: list[Mark], images: dict[str, Te
     axes.legend(handles=dots, ncols=10, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, title="class")
     for mark in marks:
         ((across, down),) = plane.places(mark.z[None]).tolist()
-        axes.text(across, 1 - down, mark.name, transform=axes.transAxes, ha="center", va="center", bbox=LABEL)
+        if 0 <= across <= 1 and 0 <= down <= 1:  # else it would lie on other parts of the picture
+            axes.text(across, 1 - down, mark.name, transform=axes.transAxes, ha="center", va="center", bbox=LABEL)
     for row, (name, image) in enumerate(images.items()):
         show(figure.add_subplot(top[row, 1]), image, name)
     if strip is not None:

@@ -104,8 +104,9 @@ def gif(frames: Iterable[np.ndarray], milliseconds: Sequence[int]) -> bytes:
     The frames are taken one after the other: what is kept of each is its encoded form, a byte a pixel.
     """
     shown = (Image.fromarray(frame) for frame, _ in zip(frames, milliseconds, strict=True))
-    content = io.BytesIO()
-    next(shown).save(content, "GIF", save_all=True, append_images=shown, duration=list(milliseconds), loop=0)
+    first, content = next(shown), io.BytesIO()
+    same = (frame if frame.size == first.size else frame.resize(first.size) for frame in shown)  # else they are cut
+    first.save(content, "GIF", save_all=True, append_images=same, duration=list(milliseconds), loop=0)
     return content.getvalue()
 
 

@@ -23,6 +23,7 @@ MOST, DEEPEST = 2**21, 32  # values in a checkpoint beside its numbers, and how 
 NAMES = {  # what a checkpoint may be made of beside the storages and kinds of numbers of torch
     "collections OrderedDict", "collections Counter", "torch Size", "torch device", "__builtin__ set",
     "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter",
+    "torch._utils _rebuild_tensor",  # up to torch 0.1, from which torchvision's VGG16 is
 }  # fmt: skip
 OMEGACONF = (  # what lists were made of in the states of radam, adamax and nadam before cvae 0.2
     "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode", "omegaconf.base.ContainerMetadata",
@@ -156,7 +157,8 @@ def require_known(pickled: Iterable[tuple[pickletools.OpcodeInfo, Any, Any]]) ->
             raise ValueError(f"it has more than {MOST:,} values")
         if opcode.name == "GLOBAL" and name not in NAMES | old:
             module, _, kind = str(name).rpartition(" ")
-            if module != "torch" or not (kind.endswith("Storage") or isinstance(getattr(torch, kind), torch.dtype)):
+            stored = kind.endswith("Storage") and module in ("torch", "torch.cuda")
+            if not stored and not (module == "torch" and isinstance(getattr(torch, kind, None), torch.dtype)):
                 raise ValueError(f"it has a {module}.{kind}; checkpoints have numbers, texts and tensors alone")
 
 

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cvae.errors import ConfigError
+from cvae.runs.directory import first_process
 
 log = logging.getLogger(__name__)
 aten = torch.ops.aten
@@ -90,7 +91,7 @@ class Guard(nn.Module):
 
     def of_epoch(self, steps: int) -> dict[str, float]:
         """How many steps were left out up to an epoch's end; a warning if they are most of all `steps`."""
-        if self.above is not None and 2 * (skipped := int(self.skipped)) > steps:
+        if self.above is not None and 2 * (skipped := int(self.skipped)) > steps and first_process():
             counts = f"{skipped} of {steps} steps were skipped; the last gradient's norm was {self.norm.item():.4g}"
             log.warning("trainer.skip_above=%g: %s. Choose a higher limit", self.above, counts)
         return self.counted()

@@ -30,13 +30,13 @@ class OwnImages:
     names: list[str]
 
     def __init__(self, key: str, folder: str, most: int) -> None:
-        if not isinstance(folder, str) or not Path(folder).is_dir():
+        self.folder = Path(folder).expanduser() if isinstance(folder, str) else Path()
+        if not isinstance(folder, str) or not self.folder.is_dir():
             raise ConfigError(key, folder, "a folder with images, or null")
         try:
-            self.files = images_below(Path(folder))[:most]
+            self.files = images_below(self.folder)[:most]
         except DataError as error:
             raise ConfigError(key, folder, f"a folder with images, or null. {error}") from error
-        self.folder = Path(folder)
 
     def read(self, vae: VAE, data: ImageData) -> None:
         """Decode them, once, as the model sees test images. Those that cannot be read are named and left out.

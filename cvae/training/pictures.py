@@ -22,7 +22,7 @@ from cvae.evaluation.latents import Latents, latents, traverse
 from cvae.evaluation.report import test_batches
 from cvae.models.ladder import Ladder
 from cvae.models.vae import VAE
-from cvae.runs.directory import Run
+from cvae.runs.directory import Run, first_process
 from cvae.runs.storage import save
 from cvae.runtime.noise import fixed_noise
 from cvae.training.drawn_epochs import spread, thinned
@@ -98,7 +98,7 @@ class Pictures(Callback):
             raise ConfigError("every_n_epochs", every_n_epochs, "a positive integer or null")
         self.every_n_epochs = every_n_epochs
         self.columns = round(num**0.5)
-        self.own = None if own is None else OwnImages("own", own, num)
+        self.own = OwnImages("own", own, num) if own is not None and first_process() else None
         self.lost = False
         self.chosen: list[int] | None = None  # the test images that are shown; []: the first ones, as up to cvae 0.1
         self.history: dict[str, list[tuple[int, float]]] = {}  # the learning curves: (epoch, nats per image)
@@ -118,7 +118,7 @@ class Pictures(Callback):
         self.few, self.few_columns = list(range(len(self.x))), self.columns  # those of reconstruction.png
         if max(self.x.shape[2:]) > LARGE:
             self.few, self.few_columns = self.few[:: self.columns if vae.num_classes else 1][:FEW], 2
-        self.names = [images.kind(int(y[number])) for number in self.few] if images.classes else None
+        self.names = [images.kind(int(y[number])) for number in self.few] if any(images.classes or ()) else None
 
     def on_train_start(self, trainer: Trainer, module: VAEModule) -> None:
         if not trainer.is_global_zero:

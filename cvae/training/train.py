@@ -138,8 +138,8 @@ def train_assembled(cfg: DictConfig, parts: Parts, resume: bool, part: Callable[
     except NotFinite as error:
         raise NotFinite(f"{error} {last_saved(trainer, run)}") from error
     finally:
-        module.around.close()  # else the noise of an evaluation that failed ends when Python frees it, in another run
         close(trainer.loggers, status)
+        module.around.close()  # else the noise of an evaluation that failed ends when Python frees it, in another run
     say_what_came_of_it(metrics, run, said)
     return selected
 

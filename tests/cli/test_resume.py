@@ -16,6 +16,7 @@ import cvae.training.train
 from cvae.cli.resume import change, epochs_done, note_run_of_job, resume, run_of_job, run_to_resume
 from cvae.errors import ConfigError, Stopped, UserError
 from cvae.runs.directory import Run
+from cvae.runs.trust import require_parts
 
 CONF = ROOT / "conf"
 
@@ -143,7 +144,7 @@ def test_a_group_of_the_trainer_says_where_alone(tmp_path):
     ],
 )
 def test_what_may_not_change_is_named(tmp_path, word):
-    allowed = "trainer=GROUP, trainer.max_epochs, callbacks.early_stopping.patience, data.root, data.cache, trainer.ac"
+    allowed = "trainer=GROUP, trainer.max_epochs, callbacks.early_stopping.patience, callbacks.pictures.own, data.ro"
     with pytest.raises(UserError, match=f"^{re.escape(word)}: a run that goes on takes only {allowed}"):
         change(tiny(tmp_path), word, CONF)
 
@@ -213,6 +214,17 @@ def test_a_run_that_is_being_trained_is_refused(finished, monkeypatch):
     monkeypatch.setattr(cvae.training.train, "train", lambda cfg, resume: called.append((cfg.run_dir, resume)))
     resume(finished, [], CONF)
     assert called == [(str(finished), True)]
+
+
+def test_a_run_that_draws_a_users_images_goes_on(tmp_path):
+    """Their folder is read, as that of the data; where it is gone, another one or null takes its place."""
+    cfg = tiny(tmp_path, f"callbacks.pictures.own={tmp_path / 'mine'}")
+    require_parts(OmegaConf.to_container(cfg), "callbacks")
+    for word, value in (("callbacks.pictures.own=other", "other"), ("callbacks.pictures.own=null", None)):
+        change(cfg, word, CONF)
+        assert cfg.callbacks.pictures.own == value
+    with pytest.raises(UserError, match="writes into"):
+        require_parts(OmegaConf.to_container(tiny(tmp_path, "+callbacks.pictures.inner.own=/x")), "callbacks")
 
 
 def test_a_folder_that_is_no_run(tmp_path):

@@ -1,6 +1,7 @@
 """Commands on a user's own data: classes by their names, and files that are decoded already."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -97,6 +98,18 @@ def test_sub_folders_say_the_class_of_reconstructions(conditional, call, tmp_pat
     ]
     np.testing.assert_array_equal(found["x"], by_hand[0]["x"])
     assert not np.array_equal(found["x"], by_hand[1]["x"])
+
+
+def test_images_beside_the_folders_of_splits_are_encoded_too(conditional, call, tmp_path, mixed):
+    """And a folder of a split without images, or one whose like is missing, keeps nothing from being encoded."""
+    root = mixed.parent / "root"
+    for split in ("train", "test"):
+        shutil.copytree(mixed, root / split)
+    shutil.copytree(mixed / "eel", root / "eel")
+    (root / "val").mkdir()
+    found = arrays(call, "encode", conditional, root, out=tmp_path / "all.npz")
+    assert found["names"][:2].tolist() == ["eel/0.png", "eel/2.png"] and len(found["names"]) == 12
+    assert found["classes"].tolist() == ["eel"] * 2 + (["cat"] * 3 + ["eel"] * 2) * 2
 
 
 def test_classes_below_the_folders_of_splits(conditional, call, tmp_path, mixed):

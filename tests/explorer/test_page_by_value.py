@@ -374,6 +374,12 @@ def test_a_narrow_screen_has_larger_writing(tmp_path, monkeypatch):
     visiting("two", tmp_path, monkeypatch, act)
 
 
+def strip(page, found, noise):
+    """The pixels of the images between A and B."""
+    way = found.between(page.ends["A"], page.ends["B"], 12)
+    return imageio.imread(render.strip_png(found.decode(way, 0, noise), 6))
+
+
 def test_groups_of_a_ladder(tmp_path, monkeypatch):
     """At first at the mean of p, then as the image has them, then one drawn anew, and back."""
 
@@ -390,8 +396,16 @@ def test_groups_of_a_ladder(tmp_path, monkeypatch):
         await decodes(page, found.decode(z[None], 0, page.noise)[0])
         await page.draw_group(0, 0.0)
         assert not page.noise[0].any()
-        await page.reset()
+        for end, place in (("A", 0.2), ("B", 0.8)):
+            page.z = torch.full_like(page.z, place)
+            page.set_end(end)
+        page.z = z
+        await page.reset()  # the images between the ends have the same noise again
         await decodes(page, found.decode(z[None], 0, of_image)[0])
+        np.testing.assert_array_equal(pixels(page.between), strip(page, found, of_image))
+        await page.point(event("click", *found.places(page.map.plane)[6].tolist()))
+        noise = found.noise_of(found.original(6), found.means[6], 0)
+        np.testing.assert_array_equal(pixels(page.between), strip(page, found, noise))
 
     visiting("ladder", tmp_path, monkeypatch, act)
 

@@ -2,6 +2,7 @@
 
 import io
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
@@ -130,6 +131,14 @@ def test_each_frame_of_a_gif_has_its_time():
     assert played([a, b, c], [300, 100, 3000]) == [(300, 0), (100, 100), (3000, 200)]
     with pytest.raises(ValueError, match="shorter"):
         pictures.gif([a, b], [300])
+
+
+def test_frames_of_another_size_are_scaled_to_the_first():
+    """Those that a run saved before its pictures had another size; they would be cut off."""
+    small, large = np.zeros((8, 8, 3), np.uint8), np.zeros((16, 16, 3), np.uint8)
+    large[8:, 8:] = 200
+    frames = imageio.imread(pictures.gif([small, large], [300, 300]), index=None, extension=".gif")
+    assert frames.shape[:3] == (2, 8, 8) and frames[1, 7, 7].max() > 150 and frames[1, 0, 0].max() < 50
 
 
 def test_equal_frames_are_one_longer_one():

@@ -80,11 +80,11 @@ def test_parts(target, group, allowed):
 
 
 def test_nothing_is_imported_for_a_name_that_is_not_allowed(tmp_path, monkeypatch):
-    (tmp_path / "theirs.py").write_text("raise SystemExit('imported')")
+    (tmp_path / "strangers.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
     for places in PARTS.values():
-        assert not is_part("theirs.Part", places)
-    assert "theirs" not in sys.modules
+        assert not is_part("strangers.Part", places)
+    assert "strangers" not in sys.modules
 
 
 def test_a_group_that_is_none_has_no_parts():

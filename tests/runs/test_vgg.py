@@ -50,6 +50,25 @@ def test_weights_in_both_of_torchs_forms(tmp_path, old):
     assert zipfile.is_zipfile(tmp_path / "vgg.pth") != old
 
 
+def test_weights_of_torchs_first_years(tmp_path, monkeypatch):
+    """As those of torchvision's VGG16, of 2017: tensors were rebuilt by another name, and saved from a GPU."""
+    expected = torch.load(vgg_file(), weights_only=True)
+
+    def reduced(tensor, protocol):
+        _, (storage, offset, size, stride, *_) = tensor._reduce_ex_internal(protocol)
+        return torch._utils._rebuild_tensor, (storage, offset, size, stride)
+
+    monkeypatch.setattr(torch.Tensor, "__reduce_ex__", reduced)
+    saved(tmp_path / "vgg.pth", dict(expected), old=True)
+    monkeypatch.undo()
+    content = (tmp_path / "vgg.pth").read_bytes()
+    assert b"_rebuild_tensor\n" in content and b"_v2" not in content
+    (tmp_path / "gpu.pth").write_bytes(content.replace(b"ctorch\nFloatStorage", b"ctorch.cuda\nFloatStorage"))
+    for name in ("vgg.pth", "gpu.pth"):
+        found = vgg16(str(tmp_path / name)).state_dict()
+        assert all(torch.equal(found[key.removeprefix("features.")], part) for key, part in expected.items())
+
+
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("name", BOMBS)
 def test_what_is_pickled_takes_no_more_than_the_file(tmp_path, name, old):
