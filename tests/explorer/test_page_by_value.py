@@ -349,6 +349,10 @@ def test_zoom(tmp_path, monkeypatch):
             assert page.map.plane.high[0] - page.map.plane.low[0] == pytest.approx(
                 most * (plane.high[0] - plane.low[0])
             )
+        page.map.drawing = True  # one plane, when another is chosen
+        page.map.show(plane)
+        assert page.map.outdated
+        page.map.drawing = False
         asked = []
         monkeypatch.setattr(render, "plane_png", lambda *of: asked.append(of[1]) or b"")
         await asyncio.gather(*(page.map.zoom_by(0.5, 0.5, 0.9) for _ in range(8)))

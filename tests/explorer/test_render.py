@@ -155,6 +155,7 @@ def test_all_in_one_picture(monkeypatch):
     found, plane = few("data.image_shape=[3,6,5]")
     image, other, strip = torch.rand(3, 6, 5), torch.rand(3, 6, 5), torch.rand(4, 3, 6, 5)
     marks = [Mark("A", plane.move(found.means[0], 0.3, 0.1)), Mark("2", plane.move(found.means[0], 0.9, 0.6))]
+    marks.append(Mark("3", plane.move(found.means[0], 0.5, -0.1)))  # above the plane, where nothing of it may be
     assert imageio.imread(snapshot(found, plane, marks, {"decoded": image, "a $ <b>": other}, strip)).shape == (4, 4, 3)
     axes, *images = figures[0].axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("z[0]", "z[1]")

@@ -90,7 +90,7 @@ def test_a_limit_by_which_most_steps_are_left_out_is_said_after_each_epoch(out, 
     assert [line.split(" last")[0] for line in warnings_of(caplog)] == begin
 
 
-def test_the_warning_has_the_norm_and_comes_above_one_half(caplog):
+def test_the_warning_has_the_norm_and_comes_above_one_half(caplog, monkeypatch):
     guard = Guard(2.5)
     guard.load_state({"norm": 61.54321, "skipped": 3})
     with caplog.at_level(logging.WARNING, "cvae.training.guard"):
@@ -99,6 +99,8 @@ def test_the_warning_has_the_norm_and_comes_above_one_half(caplog):
     assert warnings_of(caplog) == [
         "trainer.skip_above=2.5: 3 of 5 steps were skipped; the last gradient's norm was 61.54. Choose a higher limit"
     ]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert guard.of_epoch(5) and len(warnings_of(caplog)) == 1  # one process of a run says it
 
 
 VALUES = {  # of optimizers, that decide what they keep of a parameter

@@ -91,6 +91,11 @@ def test_a_folder_without_images_is_refused_at_once(tmp_path):
             make(tiny(tmp_path / "run", f"callbacks.pictures.own={tmp_path / name}"), "callbacks")
 
 
+def test_only_the_process_that_draws_looks_for_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert make(tiny(tmp_path, f"callbacks.pictures.own={tmp_path / 'missing'}"), "callbacks")["pictures"].own is None
+
+
 def test_without_a_folder_there_is_no_such_picture(stage):
     show = stage()
     show.epochs(0)

@@ -238,6 +238,9 @@ def test_classes_that_have_names_are_below_their_images(stage):
     expected = pictures.pair((x, reconstructed), heads, 2, ["ant", "cat", "bee", "ant"])
     assert np.array_equal(read(show.run.reconstruction), expected)
     assert np.array_equal(read(show.run.image("reconstruction", 1)), left)
+    show.data.test.images = show.data.test.images._replace(y=0 * y, classes=("",))  # images in no folder
+    show.epochs(1)
+    assert show.callback.names is None
 
 
 @pytest.mark.parametrize(
