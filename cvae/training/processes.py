@@ -216,6 +216,8 @@ class Processes(_Launcher):
             else:
                 self.over.wait(LOOK)
             if (self.lost() or self.stopped) and not self.over.wait(GRACE):
+                if self.lifeline and self.cause:  # others see errors that come of it, and wait to hear the cause
+                    self.lifeline.end(self.cause)
                 self.kill()
                 if not self.over.wait(2 * PATIENCE):
                     self.give_up()

@@ -209,6 +209,24 @@ def test_an_error_of_this_process_stays_and_ends_the_others(tmp_path, quick, err
     assert other.returncode == -signal.SIGKILL
 
 
+def test_a_process_that_sees_no_error_tells_the_others_of_a_lost_one(tmp_path, alone, monkeypatch):
+    """It may wait for a third one, in a barrier, while the connections of others break."""
+    os.environ |= {"NODE_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    told, heard = [], threading.Event()
+    line = SimpleNamespace(end=lambda reason="": (told.append(reason), heard.set()), lost=lambda after_error: "")
+    monkeypatch.setattr(processes, "Lifeline", lambda meeting, ranks: line)
+    with (
+        pytest.raises(UserError, match="ended with exit code 3"),
+        together(trainer := trainer_with(2, 2), Run(tmp_path)),
+    ):
+        ours, ours.joined = trainer.strategy._launcher, True
+        ours.others = [program("raise SystemExit(3)"), program("import time; time.sleep(60)")]
+        assert ours.launch(heard.wait, 60)
+        raise UserError(ours.lost())
+    assert told[0] == ours.cause and "ended with exit code 3, so the run ends" in told[0]
+    assert ours.others[1].wait(60) == -signal.SIGKILL
+
+
 def test_an_error_of_a_started_process_is_told_at_once(tmp_path, alone):
     """It says its error itself, later: first the processes that watch find out whether another one is the cause."""
     os.environ[processes.CHILD] = "1"
