@@ -215,6 +215,7 @@ def test_a_process_that_sees_no_error_tells_the_others_of_a_lost_one(tmp_path, a
     told, heard = [], threading.Event()
     line = SimpleNamespace(end=lambda reason="": (told.append(reason), heard.set()), lost=lambda after_error: "")
     monkeypatch.setattr(processes, "Lifeline", lambda meeting, ranks: line)
+    monkeypatch.setattr(processes, "PATIENCE", 30)  # on a busy machine: after it this process would end
     with (
         pytest.raises(UserError, match="ended with exit code 3"),
         together(trainer := trainer_with(2, 2), Run(tmp_path)),
