@@ -108,7 +108,7 @@ def mapped(folder: Path, gib: float, rounds: int) -> dict[str, list[float]]:
     x.flush()
     del x
     words = ["train", "data=npz", f"data.root={file}", "model=conv", "likelihood=gaussian", "scheduler=constant"]
-    words += ["trainer.max_epochs=1", f"+trainer.limit_train_batches={BATCHES}", *QUIET]
+    words += ["trainer.max_epochs=1", f"+trainer.limit_train_batches={BATCHES}", "data.eval_batch_size=100", *QUIET]
     limit = int(gib * 2**28)
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir=folder) as place:
