@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import colormaps
 from torch import Tensor
 
 from cvae import pictures
@@ -65,6 +64,6 @@ class CodeSpace:
 
     def map_png(self, codes: Tensor, number: int) -> bytes:
         """A map of codes as a picture: each place in the colour of its code's number."""
-        share = codes.view(self.maps)[number].float() / max(self.num_codes - 1, 1)
-        coloured = (255 * colormaps["turbo"](share.numpy())[..., :3]).round().astype(np.uint8)
+        colours = pictures.code_colours(codes.view(self.maps)[number], self.num_codes)
+        coloured = (255 * colours).round().byte().numpy()
         return pictures.png(coloured.repeat(self.pixels(), 0).repeat(self.pixels(), 1))

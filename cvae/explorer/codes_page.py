@@ -8,7 +8,7 @@ from cvae.explorer import render
 from cvae.explorer.codes import CodeSpace
 from cvae.explorer.map import KEYS
 from cvae.explorer.overlay import INK
-from cvae.explorer.widgets import Picture, dress
+from cvae.explorer.widgets import Latest, Picture, dress
 
 ARROWS = {"ArrowLeft": (0, -1), "ArrowRight": (0, 1), "ArrowUp": (-1, 0), "ArrowDown": (1, 0)}  # rows, columns
 STEPS = {"+": 1, "=": 1, "-": -1, "_": -1}
@@ -22,7 +22,7 @@ class CodesPage:
         self.space, self.place = space, (0, 0, 0)  # the map, the row, the column
         self.index, self.label = 0, 0  # of the test image, and its class
         self.own = self.codes = space.codes_of(0)  # (M,) of the image, and as changed
-        self.busy = self.outdated = False
+        self.decode = Latest(self.decode_codes)
         dress()
         with ui.column().classes("page gap-3"):
             self.head(title)
@@ -121,7 +121,7 @@ class CodesPage:
         await self.show()
 
     async def show(self) -> None:
-        """Draw the map and decode the codes. Of those that are asked for meanwhile only the last are decoded."""
+        """Draw the map and decode the codes."""
         number, row, column = self.place
         at = self.space.number(self.place)
         self.picture.set_source(render.url(self.space.map_png(self.codes, number)))
@@ -131,18 +131,12 @@ class CodesPage:
         changed = int((self.codes != self.own).sum())
         code = f"code {self.codes[at]}, its own {self.own[at]}"
         self.where.set_text(f"Row {row + 1}, column {column + 1}: {code}. {changed} changed in all")
-        self.outdated = True
-        if self.busy:
-            return
-        self.busy = True
-        try:
-            while self.outdated:
-                self.outdated = False
-                image = await run.io_bound(self.space.decode, self.codes, self.label)
-                if image is not None:  # else the server is stopping
-                    self.decoded.show(image)
-        finally:
-            self.busy = False
+        await self.decode()
+
+    async def decode_codes(self) -> None:
+        image = await run.io_bound(self.space.decode, self.codes, self.label)
+        if image is not None:  # else the server is stopping
+            self.decoded.show(image)
 
 
 def frames(codes: Tensor, own: Tensor, chosen: tuple[int, int], side: int) -> str:

@@ -10,6 +10,7 @@ from cvae.explorer import render
 from cvae.explorer.overlay import Mark, overlay, pointer
 from cvae.explorer.plane import Plane, nearest
 from cvae.explorer.space import Space
+from cvae.explorer.widgets import Latest
 
 CLOSE = 0.012  # of the plane's side: the name of an image that is so near to the pointer is shown
 NORMAL = 700  # pixels of the screen, in which the writing on the plane is neither large nor small
@@ -36,7 +37,7 @@ class Map:
 
     def __init__(self, space: Space, point: Callable, steer: Callable, changed: Callable[[], None]) -> None:
         self.space, self.changed = space, changed
-        self.drawing = self.outdated = False
+        self.draw = Latest(self.draw_points)
         self.scale = 1.0  # of what is written on the plane: larger on a narrow screen
         self.picture = ui.interactive_image(on_mouse=point, events=["mousemove", "click"], cross="#64748b")
         self.picture.classes("plane zooms")
@@ -57,7 +58,7 @@ class Map:
     def show(self, plane: Plane) -> None:
         """Draw another plane."""
         self.at(plane, 1.0)
-        self.outdated = True  # what is drawn of another plane meanwhile
+        self.draw.outdated = True  # what is drawn of another plane meanwhile
         self.picture.set_source(render.url(render.plane_png(self.space, plane, self.scale)))
 
     def at(self, plane: Plane, zoomed: float) -> None:
@@ -86,21 +87,10 @@ class Map:
         self.changed()
         await self.draw()
 
-    async def draw(self) -> None:
-        """Draw the points. Of the planes that are asked for meanwhile only the last is drawn."""
-        self.outdated = True
-        if self.drawing:
-            return
-        self.drawing = True
-        try:
-            while self.outdated:
-                self.outdated = False
-                png = await run.io_bound(render.plane_png, self.space, self.plane, self.scale)
-                if png is None:  # the server is stopping
-                    return
-                self.picture.set_source(render.url(png))
-        finally:
-            self.drawing = False
+    async def draw_points(self) -> None:
+        png = await run.io_bound(render.plane_png, self.space, self.plane, self.scale)
+        if png is not None:  # else the server is stopping
+            self.picture.set_source(render.url(png))
 
     def nearest(self, across: float, down: float) -> int:
         """The test image that is nearest to a place."""

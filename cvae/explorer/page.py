@@ -16,7 +16,7 @@ from cvae.explorer.map import ZOOMS, Map
 from cvae.explorer.overlay import PIXELS, Mark
 from cvae.explorer.plane import Plane
 from cvae.explorer.space import LARGEST_FILE, Space
-from cvae.explorer.widgets import Groups, Picture, Sliders, chooser, complain, dress
+from cvae.explorer.widgets import Groups, Latest, Picture, Sliders, chooser, complain, dress
 from cvae.runtime.console import console
 
 HOST = "127.0.0.1"
@@ -57,7 +57,7 @@ class Page:
         self.index: int | None = None  # of the test image that is shown
         self.seen: dict[str, Tensor] = {}  # what is shown beside the plane, (C, H, W) each
         self.strip: Tensor | None = None  # (STEPS, C, H, W)
-        self.busy = self.outdated = False
+        self.show = Latest(self.decode)
         dress()
         with ui.column().classes("page gap-3"):
             self.head(title)
@@ -163,29 +163,20 @@ class Page:
         await self.show()
         await self.map.fit()
 
-    async def show(self) -> None:
-        """Decode where one looks. Of the places that the pointer passes meanwhile only the last is decoded."""
-        self.outdated = True
-        if self.busy:
+    async def decode(self) -> None:
+        """Decode where one looks."""
+        z, label = self.z, self.label
+        images = await run.io_bound(self.space.decode, z[None], label, self.noise)
+        if images is None:  # the server is stopping
             return
-        self.busy = True
-        try:
-            while self.outdated:
-                self.outdated = False
-                z, label = self.z, self.label
-                images = await run.io_bound(self.space.decode, z[None], label, self.noise)
-                if images is None:  # the server is stopping
-                    return
-                (self.seen["decoded"],) = images
-                self.decoded.show(self.seen["decoded"])
-                plane = self.map.plane
-                values = zip(plane.names, plane.coordinates(z).tolist(), strict=False)  # one of a single dimension
-                self.where.set_text("    ".join(f"{name} = {value:.2f}" for name, value in values))
-                self.draw_marks()
-                if plane.directions:  # which move all dimensions
-                    self.sliders.move(self.z)
-        finally:
-            self.busy = False
+        (self.seen["decoded"],) = images
+        self.decoded.show(self.seen["decoded"])
+        plane = self.map.plane
+        values = zip(plane.names, plane.coordinates(z).tolist(), strict=False)  # one of a single dimension
+        self.where.set_text("    ".join(f"{name} = {value:.2f}" for name, value in values))
+        self.draw_marks()
+        if plane.directions:  # which move all dimensions
+            self.sliders.move(self.z)
 
     # What is shown of an image
 

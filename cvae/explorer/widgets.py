@@ -21,6 +21,25 @@ def dress() -> None:
     ui.colors(primary="#37474f")
 
 
+class Latest:
+    """Work that is called more often than it can be done: of the calls that come meanwhile only the last is done."""
+
+    def __init__(self, work: Changed) -> None:
+        self.work, self.busy, self.outdated = work, False, False
+
+    async def __call__(self) -> None:
+        self.outdated = True
+        if self.busy:
+            return
+        self.busy = True
+        try:
+            while self.outdated:
+                self.outdated = False
+                await self.work()
+        finally:
+            self.busy = False
+
+
 class Picture:
     """An image (C, H, W) with its name below it."""
 

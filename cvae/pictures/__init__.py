@@ -3,6 +3,7 @@
 from cvae.pictures.grids import gif, grid, headed, image_summary, named, pair, png, reduced, side_by_side, strips
 from cvae.pictures.known_factors import factors
 from cvae.pictures.latent import (
+    code_colours,
     code_maps,
     decoded_map,
     disc_map,
@@ -18,6 +19,7 @@ from cvae.pictures.plots import as_it_is, curves, latent_map, manifold, neighbou
 
 __all__ = [
     "as_it_is",
+    "code_colours",
     "code_maps",
     "curves",
     "decoded_map",

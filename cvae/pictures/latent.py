@@ -45,12 +45,17 @@ def code_maps(vae: VAE, x: Tensor, y: Tensor | None = None) -> Tensor:
     """
     z = vae.encode(x, y).sample()
     places = vae.latent_map or (1, z.shape[-1] // vae.posterior.width)
-    share = vae.posterior.read(z).float() / max((vae.posterior.num_codes or 1) - 1, 1)
-    coloured = torch.from_numpy(colormaps["turbo"](share.cpu().numpy())[..., :3]).to(x)  # (N, M, 3)
+    coloured = code_colours(vae.posterior.read(z), vae.posterior.num_codes or 1).to(x)  # (N, M, 3)
     maps = coloured.mT.unflatten(-1, (-1, *places)).permute(2, 0, 1, 3, 4)  # (n, N, 3, H', W')
     shown = torch.stack([F.interpolate(each, x.shape[2:]) for each in maps])
     around = torch.stack([x, vae.decode(z, y).mean]).expand(-1, -1, 3, -1, -1)
     return torch.cat([around[:1], shown, around[1:]])
+
+
+def code_colours(codes: Tensor, num_codes: int) -> Tensor:
+    """Codes (...) as colours (..., 3) in [0, 1], by their numbers."""
+    share = codes.float() / max(num_codes - 1, 1)
+    return torch.from_numpy(colormaps["turbo"](share.cpu().numpy())[..., :3])
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ MOST, DEEPEST = 2**21, 32  # values in a checkpoint beside its numbers, and how 
 NAMES = {  # what a checkpoint may be made of beside the storages and kinds of numbers of torch
     "collections OrderedDict", "collections Counter", "torch Size", "torch device", "__builtin__ set",
     "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter",
-    "torch._utils _rebuild_tensor",  # up to torch 0.1, from which torchvision's VGG16 is
+    "torch._utils _rebuild_tensor",  # in 2017, when torchvision saved its VGG16
 }  # fmt: skip
 OMEGACONF = (  # what lists were made of in the states of radam, adamax and nadam before cvae 0.2
     "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode", "omegaconf.base.ContainerMetadata",

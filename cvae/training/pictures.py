@@ -41,10 +41,7 @@ WAYS, STEPS = 5, 10  # interpolations, and images of each
 VARIATIONS = 8  # images that differ by one group of latents
 CODED, MAPS = 10, 4  # images with their codes, and at most so many maps of these
 DIMS, PLACES = 10, 7  # latents that are traversed, and images of each
-LARGE, FEW = (
-    128,
-    4,
-)  # of images of more pixels in height or width so many are in reconstruction.png, which stay readable
+LARGE, FEW = 128, 4  # reconstruction.png shows so few images, if they have more pixels in height or width
 FRAMES, GRID = 100, 500_000  # of the GIF, at most, and about how many pixels a grid in it has: a byte a pixel in memory
 
 

@@ -48,7 +48,7 @@ def visiting(tmp_path, monkeypatch, act, *words):
 
 
 async def settled(page):
-    while page.busy or page.outdated:
+    while page.decode.busy or page.decode.outdated:
         await asyncio.sleep(0.005)
 
 

@@ -69,7 +69,7 @@ def shows(widget, image):
 
 async def decodes(page, image):
     """What is decoded in the end: a widget whose value is set calls its handler at its own time."""
-    while page.busy or page.outdated:
+    while page.show.busy or page.show.outdated:
         await asyncio.sleep(0.005)
     shows(page.decoded.shown, image)
 
@@ -349,10 +349,10 @@ def test_zoom(tmp_path, monkeypatch):
             assert page.map.plane.high[0] - page.map.plane.low[0] == pytest.approx(
                 most * (plane.high[0] - plane.low[0])
             )
-        page.map.drawing = True  # one plane, when another is chosen
+        page.map.draw.busy = True  # one plane, when another is chosen
         page.map.show(plane)
-        assert page.map.outdated
-        page.map.drawing = False
+        assert page.map.draw.outdated
+        page.map.draw.busy = False
         asked = []
         monkeypatch.setattr(render, "plane_png", lambda *of: asked.append(of[1]) or b"")
         await asyncio.gather(*(page.map.zoom_by(0.5, 0.5, 0.9) for _ in range(8)))
