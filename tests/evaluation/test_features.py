@@ -15,8 +15,11 @@ from cvae.data.contents import fingerprint, of_images
 from cvae.data.mapped import Mapped
 from cvae.errors import UserError
 from cvae.evaluation import classifier
+from cvae.evaluation import features as features_module
+from cvae.evaluation import real as real_module
 from cvae.evaluation.features import Classifier, Network, Pixels, checksum
-from cvae.evaluation.real import chosen
+from cvae.evaluation.real import FITTED, chosen, in_order
+from cvae.runtime.noise import fixed_noise
 
 SMALL = "shufflenet_v2_x0_5"
 
@@ -193,9 +196,17 @@ def test_images_of_one_class_have_no_classifier():
 
 
 def test_large_images_are_halved_more_often_by_their_shorter_side():
-    for side, halvings in ((8, 1), (28, 2), (32, 2), (64, 3), (128, 4)):
+    for side, halvings in ((8, 1), (28, 2), (32, 2), (55, 2), (64, 3), (128, 4)):
         strides = [layer.stride for layer in Classifier((3, side, 2 * side), 5).body if isinstance(layer, nn.Conv2d)]
         assert sum(stride == (2, 2) for stride in strides) == halvings
+    widths = [layer.out_channels for layer in Classifier((3, 128, 128), 5).body if isinstance(layer, nn.Conv2d)]
+    assert widths == [32, 32, 64, 64, 128, 128, 128, 128, 128]
+
+
+def test_a_checksum_is_of_names_and_numbers():
+    numbers = nn.Parameter(torch.arange(3.0))
+    found = [nn.ParameterDict({name: numbers}) for name in ("a", "b")] + [nn.ParameterDict({"a": numbers + 1})]
+    assert len({checksum(module) for module in found}) == 3
 
 
 # Pixels
@@ -214,15 +225,33 @@ def test_pixels_keep_the_distances_that_few_directions_make():
     assert Pixels(torch.rand(100, 3, 8, 8))(torch.rand(2, 3, 8, 8)).shape == (2, 64)
 
 
+def test_components_are_found_from_the_same_directions_each_time():
+    """Those of seed 0: figures by pixels can be compared from machine to machine, and by another version."""
+    x = torch.rand(90, 1, 12, 12)
+    with fixed_noise(0, torch.device("cpu")):
+        expected = torch.pca_lowrank(x.flatten(1), 64, niter=4)[2]
+    assert torch.equal(Pixels(x).components, expected)
+
+
 # Networks of torchvision
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Random weights in a file, as torchvision distributes trained ones."""
+    return random_weights(SMALL, tmp_path_factory.mktemp("weights") / "weights.pth")
+
+
+def random_weights(kind, file):
+    """With statistics of images in the layers that normalize: without them all features would be near 0."""
     torch.manual_seed(1)
-    file = tmp_path_factory.mktemp("weights") / "weights.pth"
-    torch.save(models.get_model(SMALL, weights=None).state_dict(), file)
+    network = models.get_model(kind, weights=None)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    with torch.no_grad():
+        network(torch.rand(4, 3, 64, 64))
+    torch.save(network.state_dict(), file)
     return file
 
 
@@ -248,6 +277,24 @@ def test_a_network_sees_grey_images_in_three_channels_at_its_own_size(weights):
     assert torch.equal(features(colour), features(colour[:, :3]))
 
 
+def test_large_images_become_smaller_without_aliasing(weights):
+    features, x = Network(SMALL, weights), torch.rand(2, 3, 500, 300)
+    small = torch.nn.functional.interpolate(x, (224, 224), mode="bilinear", antialias=True)
+    assert torch.allclose(features(x), features(small), atol=1e-5)
+    assert not torch.allclose(features(x), features(torch.nn.functional.interpolate(x, (224, 224))), atol=1e-3)
+
+
+def test_of_several_linear_layers_the_last_one_counts(tmp_path):
+    kind = "mobilenet_v3_small"
+    file, network = random_weights(kind, tmp_path / "weights.pth"), models.get_model(kind, weights=None).eval()
+    network.load_state_dict(torch.load(file, weights_only=True))
+    features, x = Network(kind, file), torch.rand(1, 3, 224, 224)
+    mean, std = features.mean, features.std
+    found = features(x)
+    assert found.shape == (1, network.classifier[3].in_features) != (1, network.classifier[0].in_features)
+    assert torch.allclose(network.classifier[3](found), network((x - mean) / std), atol=1e-5)
+
+
 def test_weights_are_looked_for_where_torch_keeps_them_and_never_fetched(tmp_path, monkeypatch, weights):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("it is fetched"))
@@ -257,6 +304,15 @@ def test_weights_are_looked_for_where_torch_keeps_them_and_never_fetched(tmp_pat
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints" / name).write_bytes(weights.read_bytes())
     assert Network(SMALL).name == Network(SMALL, weights).name
+
+
+@pytest.mark.parametrize("kind", ["googlenet", "inception_v3"])
+def test_networks_with_weights_of_tensorflow_squash_their_input(kind, monkeypatch, weights):
+    """As torchvision itself makes them for its weights."""
+    made, get_model = [], models.get_model
+    monkeypatch.setattr(features_module, "get_model", lambda *what, **how: made.append(how) or get_model(SMALL))
+    Network(kind, weights)
+    assert made == [{"weights": None, "transform_input": True, "init_weights": False}]
 
 
 @pytest.mark.parametrize(
@@ -295,3 +351,16 @@ def test_a_word_chooses_features(weights, own_folder):
     assert features.name.startswith("pixels-") and accuracy is None
     features, accuracy = chosen(f"{SMALL}:{weights}", data, lambda: pytest.fail("levels are not needed"))
     assert features.name.startswith(SMALL) and accuracy is None
+
+
+def test_pixels_are_of_training_images_drawn_by_seed_0(monkeypatch):
+    """As the files have them, and no more than 10,000."""
+    assert FITTED == 10_000
+    monkeypatch.setattr(real_module, "FITTED", 30)
+    words = ["data.image_shape=[1,16,16]", "data.source.train_size=200", "data.invert=true", "data.binarization=none"]
+    data = make(config("data=synthetic", *words), "data")
+    data.setup()
+    rows = in_order(200, 30, 0).tolist()
+    assert len(set(rows)) == 30 and rows != sorted(rows)
+    expected = Pixels(1 - data.batch("train", rows)[0])
+    assert chosen("pixels", data, lambda: pytest.fail("levels are not needed"))[0].name == expected.name

@@ -1,5 +1,6 @@
 """Quality of samples and reconstructions: which images, noise, classes and features go into which figure."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import config
@@ -14,7 +15,7 @@ from cvae.evaluation.features import Features
 from cvae.evaluation.neighbours import fidelity, nearest
 from cvae.evaluation.pixels import psnr, ssim
 from cvae.evaluation.quality import QualitySettings, Real, Sampler, quality, reconstructions
-from cvae.evaluation.real import in_order, real_features
+from cvae.evaluation.real import in_order, of_split, real_features
 from cvae.priors import NoPrior
 from cvae.runtime.noise import fixed_noise, hashed_seed
 
@@ -141,10 +142,13 @@ def test_features_of_real_images_are_of_the_images_as_the_model_sees_them():
     assert torch.equal(real_features(data, features, QualitySettings(50, images=7), plain).test, real.test[:7])
 
 
-def test_of_a_slow_network_only_as_many_training_images_as_samples():
+def test_of_a_slow_network_only_as_many_training_images_as_samples(monkeypatch):
     _, data = parts()
     assert len(real_features(data, Plain(slow=True), QualitySettings(20), plain).train) == 20
     assert len(real_features(data, Plain(), QualitySettings(20), plain).train) == 90
+    assert real_module.TRAINING == 60_000
+    monkeypatch.setattr(real_module, "TRAINING", 30)
+    assert [len(real_features(data, Plain(), QualitySettings(n), plain).train) for n in (20, 50)] == [30, 50]
 
 
 def test_features_of_real_images_are_computed_once():
@@ -173,6 +177,13 @@ def test_kept_features_that_are_damaged_are_computed_again(tmp_path):
     files[1].write_bytes(b"")
     again = real_features(data, features, QualitySettings(), plain)
     assert torch.equal(again.train, first.train) and torch.equal(again.test, first.test)
+    for file in files:  # whole, but not of this form
+        kept = np.load(file)
+        for other in (kept[1:], kept.astype(np.float64), kept[:, 0], np.where(kept == kept[0], np.nan, kept)):
+            np.save(file, other)
+            again = real_features(data, features, QualitySettings(), plain)
+            assert torch.equal(again.train, first.train) and torch.equal(again.test, first.test)
+            assert again.train.dtype == again.test.dtype == torch.float32
 
 
 def test_features_that_cannot_be_kept_are_no_error(tmp_path, monkeypatch, caplog):
@@ -192,6 +203,31 @@ def test_stochastic_images_are_drawn_by_seed():
     features.name = "plain-again"
     torch.manual_seed(8)
     assert torch.equal(real_features(data, features, QualitySettings(seed=0), plain).train, one.train)
+
+
+def test_stochastic_images_are_drawn_block_by_block_and_kept_for_their_seed_alone():
+    """The same images in the same order; test images, which are drawn once, are the same for every seed."""
+    _, data = parts("data.binarization=stochastic")
+    features, rows = Plain(), torch.arange(40)
+    for seed in (0, 1):
+        x = []
+        for number, some in enumerate(rows.split(16)):
+            with fixed_noise(hashed_seed(seed, 2, number), CPU):
+                x.append(data.batch("train", some.tolist())[0])
+        found = of_split(data, "train", rows, features, QualitySettings(seed=seed), plain)
+        assert torch.allclose(found, features(torch.cat(x)), atol=1e-6)
+        of_split(data, "test", rows, features, QualitySettings(seed=seed), plain)
+    assert features.asked == 2 * 80 + 40  # here and there
+
+
+def test_inverted_images_share_no_file_with_others_of_the_same_levels():
+    _, data = parts()
+    features, rows = Plain(), torch.arange(40)
+    for invert in (False, True):
+        data.invert = invert
+        x = data.batch("test", range(40))[0]
+        found = of_split(data, "test", rows, features, QualitySettings(), plain)
+        assert torch.allclose(found, features(1 - x if invert else x), atol=1e-6)
 
 
 def test_inverted_images_are_described_as_the_files_have_them():
