@@ -56,7 +56,7 @@ def decoding(folder: Path, rounds: int) -> dict[str, list[float]]:
     from cvae.data.listing import images_below
 
     files = files_now(folder, [name for name, _ in images_below(folder)])
-    some = [files.path(number) for number in range(0, len(files.names), 10)]
+    some = files.paths(range(0, len(files.names), 10))
     times: dict[str, list[float]] = {"plain loop": [], "first start": [], "second start": []}
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
         for number in range(rounds):

@@ -12,7 +12,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 HEADER = 128  # bytes before the first row: NumPy leaves room there for the number of rows
 COMMIT = 10  # seconds between two indexes that are written
+FLUSH = 2**25  # bytes, from which on the disk gets them while more is decoded: at the end one would wait for it
 LARGEST = 2**32  # bytes of an index
 LINE = np.dtype([("row", "i8"), ("size", "i8"), ("time", "i8"), ("digest", "u8"), ("peak", "f4"), ("bits", "u1")])
 SPARE = 2**26  # bytes that stay free on a disk
@@ -49,20 +51,21 @@ class Files(NamedTuple):
     size: np.ndarray
     time: np.ndarray
 
-    def path(self, number: int) -> str:
-        return os.path.join(self.root, self.names[number])
+    def paths(self, numbers: Iterable[int]) -> list[str]:
+        below = os.path.join(self.root, "")
+        return [below + self.names[number] for number in numbers]
 
 
 def files_now(root: Path, names: Sequence[str]) -> Files:
     """Look at each file."""
-    about = np.full((len(names), 2), -1, np.int64)
-    for number, name in enumerate(names):
+    below, about = os.path.join(root, ""), []
+    for name in names:
         try:
-            found = os.stat(os.path.join(root, name))
+            found = os.stat(below + name)
+            about.append((found.st_size, found.st_mtime_ns))
         except OSError:  # decoding says why
-            continue
-        about[number] = found.st_size, found.st_mtime_ns
-    return Files(root, names, about[:, 0], about[:, 1])
+            about.append((-1, -1))
+    return Files(root, names, *np.array(about, np.int64).reshape(-1, 2).T)
 
 
 class Index(NamedTuple):
@@ -78,10 +81,10 @@ class Index(NamedTuple):
 
     def find(self, files: Files) -> np.ndarray:
         """The line of each file that is as it was, -1 for others."""
+        if not len(self.lines):
+            return np.full(len(files.names), -1)
         numbers = {name: number for number, name in enumerate(self.names)}
         found = np.array([numbers.get(name, -1) for name in files.names], np.int64)
-        if not len(self.lines):
-            return found
         same = (self.lines["size"][found] == files.size) & (self.lines["time"][found] == files.time)
         return np.where((found >= 0) & same, found, -1)
 
@@ -180,9 +183,10 @@ class Cache:
         new = np.flatnonzero(lines < 0)
         self.require_space(len(new))
         log.info("Decoding %s images, once, into %s", f"{len(new):,}", self.array(known.generation))
-        with open(self.array(known.generation), "r+b" if known.rows else "wb") as file:
-            growing = Growing(self, file, known, files, lines)
-            for start, block in decoded_blocks([files.path(number) for number in new.tolist()], self.reading):
+        array = self.array(known.generation)
+        with open(array, "r+b" if known.rows else "wb") as file, ThreadPoolExecutor(1) as thread:
+            growing = Growing(self, file, thread, known, files, lines)
+            for start, block in decoded_blocks(files.paths(new.tolist()), self.reading):
                 growing.add(new[start : start + len(block.x)], block)
             growing.commit()
         for path in others:
@@ -208,19 +212,20 @@ class Growing:
     lines: of each of the files, that of `known`, or -1
     """
 
-    def __init__(self, cache: Cache, file: IO[bytes], known: Index, files: Files, lines: np.ndarray):
-        self.cache, self.file, self.files = cache, file, files
+    def __init__(self, cache: Cache, file: IO[bytes], thread: Executor, known: Index, files: Files, lines: np.ndarray):
+        self.cache, self.file, self.files, self.thread = cache, file, files, thread
         kept = lines[lines >= 0]
         self.names, self.lines = [known.names[number] for number in kept], [known.lines[kept]]
         self.generation, self.rows, self.last = known.generation, known.rows, time.monotonic()
         file.truncate(HEADER + known.rows * cache.bytes)
         file.seek(0, os.SEEK_END)
+        self.flush()
 
     def add(self, numbers: np.ndarray, block: Decoded) -> None:
         """Write some of the decoded files. The index is written every COMMIT seconds."""
         fine = np.ones(len(numbers), bool)
         fine[list(block.faults)] = False
-        self.file.write(np.ascontiguousarray(block.x[fine]).data)
+        self.file.write(np.ascontiguousarray(block.x[fine] if block.faults else block.x).data)
         lines = np.zeros(len(numbers), LINE)
         lines["row"] = np.where(fine, self.rows + fine.cumsum() - 1, UNREADABLE)
         lines["size"], lines["time"] = self.files.size[numbers], self.files.time[numbers]
@@ -228,6 +233,9 @@ class Growing:
         self.lines.append(lines)
         self.names += [self.files.names[number] for number in numbers]
         self.rows += int(fine.sum())
+        if self.flushing.done() and (self.rows - self.flushed) * self.cache.bytes > FLUSH:
+            self.flushing.result()  # or its error
+            self.flush()
         if time.monotonic() - self.last > COMMIT:
             self.commit()
 
@@ -239,10 +247,16 @@ class Growing:
         self.file.seek(0)
         self.file.write(header.getvalue())
         self.file.seek(0, os.SEEK_END)
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        self.flushing.result()
+        self.flush()
+        self.flushing.result()
         self.cache.save_index(Index(self.names, np.concatenate(self.lines), self.generation, self.rows))
         self.last = time.monotonic()
+
+    def flush(self) -> None:
+        """Let a thread write to the disk what it has not got yet."""
+        self.file.flush()
+        self.flushed, self.flushing = self.rows, self.thread.submit(os.fsync, self.file.fileno())
 
 
 def read_all(files: Files, reading: Reading, cache: Cache | None) -> tuple[Mapped | Tensor, Decoded]:
@@ -278,7 +292,7 @@ def in_memory(files: Files, numbers: np.ndarray, reading: Reading) -> Decoded:
     x = np.empty((len(numbers), *reading.shape), np.uint8)
     parts: list[Decoded] = []
     faults: dict[int, str] = {}
-    for start, block in decoded_blocks([files.path(number) for number in numbers], reading):
+    for start, block in decoded_blocks(files.paths(numbers.tolist()), reading):
         x[start : start + len(block.x)] = block.x
         parts.append(block._replace(x=x[:0]))
         faults |= {start + number: why for number, why in block.faults.items()}

@@ -92,7 +92,8 @@ class Worker:
         path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
         command = [sys.executable, "-c", PROGRAM]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env={**os.environ, "PYTHONPATH": path})
+        more = {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}  # NumPy would start a thread for each core
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env={**os.environ, **more})
 
     def decode(self, files: Sequence[str], reading: Reading) -> Decoded:
         """What `decode` returns. Raises DataError if the process ends."""
@@ -111,6 +112,8 @@ class Worker:
         return Decoded._make([x, *arrays, {int(number): why for number, why in head["faults"].items()}])
 
     def end(self) -> None:
+        """End it at once: it keeps nothing, and takes longer to end by itself."""
+        self.process.kill()
         for stream in (self.process.stdin, self.process.stdout):
             assert stream
             try:

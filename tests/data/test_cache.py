@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -62,7 +63,7 @@ def decoded(monkeypatch):
 def require_right(cache, root):
     """All files can be had from the cache, as they are now."""
     files = files_now(root, names_in(root))
-    expected, index = decode([files.path(number) for number in range(len(files.names))], cache.reading), cache.read()
+    expected, index = decode(files.paths(range(len(files.names))), cache.reading), cache.read()
     lines = index.lines[index.find(files)]
     assert (index.find(files) >= 0).all()
     np.testing.assert_array_equal(cache.map(index)[lines["row"]], expected.x)
@@ -237,6 +238,7 @@ def test_two_at_once_make_one(root, decoded, monkeypatch):
         ("lock", OSError(errno.EROFS, "Read-only file system")),
         ("no locks", OSError(errno.ENOLCK, "No locks available")),
         ("write", OSError(errno.ENOSPC, "No space left on device")),
+        ("flush", OSError(errno.EIO, "Input/output error")),
         ("space", OSError(errno.ENOSPC, "0.06 GiB are needed and 0.00 GiB are free")),
     ],
 )
@@ -252,12 +254,38 @@ def test_where_nothing_can_be_kept_a_line_says_so(root, monkeypatch, caplog, pla
         monkeypatch.setattr("fcntl.flock", fails)
     elif place == "write":
         monkeypatch.setattr(module.Growing, "add", fails)
+    elif place == "flush":  # the system tells it once
+        monkeypatch.setattr(module, "FLUSH", 0)
+        monkeypatch.setattr(workers, "BLOCK", 2)
+        monkeypatch.setattr(module.os, "fsync", Mock(side_effect=[None, error, *[None] * 9]))
     else:
         monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
         error.strerror = "0.00 GiB are needed and 0.00 GiB are free. Make room, or say data.cache=FOLDER"
     cache = refreshed(root)
     assert f"The decoded images are not kept in {cache.folder}: {error.strerror}" in caplog.text
     assert not len(cache.read().lines)
+
+
+def test_the_disk_gets_what_is_written_while_more_is_decoded(root, monkeypatch):
+    """Of five blocks of 96 bytes the first two, the next two, and the rest with what the header says of it."""
+    sizes, fsync = [], os.fsync
+
+    def noted(descriptor):
+        sizes.append(os.fstat(descriptor).st_size - module.HEADER)
+        fsync(descriptor)
+
+    class AtOnce(ThreadPoolExecutor):
+        def submit(self, *given):
+            future = super().submit(*given)
+            future.exception()
+            return future
+
+    monkeypatch.setattr(module, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(module, "FLUSH", 191)
+    monkeypatch.setattr(workers, "BLOCK", 2)
+    monkeypatch.setattr(module.os, "fsync", noted)
+    refreshed(root)
+    assert sizes[:-1] == [0, 192, 384, 480]  # the last one is the index
 
 
 # Several processes

@@ -50,7 +50,7 @@ def decodings(path):
 def require_right(root, names, kept):
     """All files can be had from the cache, with the values that decoding without one gives."""
     files, index = files_now(root, names), kept.read()
-    lines, expected = index.find(files), decode([files.path(number) for number in range(len(names))], kept.reading)
+    lines, expected = index.find(files), decode(files.paths(range(len(names))), kept.reading)
     assert (lines >= 0).all()
     np.testing.assert_array_equal(kept.map(index)[index.lines["row"][lines]], expected.x)
     np.testing.assert_array_equal(index.lines["digest"][lines], expected.digests)
@@ -239,7 +239,7 @@ def test_a_disk_that_fills_while_images_are_decoded(tmp_path, small_disk, monkey
     before = kept.read().rows
     assert before == 5 * workers.BLOCK
     x, decoded = read_all(files, READING, kept)
-    expected = decode([files.path(number) for number in range(len(names))], READING)
+    expected = decode(files.paths(range(len(names))), READING)
     assert (x.numpy() == expected.x).all() and (decoded.digests == expected.digests).all() and not decoded.faults
     other.unlink()
     kept.refresh(files)
