@@ -48,6 +48,7 @@ ELSEWHERE = {  # a command that is not run here: why
     "python -m cvae features mnist": "needs MNIST; tests/commands/test_evaluate_quality.py trains such classifiers",
     "python -m cvae features DATA": "how that command begins",
     "python -m cvae evaluate RUN --quality": "tests/commands/test_evaluate_quality.py runs it, with a classifier",
+    "python -m cvae evaluate RUN --quality --lpips vgg16:FILE": "tests/commands/test_evaluate_quality.py has weights",
     "python -m cvae data /my/images": "tests/data/test_survey.py looks at folders and arrays",
     "python -m cvae encode RUN /my/images": "tests/commands/test_use.py encodes a folder",
     **{

@@ -78,6 +78,8 @@ def measure(args: argparse.Namespace) -> None:
         raise ConfigError("--quality", "", "left out with --factors: one after the other")
     if args.features is not None and not args.quality:
         raise ConfigError("--features", args.features, "left out without --quality")
+    if args.lpips is not None and not args.quality:
+        raise ConfigError("--lpips", args.lpips, "left out without --quality")
     if args.factors or args.quality:
         return (factors if args.factors else quality).measure(args)
     from cvae.build import load_data

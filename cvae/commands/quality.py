@@ -36,6 +36,12 @@ def add_options(evaluate: argparse.ArgumentParser) -> None:
         help="with --quality: the features of images: classifier, trained by python -m cvae features (default); "
         "pixels; or a network of torchvision, such as inception_v3, or inception_v3:FILE with the file of its weights",
     )
+    evaluate.add_argument(
+        "--lpips",
+        metavar="NETWORK",
+        help="with --quality: LPIPS of reconstructions, by alexnet, squeezenet1_1 or vgg16, or as vgg16:FILE with the "
+        "file of its weights, which are never downloaded",
+    )
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -46,6 +52,7 @@ def measure(args: argparse.Namespace) -> None:
     """
     from cvae import pictures
     from cvae.build import choose, load_data, saved_config
+    from cvae.evaluation.lpips import named_lpips
     from cvae.evaluation.quality import QualitySettings, quality
     from cvae.evaluation.real import chosen, real_features
     from cvae.runtime.devices import keep_freed_memory
@@ -68,14 +75,15 @@ def measure(args: argparse.Namespace) -> None:
             choose(cfg, "root", args.data_root)
         return levels_of(cfg)
 
+    lpips = None if args.lpips is None else named_lpips(args.lpips, data.image_shape).to(device)
     features, accuracy = chosen(args.features or "classifier", data, levels)
     real = real_features(data, features.to(device), settings, watched)
-    measured = quality(vae, data, features, real, settings, watched)
+    measured = quality(vae, data, features, real, settings, watched, lpips)
     about = asdict(settings) | {
         "images": len(real.test), "features": features.name, "accuracy": accuracy, "training_images": len(real.train),
         "checkpoint": run.checkpoint(args.checkpoint).name, "step": step, "split": "test",
         "binarization": data.binarization, "device": device, "weights": weights,
-    }  # fmt: skip
+    } | ({} if lpips is None else {"lpips": lpips.name})  # fmt: skip
     run.save_evaluation({name: figure._asdict() for name, figure in measured.figures.items()} | {"settings": about})
     said_of_images = remarks(read_config(run.config_file), about["checkpoint"], weights)
     console.print(table(measured.figures, about, said_of_images))
@@ -92,6 +100,7 @@ def table(figures: "dict[str, Figure]", about: dict, said_of_images: list[str]) 
     caption = [
         f"features: {about['features']}{accuracy}; binarization: {about['binarization']}; seed: {about['seed']}",
         "training: of as many training images in place of the samples, or of all: the best to hope for",
+        *([f"LPIPS by {about['lpips']}"] if "lpips" in about else []),
         *said_of_images,
     ]
     shown = Table(title=title, caption="\n".join(caption))

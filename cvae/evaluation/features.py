@@ -140,29 +140,38 @@ class Network(Features):
         self.kept = inputs[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x[:, :3].expand(-1, 3, -1, -1) if x.shape[1] != 2 else x[:, :1].expand(-1, 3, -1, -1)
-        x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        x = F.interpolate(colours(x), (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
         self.network((x - self.mean) / self.std)
         return self.kept.flatten(1)
 
 
-def kept_by_torch(kind: str, url: str) -> Path:
-    """Where torch.hub keeps the weights. Raises UserError where they are not."""
+def colours(x: Tensor) -> Tensor:
+    """Images (B, C, H, W) with three channels (B, 3, H, W): grey ones repeated, an alpha channel left out."""
+    return x[:, :3].expand(-1, 3, -1, -1) if x.shape[1] != 2 else x[:, :1].expand(-1, 3, -1, -1)
+
+
+def kept_by_torch(kind: str, url: str, option: str = "--features") -> Path:
+    """Where torch.hub keeps the weights. Raises UserError, which names the option, where they are not."""
     file = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     if not file.is_file():
         raise UserError(
-            f"--features {kind}: its weights are not on this machine, and are not fetched unasked. Put {url} into "
-            f"{file.parent}, or name the file: --features {kind}:FILE"
+            f"{option} {kind}: its weights are not on this machine, and are not fetched unasked. Put {url} into "
+            f"{file.parent}, or name the file: {option} {kind}:FILE"
         )
     return file
 
 
-def load(network: nn.Module, file: Path, kind: str) -> None:
-    """Put the weights of a file into a network. Raises UserError where there is no such file, or it is of another."""
+def load(network: nn.Module, file: Path, kind: str, option: str = "--features", part: str = "") -> None:
+    """Put the weights of a file, or those whose names begin with `part`, into a network.
+
+    Raises:
+        UserError: there is no such file, or it is of another network.
+    """
     if not file.is_file():
-        raise UserError(f"--features {kind}:{file}: there is no such file")
+        raise UserError(f"{option} {kind}:{file}: there is no such file")
     try:
-        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        network.load_state_dict({name[len(part) :]: value for name, value in state.items() if name.startswith(part)})
     except Exception as error:  # odd content makes torch and pickle raise almost anything
         said = str(error).splitlines()[0]
         raise UserError(f"{file} does not hold the weights of torchvision's {kind}: {said}") from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from cvae.data.images import draw
 from cvae.errors import ConfigError, NotFinite, UserError
 from cvae.evaluation.distances import frechet, frechet_extrapolated, kid, vendi
 from cvae.evaluation.features import Features, Watch
+from cvae.evaluation.lpips import LPIPS
 from cvae.evaluation.measure import Figure, finite
 from cvae.evaluation.neighbours import DENSITY, fidelity, nearest, share
 from cvae.evaluation.pixels import psnr, ssim
@@ -141,7 +143,13 @@ def reconstructions(vae: VAE, data: ImageData, count: int, seed: int) -> Iterato
 
 @torch.no_grad()
 def quality(
-    vae: VAE, data: ImageData, features: Features, real: Real, settings: QualitySettings, watched: Watch
+    vae: VAE,
+    data: ImageData,
+    features: Features,
+    real: Real,
+    settings: QualitySettings,
+    watched: Watch,
+    lpips: LPIPS | None = None,
 ) -> Measured:
     """All figures of samples and reconstructions. The model is in eval mode, the data are set up.
 
@@ -155,15 +163,18 @@ def quality(
     training image than 95 of 100 test images are: about 0.05, more if samples repeat training images.
 
     reconstruction_frechet is the distance of reconstructions to their images, which with Inception's features is rFID.
+    lpips is left out where it is not asked for; like psnr and ssim it is measured on means of p(x|z).
 
     Raises:
         UserError: the model has no prior.
         NotFinite: a figure is NaN or infinite.
     """
 
-    def described(x: Tensor) -> Tensor:
-        with float32(x.device):
-            return features(1 - x if data.invert else x).float().cpu()
+    def as_in_files(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
+        with float32(images[0].device):
+            return function(*(1 - x if data.invert else x for x in images)).float().cpu()
+
+    described = partial(as_in_files, features)
 
     test = real.test
     drawn = Sampler(vae, data.test.images.y[: len(test)], data.binarization, settings)
@@ -175,7 +186,9 @@ def quality(
         repeated = share(near.samples <= near.test.quantile(RARE))
         what = f"nearer to training than {100 * (1 - RARE):g} % of test"
         figures["near_training"] = Figure(repeated, None, "of the samples", what)
-    figures |= of_reconstructions(reconstructions(vae, data, len(test), settings.seed), described, test)
+    similar = None if lpips is None else partial(as_in_files, lpips)
+    made = reconstructions(vae, data, len(test), settings.seed)
+    figures |= of_reconstructions(watched(made, "reconstructing", -(-len(test) // BLOCK)), described, test, similar)
     if bad := [f"{name} is {figure.value}" for name, figure in figures.items() if not finite(figure)]:
         raise NotFinite(f"quality of {settings.samples} samples: {', '.join(bad)}")
     return Measured(figures, near, drawn.pick(near.closest.tolist()))
@@ -213,18 +226,25 @@ def nearest_training_images(samples: Tensor, real: Real) -> Nearest:
 
 
 def of_reconstructions(
-    blocks: Iterable[tuple[Tensor, Tensor, Tensor]], described: Callable[[Tensor], Tensor], test: Tensor
+    blocks: Iterable[tuple[Tensor, Tensor, Tensor]],
+    described: Callable[[Tensor], Tensor],
+    test: Tensor,
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, Figure]:
-    """The figures of `reconstructions`: PSNR and SSIM of means, and the distance of features to the images' (N, D)."""
-    noise, similar, features = [], [], []
+    """The figures of `reconstructions`: PSNR, SSIM, LPIPS of means, and the distance of features to `test` (N, D)."""
+    noise, similar, features, apart = [], [], [], []
     for x, means, binarized in blocks:
         noise.append(psnr(x, means).cpu())
         similar.append(ssim(x, means))
         features.append(described(binarized))
+        if lpips is not None:
+            apart.append(lpips(x, means))
     found = {"psnr": over_images(torch.cat(noise), "dB", "PSNR of reconstructions")}
     if all(part is not None for part in similar):
         structure = torch.cat([part.cpu() for part in similar if part is not None])
         found["ssim"] = over_images(structure, "", "SSIM of reconstructions")
+    if apart:
+        found["lpips"] = over_images(torch.cat(apart), "", "LPIPS of reconstructions")
     distance = frechet(exact(torch.cat(features)), exact(test))
     found["reconstruction_frechet"] = Figure(distance, None, "", "Fréchet distance of reconstructions")
     return found

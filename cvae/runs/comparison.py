@@ -29,7 +29,7 @@ FIGURES = {
 # Of samples and reconstructions: what begins a column's title, before its features -> (name, digits).
 QUALITY = {
     "FD": ("frechet", 2), "KID": ("kid", 4), "precision": ("precision", 3), "recall": ("recall", 3),
-    "rFD": ("reconstruction_frechet", 2),
+    "rFD": ("reconstruction_frechet", 2), "LPIPS": ("lpips", 4),
 }  # fmt: skip
 LARGEST = 1e30  # a figure, or a number of a figure's axis; sums and drawings of larger ones overflow
 TYPED, TAGS, LONGEST = 500, 20, 200  # words and tags of a run, and signs of the name of a key: more are left out

@@ -60,8 +60,9 @@ def factor_figures(run: Run, step: int | None, weights: str = RAW) -> dict[str, 
 def qualities(run: Run, step: int | None, weights: str = RAW) -> dict[str, dict[str, float]]:
     """The figures of samples of the last checkpoint, by their features and by how many samples and test images.
 
-    As in {"classifier-1a2b3c4d 10,000/10,000": {"frechet": 3.1, …}}: only within the same words are they compared. Of
-    several seeds the first file counts. step, weights: as for `best_evaluation`.
+    As in {"classifier-1a2b3c4d 10,000/10,000": {"frechet": 3.1, …}, "vgg16-5e6f7a8b 10,000": {"lpips": 0.1}}: only
+    within the same words are they compared. Of several seeds the first file counts. step, weights: as for
+    `best_evaluation`.
     """
     found: dict[str, dict[str, float]] = {}
     for content in map(read_json, sorted(run.qualities.glob("*.json"))[:MOST]):
@@ -72,9 +73,13 @@ def qualities(run: Run, step: int | None, weights: str = RAW) -> dict[str, dict[
             continue
         if step not in (None, settings["step"]) or settings.get("weights") != weights:
             continue
-        values = {name: part.get("value") for name, part in content.items() if isinstance(part, dict)}
+        parts = {name: part.get("value") for name, part in content.items() if isinstance(part, dict)}
+        values = {name: value for name, value in parts.items() if is_number(value)}
+        if "lpips" in values:  # by a network of its own, and without samples
+            by = f"{settings.get('lpips')!s:.50} {settings['images']:,}"
+            found.setdefault(by, {"lpips": values.pop("lpips")})
         by = f"{settings.get('features')!s:.50} {settings['samples']:,}/{settings['images']:,}"
-        found.setdefault(by, {name: value for name, value in values.items() if is_number(value)})
+        found.setdefault(by, values)
     return found
 
 

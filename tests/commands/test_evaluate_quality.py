@@ -6,10 +6,12 @@ import imageio.v3 as imageio
 import pytest
 import torch
 from commands.test_commands import make_run
+from torchvision import models
 
 from cvae.build import make
 from cvae.commands.inputs import levels_of
 from cvae.evaluation import classifier
+from cvae.evaluation.lpips import named_lpips
 from cvae.runs.comparison import find, read
 from cvae.runs.directory import Run
 from cvae.runs.tables import as_csv, as_markdown, parts
@@ -89,6 +91,9 @@ def test_each_set_of_settings_keeps_its_file(run, call):
         (["--quality", "--seed", -1], "--seed=-1: must be"),
         (["--quality", "--features", "nonsense"], "--features=nonsense: must be classifier, pixels, or a network"),
         (["--quality", "--features", "resnet18:none.pth"], "none.pth: there is no such file"),
+        (["--lpips", "vgg16"], "--lpips=vgg16: must be left out without --quality"),
+        (["--quality", "--lpips", "resnet18"], "--lpips=resnet18: must be alexnet, squeezenet1_1, vgg16"),
+        (["--quality", "--lpips", "vgg16"], "vgg16 needs 16 pixels a side"),
     ],
 )
 def test_wrong_words_of_evaluate(run, call, words, said):
@@ -100,6 +105,26 @@ def test_a_model_without_a_prior_is_told_what_to_do(tmp_path, call):
     run = make_run(tmp_path / "run", "posterior=deterministic", "prior=none", "objective=autoencoder", base=SMALL)
     code, printed = call("evaluate", run, "--quality", "--features", "pixels", "--samples", 20)
     assert code == 1 and "Fit one first: python -m cvae fit-prior RUN prior=gmm" in " ".join(printed.split())
+
+
+def test_lpips_by_weights_that_the_user_has(tmp_path, call):
+    size = "data.image_shape=[1,18,18]"
+    run = make_run(tmp_path / "run", base=tuple(size if "image_shape" in word else word for word in SMALL))
+    weights = tmp_path / "weights.pth"
+    torch.save(models.squeezenet1_1(weights=None).state_dict(), weights)
+    words = ["--quality", "--features", "pixels", "--samples", 20, "--images", 30]
+    call("evaluate", run, *words)
+    code, printed = call("evaluate", run, *words, "--lpips", f"squeezenet1_1:{weights}")
+    name = named_lpips(f"squeezenet1_1:{weights}", (1, 18, 18)).name
+    without, content = qualities(run).values()
+    assert code == 0 and f"LPIPS by {name}" in " ".join(printed.split())
+    assert "lpips" not in without | without["settings"] and without["frechet"] == content["frechet"]
+    assert content["settings"] == without["settings"] | {"lpips": name} and content["lpips"]["value"] > 0
+    figures = read(find([run]))[0].figures
+    assert {title: figures[title] for title in figures if title.startswith("LPIPS")} == {
+        f"LPIPS {name} 30": content["lpips"]["value"]
+    }
+    assert f"| LPIPS {name} 30 |" in as_markdown(parts(read(find([run])))[0])
 
 
 # cvae features

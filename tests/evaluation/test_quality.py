@@ -329,6 +329,27 @@ def test_figures_of_reconstructions(measured):
     assert found.figures["reconstruction_frechet"].value == pytest.approx(distance, rel=1e-4)
 
 
+@pytest.mark.parametrize("inverted", [False, True])
+def test_lpips_is_between_means_and_images_as_the_files_have_them(inverted):
+    vae, data = parts(f"data.invert={inverted}".lower(), "data.binarization=none", "likelihood=continuous_bernoulli")
+    settings, seen = QualitySettings(20, seed=2), []
+
+    def lpips(x, y):
+        seen.append((x, y))
+        return (x - y).flatten(1)[:, 0]
+
+    real = real_features(data, Plain(), settings, plain)
+    found = quality(vae, data, Plain(), real, settings, plain, lpips).figures["lpips"]
+    x, means, _ = (torch.cat(parts) for parts in zip(*reconstructions(vae, data, 40, 2), strict=True))
+    turned = (1 - x, 1 - means) if inverted else (x, means)
+    assert all(torch.equal(torch.cat(one), other) for one, other in zip(zip(*seen, strict=True), turned, strict=True))
+    expected = (turned[0] - turned[1]).flatten(1)[:, 0]
+    assert found.value == pytest.approx(expected.mean().item()) and found.standard_error == pytest.approx(
+        expected.std().item() / 40**0.5
+    )
+    assert "lpips" not in quality(vae, data, Plain(), real, settings, plain).figures
+
+
 def test_small_images_have_no_ssim():
     words = ["data.image_shape=[1,8,8]"]
     vae, data = parts(*words)
