@@ -121,9 +121,10 @@ DOORS = {  # what can run code that stands in a file -> the modules that look fi
     "instantiate": {"cvae.build"},
     "torch.load": {
         "cvae.runs.checkpoint",
-        "cvae.evaluation.features",
+        "cvae.evaluation.features",  # weights that the user names
+        "cvae.evaluation.lpips",  # a file of torchmetrics's own package
         "cvae.runs.vgg",
-    },  # weights that the user names
+    },
     "OmegaConf.load": {"cvae.runs.directory", "cvae.cli.resume"},  # the latter a file of conf/
     "yaml.load": {"cvae.runs.small_files"},  # with SafeLoader
     "pickle.loads": {"cvae.data.cifar10", "cvae.data.mnist"},  # known by their hashes
