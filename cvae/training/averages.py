@@ -3,21 +3,25 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cvae.errors import UserError
 
 
 class Averages(nn.Module):
-    """Exponential moving averages of the parameters of `model`: decay * average + (1 - decay) * parameter at each step.
+    """Exponential moving averages of the parameters of `model`: d * average + (1 - d) * parameter at each step.
 
-    They start at the initial weights. torch's AveragedModel computes the same, but reads a counter in each step,
-    which waits for a GPU and can't be recorded. They are buffers, as all that a step changes, and in no state_dict.
+    d = min(decay, (1 + t) / (10 + t)) after t steps, as in TensorFlow's `ExponentialMovingAverage` with `num_updates`:
+    so averages are over about the last ninth of the steps until that is 1 / (1 - decay) of them, and a short training
+    forgets its initial weights, too. t is a function of the step, so a checkpoint needs no count.
+
+    torch's AveragedModel reads a counter in each step, which waits for a GPU and can't be recorded. They are buffers,
+    as all that a step changes, and in no state_dict.
 
     Args:
         model: its parameters are averaged, its buffers (codebooks) are not
-        decay: from 0 to 1; about the last 1 / (1 - decay) steps are averaged
+        decay: from 0 to 1; in the long run about the last 1 / (1 - decay) steps are averaged
         state: averages of a checkpoint, to go on with
 
     Raises:
@@ -29,13 +33,24 @@ class Averages(nn.Module):
         self.names, self.trained = zip(*model.named_parameters(), strict=True)  # a tuple: they are the model's
         for number, parameter in enumerate(self.trained):
             self.register_buffer(str(number), parameter.detach().clone(), persistent=False)
-        self.average, self.inside = get_ema_multi_avg_fn(decay), False
+        self.decay, self.inside = decay, False
         if state is not None:
             self.load(state)
 
-    def update(self) -> None:
-        """Take the parameters into the averages. It is part of a training step, so it never waits for the device."""
-        self.average(list(self.buffers()), [parameter.detach() for parameter in self.trained], None)
+    def update(self, step: int | Tensor) -> None:
+        """Take the parameters into the averages. It is part of a training step, so it never waits for the device.
+
+        step: the optimizer steps before this one; a tensor () in a CUDA graph, which repeats the numbers that it was
+            recorded with
+        """
+        averages, trained = list(self.buffers()), [parameter.detach() for parameter in self.trained]
+        share = 9 / (10 + step)  # 1 - (1 + t) / (10 + t)
+        if not isinstance(share, Tensor):
+            torch._foreach_lerp_(averages, trained, max(share, 1 - self.decay))
+            return
+        change = torch._foreach_sub(trained, averages)  # torch's lerp takes no single tensor for all
+        torch._foreach_mul_(change, share.clamp(min=1 - self.decay))
+        torch._foreach_add_(averages, change)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -167,7 +167,7 @@ class VAEModule(L.LightningModule):
                 self.scaler.step(optimizer)
                 self.scaler.update()
                 if self.averages:
-                    self.averages.update()
+                    self.averages.update(step)
             as_in_first_process(map(self.get_buffer, self.learned))
         self.names, sums = summed(terms)
         return sums

@@ -2,12 +2,14 @@
 
 import io
 import json
+import math
 
 import pytest
 import torch
 from same_run import last
+from test_waits import NoWaiting
 from tiny import QUIET, tiny
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 import cvae
 from cvae.build import load_with_step
@@ -18,6 +20,7 @@ from cvae.runs.directory import Run
 from cvae.training.averages import Averages
 from cvae.training.module import VAEModule
 from cvae.training.pictures import Pictures
+from cvae.training.step_state import Operators
 from cvae.training.train import train
 
 DECAY = "averaging.decay=0.8"
@@ -30,26 +33,74 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_they_are_those_of_torch_after_each_optimizer_step(tmp_path, monkeypatch):
-    """Told of the initial weights first, torch's AveragedModel has the same, to the last bit."""
+@pytest.mark.parametrize("decay", [0.25, 0.8])
+def test_they_are_those_of_tensorflow_after_each_optimizer_step(decay, tmp_path, monkeypatch):
+    """Its ExponentialMovingAverage with num_updates; torch's AveragedModel, told of the initial weights and of these
+    decays, has the same. Of six steps four are past the one after which the decay is 0.25.
+    """
     torchs, optimize = [], VAEModule.optimize
+
+    def tensorflows(averages, trained, counted):
+        assert counted == len(steps)
+        for average, parameter in zip(averages, trained, strict=True):
+            d = min(decay, (1 + steps[-1]) / (10 + steps[-1]))
+            average.mul_(d).add_(parameter, alpha=1 - d)
+
+    steps = []
 
     def watched(self, *given):
         if not torchs:
-            torchs.append(AveragedModel(self.vae, multi_avg_fn=get_ema_multi_avg_fn(0.8)))
+            torchs.append(AveragedModel(self.vae, multi_avg_fn=tensorflows))
             torchs[0].update_parameters(self.vae)
         sums = optimize(self, *given)
         if self.ends:
+            steps.append(len(steps))
             torchs[0].update_parameters(self.vae)
         return sums
 
     monkeypatch.setattr(VAEModule, "optimize", watched)
-    train(tiny(tmp_path, *QUIET, DECAY, "+trainer.accumulate_grad_batches=2", "data.source.train_size=22"))
+    words = ["+trainer.accumulate_grad_batches=2", "data.source.train_size=22"]
+    train(tiny(tmp_path, *QUIET, f"averaging.decay={decay}", *words))
     saved = last(tmp_path)["cvae"]["averages"]
     assert int(torchs[0].n_averaged) == 1 + last(tmp_path)["global_step"] == 7
     for name, parameter in torchs[0].module.named_parameters():
-        torch.testing.assert_close(saved[name], parameter.detach(), rtol=0, atol=0)
+        torch.testing.assert_close(saved[name], parameter.detach(), rtol=1e-5, atol=1e-7)
     assert set(saved) == dict(torchs[0].module.named_parameters()).keys()
+
+
+def averages_of_a_line(decay, steps, of_step):
+    """The average after so many steps of a weight that is 5 before the first and t + 1 after step t, in float64."""
+    model = torch.nn.Linear(1, 1, bias=False).double()
+    torch.nn.init.constant_(model.weight, 5.0)
+    averages = Averages(model, decay)
+    for step in range(steps):
+        torch.nn.init.constant_(model.weight, step + 1.0)
+        averages.update(of_step(step))
+    return next(averages.buffers()).item()
+
+
+@pytest.mark.parametrize("of_step", [int, torch.tensor])
+def test_how_far_they_look_back(of_step):
+    """With a decay near 1 all weights of n steps have a share: the initial ones' is 1 / C(n + 9, 9), step t has
+    9 / (10 + t) * (2 + t) / (11 + t) * ... Once the decay is reached, averages are decay / (1 - decay) steps behind.
+    """
+    n = 40
+    shares = [9 / (10 + t) * math.prod((1 + s) / (10 + s) for s in range(t + 1, n)) for t in range(n)]
+    initial = 1 / math.comb(n + 9, 9)
+    assert initial + sum(shares) == pytest.approx(1)
+    expected = 5 * initial + sum(share * (t + 1) for t, share in enumerate(shares))
+    assert averages_of_a_line(0.9999, n, of_step) == pytest.approx(expected, rel=1e-6)
+    assert 600 - averages_of_a_line(0.9, 600, of_step) == pytest.approx(0.9 / 0.1, rel=1e-5)
+
+
+def test_an_update_waits_for_no_device_and_repeats_no_number():
+    """As in a CUDA graph: the operators of two steps have the same arguments."""
+    averages, seen = Averages(torch.nn.Linear(2, 3).to("meta"), 0.5), []
+    for step in (0, 1000):
+        with Operators() as operators, NoWaiting():
+            averages.update(torch.full((), step, device="meta"))
+        seen.append(operators.seen[1:])
+    assert seen[0] == seen[1] and len(seen[0]) > 3
 
 
 def test_training_is_that_without_them(folder, tmp_path):
@@ -142,7 +193,7 @@ def test_a_checkpoint_saved_with_the_averages_in_use_has_both():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 2
-    averages.update()
+    averages.update(8)
     addresses = [parameter.data_ptr() for parameter in model.parameters()]
     with averages.in_use(), averages.in_use():
         for name, parameter in model.named_parameters():
