@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cvae.runs.directory import Run
 
 PACE = "images_per_second"
+OWN = r"(run_dir|max_time): .*?\\n"  # of one run
 
 
 def last(folder, name="last.ckpt"):
@@ -17,7 +18,7 @@ def last(folder, name="last.ckpt"):
 
 
 def points(folder):
-    """Everything in TensorBoard's files but times and the folder in the config: [(folder, tag, step, value)]."""
+    """All in TensorBoard's files but times and, in the config, folder and max_time: [(folder, tag, step, value)]."""
     found = []
     for place in sorted({file.parent for file in Run(folder).event_files()}):
         events = EventAccumulator(str(place), {"scalars": 0, "images": 0, "tensors": 0}).Reload()
@@ -25,7 +26,11 @@ def points(folder):
         for kind, read, value in (
             ("scalars", events.Scalars, lambda event: event.value),
             ("images", events.Images, lambda event: event.encoded_image_string),
-            ("tensors", events.Tensors, lambda event: re.sub(r"run_dir: .*?\\n", "", str(event.tensor_proto))),
+            (
+                "tensors",
+                events.Tensors,
+                lambda event: re.sub(OWN, "", str(event.tensor_proto)),
+            ),
         ):
             found += [
                 (name, tag, event.step, value(event))

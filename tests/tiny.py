@@ -1,7 +1,11 @@
 """Runs that take a third of a second: a few 8x8 images, a network of four hidden units."""
 
-from conftest import config
+from types import SimpleNamespace
 
+from conftest import config
+from pytorch_lightning.callbacks import timer
+
+from cvae.training.module import VAEModule
 from cvae.training.train import train
 
 TINY = [
@@ -24,3 +28,15 @@ def trained(folder, *overrides):
     """(config, what train returned) of a tiny run."""
     cfg = tiny(folder, *overrides)
     return cfg, train(cfg)
+
+
+def a_second_a_step(monkeypatch):
+    """For trainer.max_time a second goes by in each minibatch, and no time else."""
+    gone, before_step = [0], VAEModule.before_step
+
+    def counted(self, *given):
+        gone[0] += 1
+        return before_step(self, *given)
+
+    monkeypatch.setattr(VAEModule, "before_step", counted)
+    monkeypatch.setattr(timer, "time", SimpleNamespace(monotonic=lambda: gone[0]))

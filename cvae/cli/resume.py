@@ -26,10 +26,11 @@ log = logging.getLogger(__name__)
 
 WORD, TRUST = "resume=", "--trust"
 PLACE = ("accelerator", "devices", "strategy", "num_nodes")  # keys of the trainer that say where a run is trained
-PATIENCE = "callbacks.early_stopping.patience"
+MAX_TIME, PATIENCE = "trainer.max_time", "callbacks.early_stopping.patience"
 EARLY_STOPPING = "cvae.training.early_stopping.EarlyStopping"
 ALLOWED = (
-    "trainer.max_epochs", PATIENCE, OWN_IMAGES, "data.root", "data.cache", *(f"trainer.{key}" for key in PLACE),
+    "trainer.max_epochs", MAX_TIME, PATIENCE, OWN_IMAGES, "data.root", "data.cache",
+    *(f"trainer.{key}" for key in PLACE),
 )  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def resume(run: Run, words: list[str], conf: Path) -> None:
     from cvae.build import config_to_go_on  # torch takes seconds to import: not for a misspelt name
 
     cfg = config_to_go_on(run)
-    before, patience = cfg.trainer.max_epochs, OmegaConf.select(cfg, PATIENCE)
+    before, time, patience = (OmegaConf.select(cfg, key) for key in ("trainer.max_epochs", MAX_TIME, PATIENCE))
     for word in words:
         change(cfg, word, conf)
     if not run.trust:
@@ -127,11 +128,15 @@ def resume(run: Run, words: list[str], conf: Path) -> None:
             raise UserError(f"{run} is being trained by another process")
         start_logging(run, conf)
         trained, reason = map(read_json(run.metrics).get, ("epochs", "stopped_early"))
-        if run.state() == "finished" and type(trained) is int and trained >= epochs:
+        if timed := MAX_TIME in str(reason):  # maybe within its last epoch, which counts as trained
+            ends = OmegaConf.select(cfg, MAX_TIME) == time
+        else:
+            now = OmegaConf.select(cfg, PATIENCE)
+            ends = reason and is_int(now) and is_int(patience) and now <= patience
+        if run.state() == "finished" and type(trained) is int and trained >= epochs and not timed:
             log.info("%s is finished. trainer.max_epochs=N, above %d, would go on", run, before)
             return
-        now = OmegaConf.select(cfg, PATIENCE)
-        if run.state() == "finished" and reason and is_int(now) and is_int(patience) and now <= patience:
+        if run.state() == "finished" and ends:
             log.info("%s has ended early: %s. A larger one would go on", run, str(reason)[:200])
             return
     from cvae.training.train import train

@@ -20,7 +20,7 @@ from cvae.models.vae import VAE
 from cvae.runs.checkpoint import FORMAT, Damaged, read_checkpoint
 from cvae.runs.directory import BEST, LAST, PREVIOUS, Run
 from cvae.runs.storage import save
-from cvae.training.engine import Trainer
+from cvae.training.engine import Trainer, timers
 from cvae.training.means import MINUS_LOSS, SELECTION
 from cvae.training.module import VAEModule
 from cvae.training.signals import signals
@@ -86,8 +86,8 @@ class Checkpoints(Checkpoint):
             return
         if not module.ends:
             return
-        stop = signals.to_stop(trainer)
-        if stop or trainer.global_step // self.every_n_steps > self.step // self.every_n_steps:
+        stop, out_of_time = signals.to_stop(trainer), trainer.should_stop and timers(trainer)
+        if stop or out_of_time or trainer.global_step // self.every_n_steps > self.step // self.every_n_steps:
             self.save_last(trainer, module)
         if stop:
             self.read_back(trainer)
@@ -102,7 +102,8 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.folder / BEST)
         if self.keep_every or self.keep_best:
             self.keep(trainer, figure, score)
-        self.save_last(trainer, module)
+        if trainer.is_last_batch or self.step != trainer.global_step or not timers(trainer):
+            self.save_last(trainer, module)  # else the run, given more time, goes on within this epoch
         self.drop(trainer)
         if stop := signals.to_stop(trainer, now=True):
             self.read_back(trainer)

@@ -1,12 +1,12 @@
 """An end to a training that gets no better."""
 
 import logging
-from collections.abc import Iterable
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
 
 from cvae.checks import positive_int
+from cvae.training.engine import out_of_time
 from cvae.training.means import MINUS_LOSS, SELECTION
 from cvae.training.module import VAEModule
 
@@ -79,7 +79,9 @@ class EarlyStopping(Callback):
         self.since, self.ended = state_dict["since"], state_dict["ended"]
 
 
-def why_early(callbacks: Iterable[Callback]) -> dict[str, str]:
+def why_early(trainer: Trainer) -> dict[str, str]:
     """Why a training has ended early, for its metrics; empty where it has not."""
-    reasons = [part.reason for part in callbacks if isinstance(part, EarlyStopping) and part.reason]
+    reasons = [part.reason for part in trainer.callbacks if isinstance(part, EarlyStopping) and part.reason]
+    if out_of_time(trainer) and (trainer.current_epoch != trainer.max_epochs or not trainer.is_last_batch):
+        reasons.append(f"its time was over after step {trainer.global_step:,} (trainer.max_time)")
     return {"stopped_early": reasons[0]} if reasons else {}

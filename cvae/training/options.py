@@ -1,6 +1,7 @@
 """Check values that go straight to libraries: the libraries' own errors would not name the key."""
 
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -88,6 +89,12 @@ def steps_or_no_limit(key: str, value: Any) -> None:
         raise ConfigError(key, value, "a positive integer, or -1 for no limit")
 
 
+def time(key: str, value: Any) -> None:
+    """As Lightning's Timer takes it, which also takes a mapping, as {hours: 8}."""
+    if not isinstance(value, DictConfig) and not (type(value) is str and re.fullmatch(r"\d+(:\d\d){3}", value)):
+        raise ConfigError(key, value, "days:hours:minutes:seconds, as 00:08:30:00; or null for no limit")
+
+
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # Lightning's, the last three its older names
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 FLAG = partial(one_of, allowed=(False, True))
@@ -116,6 +123,7 @@ RULES: dict[str, Callable[[str, Any], Any]] = {  # for the keys that a config ha
     "trainer.use_distributed_sampler": FLAG,
     "trainer.deterministic": partial(one_of, allowed=(False, True, "warn", None)),
     "trainer.max_steps": steps_or_no_limit,
+    "trainer.max_time": or_null(time),
     "trainer.log_every_n_steps": positive_int,
     "trainer.limit_train_batches": some_batches,
     "trainer.limit_val_batches": some_batches,

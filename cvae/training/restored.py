@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from cvae.errors import UserError
 from cvae.runs.checkpoint import FORMAT
-from cvae.training.engine import Trainer
+from cvae.training.engine import Trainer, out_of_time
 from cvae.training.log_rewind import positions
 from cvae.training.means import of_all_processes
 from cvae.version import VERSION
@@ -52,7 +52,7 @@ def complete(checkpoint: dict[str, Any], module: Any) -> None:
         "minibatches": data.minibatches,
         "max_epochs": module.trainer.max_epochs,
         "gradients": module.guard.state(),
-        "should_stop": module.trainer.should_stop,
+        "should_stop": module.trainer.should_stop and not out_of_time(module.trainer),
         "data": data.fingerprint,
         "logs": positions(module.loggers) if module.trainer.is_global_zero else [],
     }

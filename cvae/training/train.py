@@ -282,7 +282,7 @@ def results(parts: Parts) -> dict:
     seconds = [second for part in trainer.callbacks if isinstance(part, EpochLines) for second in part.seconds]
     metrics |= {"train/seconds_per_epoch": seconds, "epochs": epochs, "steps": steps}
     metrics |= {"data": data.fingerprint} if data.fingerprint else {}
-    return metrics | why_early(trainer.callbacks) | {"parameters": parameters(module)}
+    return metrics | why_early(trainer) | {"parameters": parameters(module)}
 
 
 def evaluation(parts: Parts, run: Run) -> dict[str, Figure]:

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
-from tiny import QUIET, tiny
+from tiny import QUIET, a_second_a_step, tiny
 
 import cvae.training.signals
 import cvae.training.train
@@ -100,6 +100,7 @@ def test_a_run_is_a_jobs_own_by_what_it_noted_outside_of_it(tmp_path, monkeypatc
     ("word", "key", "value"),
     [
         ("trainer.max_epochs=7", "trainer.max_epochs", 7),
+        ("trainer.max_time=00:09:00:00", "trainer.max_time", "00:09:00:00"),
         ("data.root=/a/b", "data.root", "/a/b"),
         ("trainer.devices=[0,1]", "trainer.devices", [0, 1]),
         ("+trainer.num_nodes=2", "trainer.num_nodes", 2),
@@ -144,7 +145,7 @@ def test_a_group_of_the_trainer_says_where_alone(tmp_path):
     ],
 )
 def test_what_may_not_change_is_named(tmp_path, word):
-    allowed = "trainer=GROUP, trainer.max_epochs, callbacks.early_stopping.patience, callbacks.pictures.own, data.ro"
+    allowed = "trainer=GROUP, trainer.max_epochs, trainer.max_time, callbacks.early_stopping.patience, callbacks.pict"
     with pytest.raises(UserError, match=f"^{re.escape(word)}: a run that goes on takes only {allowed}"):
         change(tiny(tmp_path), word, CONF)
 
@@ -172,6 +173,29 @@ def test_a_finished_run_says_so_and_can_be_lengthened(finished, caplog):
     lines = finished.log_file.read_text()
     assert f"Goes on from {finished}/checkpoints/last.ckpt, after step 3" in lines
     assert lines.count("Epoch 1:") == 0 and "Epoch 2: test ELBO" in lines and "Epoch 3: test ELBO" in lines
+
+
+def test_a_run_whose_time_was_over_goes_on_with_more(tmp_path, handlers, monkeypatch):
+    """Also where that was within its last epoch, and not with the same."""
+    a_second_a_step(monkeypatch)
+    monkeypatch.setattr("cvae.training.engine.MINIBATCHES", 1)
+    words, run = ["trainer.max_epochs=1", "trainer.max_time=00:00:00:02"], Run(tmp_path)
+    cvae.training.train.train(tiny(tmp_path, *QUIET, *words))
+    metrics = json.loads(run.metrics.read_text())
+    reason = "its time was over after step 2 (trainer.max_time)"
+    assert metrics["stopped_early"] == reason and metrics["steps"] == 2
+    for again in ([], ["trainer.max_time=00:00:00:02"], ["trainer.max_epochs=3"]):
+        resume(run, again, CONF)
+        assert f"{run} has ended early: {reason}. A larger one would go on" in run.log_file.read_text()
+        assert json.loads(run.metrics.read_text()) == metrics
+    resume(run, ["trainer.max_time=00:00:00:09"], CONF)
+    metrics = json.loads(run.metrics.read_text())
+    assert metrics["steps"] == 3 and metrics["epochs"] == 1 and "stopped_early" not in metrics
+    status = run.status()
+    resume(run, ["trainer.max_time=null"], CONF)
+    assert run.status() == status and "is finished. trainer.max_epochs=N, above 1" in run.log_file.read_text()
+    with pytest.raises(ConfigError, match="^trainer.max_time=9: must be days:hours:minutes:seconds, as"):
+        resume(run, ["trainer.max_time=9", "trainer.max_epochs=2"], CONF)
 
 
 def test_a_run_that_was_stopped_can_be_shortened_to_what_is_done(tmp_path, handlers, monkeypatch):

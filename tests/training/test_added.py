@@ -128,7 +128,7 @@ KEYS = {  # of the trainer: values that work, {value that does not: what is said
     "min_epochs": ([1, "null"], {0: "trainer.min_epochs=0", "x": "trainer.min_epochs=x"}),
     "max_steps": ([3, -1], {0: "trainer.max_steps=0"}),
     "min_steps": ([3, "null"], {-4: "trainer.min_steps=-4", "x": "trainer.min_steps=x"}),
-    "max_time": (["00:00:01:00", "{hours: 1}"], {"x": "trainer: .*duration"}),
+    "max_time": (["00:00:01:00", "{hours: 1}"], {"x": "trainer.max_time=x: must be days:hours:min"}),
     "limit_train_batches": ([2], {0: "trainer.limit_train_batches=0"}),
     "limit_val_batches": ([2], {0: "trainer.limit_val_batches=0"}),
     "limit_test_batches": ([2], {0: "trainer.limit_test_batches=0"}),

@@ -32,6 +32,11 @@ CASES = {  # key: values that are taken, values that are not, what is said of th
     "trainer.accelerator": (["auto", "cpu"], [None, "abacus", "tpu"], "a device of this machine: one of auto, cpu"),
     "trainer.compile": FLAG,
     "trainer.cuda_graphs": FLAG,
+    "trainer.max_time": (
+        [None, "00:08:30:00", "7:00:00:59"],
+        ["08:30:00", 9, 1.5, True, "00:08:30:00:00", "00:8:30:00", "x"],
+        "days:hours:minutes:seconds, as 00:08:30:00; or null for no limit",
+    ),
     "trainer.gradient_clip_val": ([None, *ABOVE_0[0]], [v for v in ABOVE_0[1] if v is not None], ABOVE_0[2]),
     "trainer.skip_above": ([None, *ABOVE_0[0]], [v for v in ABOVE_0[1] if v is not None], ABOVE_0[2]),
     "trainer.gradient_clip_algorithm": (["norm", "value", None], ["NORM", "inf", 2], "one of norm, value, None"),
