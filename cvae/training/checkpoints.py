@@ -94,7 +94,6 @@ class Checkpoints(Checkpoint):
             raise Stopped(stop, after_step=True)
 
     def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
-        module.require_finite_weights()
         figure = MINUS_LOSS if self.monitor == SELECTION and MINUS_LOSS in module.figures else self.monitor
         score = module.figures.get(figure)
         if score is not None and (self.best is None or score > self.best):

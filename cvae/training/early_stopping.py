@@ -3,10 +3,10 @@
 import logging
 from typing import Any
 
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback
 
 from cvae.checks import positive_int
-from cvae.training.engine import out_of_time
+from cvae.training.engine import Trainer, out_of_time
 from cvae.training.means import MINUS_LOSS, SELECTION
 from cvae.training.module import VAEModule
 

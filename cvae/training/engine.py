@@ -53,12 +53,12 @@ def watches_minibatches(callback: L.Callback) -> bool:
     return any(getattr(type(callback), name) is not getattr(L.Callback, name) for name in WATCHING)
 
 
-def timers(trainer: L.Trainer) -> list[Timer]:
+def timers(trainer: "Trainer") -> list[Timer]:
     """Those that end the training: that of trainer.max_time, and the user's own."""
     return [part for part in trainer.callbacks if isinstance(part, Timer) and part.time_remaining() is not None]
 
 
-def out_of_time(trainer: L.Trainer) -> bool:
+def out_of_time(trainer: "Trainer") -> bool:
     """Whether one of these has: such a training goes on where it is given more time."""
     return any((timer.time_remaining() or 0) <= 0 for timer in timers(trainer))
 

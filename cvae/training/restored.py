@@ -41,7 +41,12 @@ def going_on(file: Path | None, has_begun: Callable[[], bool]) -> Iterator[None]
 
 
 def complete(checkpoint: dict[str, Any], module: Any) -> None:
-    """Add a VAEModule's own state to Lightning's checkpoint. Every process must call it."""
+    """Add a VAEModule's own state to Lightning's checkpoint. Every process must call it.
+
+    Raises:
+        NotFinite: weights are not finite. Whoever saves, the user's callback too, then saves nothing.
+    """
+    module.require_finite_weights()
     data, own = module.trainer.datamodule, {"window": module.window.state_dict(), "epoch": module.epoch.state_dict()}
     checkpoint["cvae"] = {
         "format": FORMAT,

@@ -66,8 +66,9 @@ def test_best_is_the_epoch_with_the_highest_figure(tmp_path, monitor, steps):
 def test_of_two_epochs_with_the_same_figure_the_first_is_best(tmp_path):
     saved = []
     trainer = SimpleNamespace(
-        global_step=3, world_size=1, is_global_zero=True, save_checkpoint=lambda file: saved.append(file.name)
-    )
+        global_step=3, world_size=1, is_global_zero=True, is_last_batch=True,
+        save_checkpoint=lambda file: saved.append(file.name),
+    )  # fmt: skip
     module = SimpleNamespace(figures={"selection/bound": 1.0}, require_finite_weights=lambda: None)
     checkpoints = Checkpoints(str(tmp_path))
     for _ in range(2):
@@ -216,8 +217,9 @@ def test_nothing_is_unpickled(tmp_path):
         WholeCheckpoints().load_checkpoint(file, weights_only=False)
 
 
-def test_weights_that_are_not_finite_replace_no_good_ones(tmp_path, monkeypatch):
-    """A gradient at step 5 of epochs of three: last.ckpt is of the first epoch, best.ckpt as well."""
+@pytest.fixture
+def breaks(monkeypatch):
+    """Weights that are not finite after step 6: epochs have three."""
     step = VAEModule.optimize
 
     def breaks(self, levels, y, number):
@@ -227,6 +229,10 @@ def test_weights_that_are_not_finite_replace_no_good_ones(tmp_path, monkeypatch)
         return sums
 
     monkeypatch.setattr(VAEModule, "optimize", breaks)
+
+
+def test_weights_that_are_not_finite_replace_no_good_ones(tmp_path, breaks):
+    """last.ckpt is of the first epoch, best.ckpt as well."""
     with pytest.raises(NotFinite) as error:
         trained(tmp_path, *QUIET)
     assert str(error.value) == (
@@ -236,6 +242,19 @@ def test_weights_that_are_not_finite_replace_no_good_ones(tmp_path, monkeypatch)
     for name in ("last", "best"):
         saved = torch.load(tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True)
         assert saved["global_step"] == 3 and all(value.isfinite().all() for value in saved["state_dict"].values())
+
+
+@pytest.mark.parametrize("ours", [[], ["~callbacks.checkpoint"]])
+@pytest.mark.parametrize("when", ["save_on_train_epoch_end: true", "every_n_train_steps: 1"])
+def test_a_callback_of_the_users_saves_no_weights_that_are_not_finite(when, ours, tmp_path, breaks):
+    """In an epoch without an evaluation, before which they would be seen."""
+    own = f"{{_target_: {LIGHTNINGS}.ModelCheckpoint, save_top_k: -1, filename: '{{step}}', {when}}}"
+    words = [*ours, f"+callbacks.own={own}", "+trainer.check_val_every_n_epoch=5", "trainer.max_epochs=5"]
+    with pytest.raises(NotFinite, match="^training, epoch 2, step 6, .*: a gradient is nan"):
+        trained(tmp_path, *QUIET, *words)
+    kept = {file.name: torch.load(file, weights_only=True) for file in tmp_path.glob("checkpoints/step=*")}
+    assert set(kept) == {f"step={step}.ckpt" for step in ([3] if "epoch" in when else range(1, 6))}
+    assert all(value.isfinite().all() for content in kept.values() for value in content["state_dict"].values())
 
 
 def test_load_reads_last_by_default_and_best_by_name(tmp_path):
