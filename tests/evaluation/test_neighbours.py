@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,6 +52,14 @@ def test_the_four_by_hand(blocks):
 def test_three_neighbours_make_a_radius_of_precision_and_five_one_of_density():
     real, samples = normal(40, 2), normal(30, 2, 1)
     assert fidelity(real, samples) == pytest.approx(by_hand(real, samples, 3, 5))
+
+
+def test_the_four_are_those_of_prdc_and_torch_fidelity():
+    """prdc 0.2 gives these of the same features, torch-fidelity 0.4.0 the first two with three neighbours."""
+    rng = np.random.default_rng(0)
+    real, samples = (torch.from_numpy(x) for x in (rng.normal(size=(400, 8)), 0.8 * rng.normal(size=(300, 8)) + 0.3))
+    assert fidelity(real, samples, near=3, dense=5) == pytest.approx((0.9666666667, 0.5475, 1.2813333333, 0.8375))
+    assert fidelity(real, samples, near=5, dense=3) == pytest.approx((0.9866666667, 0.645, 1.2277777778, 0.74))
 
 
 def test_density_and_coverage_of_the_same_distribution():
