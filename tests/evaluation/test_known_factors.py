@@ -251,6 +251,80 @@ def test_variances_are_compared_by_their_scale():
     assert fixed_factors.votes(codes, factors, 600, np.random.default_rng(0))[:, 3].sum() == 0
 
 
+def test_points_come_in_blocks_and_all_of_them():
+    factors, numbers = grid(300)
+    assert (fixed_factors.POINTS, fixed_factors.DRAWN) == (5000, 64)
+    rng = np.random.default_rng(0)
+    assert fixed_factors.votes(numbers, factors, 4000, rng).sum() == 4000  # more than a block of each factor
+    assert len(fixed_factors.differences(numbers, factors, 4000, rng)[0]) == 4000
+
+
+def test_scores_learn_from_training_points_and_are_of_half_as_many_test_points(monkeypatch):
+    train, test, asked = (np.eye(3), "factors"), (np.ones((3, 3)), "others"), []
+    votes = {"factors": [[5, 1, 0], [2, 4, 1]], "others": [[3, 2, 1], [1, 4, 9]]}
+    monkeypatch.setattr(fixed_factors, "votes", lambda z, f, n, _: asked.append((z, f, n)) or np.array(votes[f]))
+    assert fixed_factors.factor_vae(train, test, np.random.default_rng(0)) == (3 + 4 + 9) / 20
+    assert asked == [(train[0], "factors", 5000), (test[0], "others", 2500)]
+    points = {"factors": ([[0.0], [1], [0], [1]] * 9, [0, 1] * 18), "others": ([[0.0], [1], [1], [0]], [0, 1, 1, 1])}
+    monkeypatch.setattr(predicted, "differences", lambda z, f, n, _: asked.append((z, f, n)) or points[f])
+    assert predicted.beta_vae(train, test, np.random.default_rng(0)) == 3 / 4
+    assert asked[2:] == asked[:2]
+
+
+class Fitted:
+    """In the place of a model of scikit-learn: what it is given, and results that are known."""
+
+    def __init__(self, seen, found, **how):
+        self.seen, self.found = seen, found
+        seen.append(how)
+
+    def fit(self, z, factor):
+        self.seen.append((len(z), factor[0]))
+        self.coef_ = self.feature_importances_ = np.array(self.found[factor[0]][0])
+        self.of = factor[0]
+        return self
+
+    def score(self, z, factor):
+        self.seen.append((len(z), factor[0]))
+        return self.found[self.of][1]
+
+
+def test_dci_by_hand(monkeypatch):
+    """Of three latents and two factors, each with an importance of the latents and a share that is right."""
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install -e '.[measures]'")
+    seen, first, second = [], [0.9, 0.1, 0.0], [0.2, 0.2, 0.6]
+    importance = np.array([first, second]).T
+    expected = predicted.concentration(importance), predicted.concentration(importance.T)
+    found = {1: (first, 0.5), 2: (second, 0.75)}
+    monkeypatch.setattr("sklearn.ensemble.GradientBoostingClassifier", lambda **how: Fitted(seen, found, **how))
+    train, test = ((np.zeros((5000, 3)), np.tile(numbers, (5000, 1))) for numbers in ([1, 2], [3, 4]))
+    assert predicted.dci_trees(train, test, 6) == pytest.approx((*expected, 0.625))
+    assert {"random_state": 6} in seen and sorted(part for part in seen if type(part) is tuple) == [
+        (1000, 3), (1000, 4), (2000, 1), (2000, 2),
+    ]  # fmt: skip
+
+
+def test_dci_by_lasso_by_hand(monkeypatch):
+    """Factors are standardized as those learned from; a factor that is told worse than by its mean counts as 0."""
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install -e '.[measures]'")
+    seen, first, second = [], [0.9, -0.1, 0.0], [0.2, -0.2, 0.6]
+    importance = np.abs([first, second]).T
+    expected = predicted.concentration(importance), predicted.concentration(importance.T)
+    found = {-1: (first, -3.0), 1: (second, 0.75)}
+    monkeypatch.setattr("sklearn.linear_model.Lasso", lambda **how: Fitted(seen, found, **how))
+    train = np.zeros((400, 3)), np.array([[1, 9], [3, 5]] * 200)  # means 2 and 7, deviations 1 and 2
+    test = np.zeros((30, 3)), np.array([[4, 1]] * 30)
+    assert predicted.dci_lasso(train, test) == pytest.approx((*expected, 0.375))
+    assert [part for part in seen if type(part) is dict] == [{"alpha": 4 / 20}] * 2
+    assert [part for part in seen if type(part) is tuple] == [(400, -1), (400, 1), (30, 2), (30, -3)]
+
+
+def test_explicitness_of_values_that_the_test_points_lack():
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install -e '.[measures]'")
+    z, factor = np.arange(30.0)[:, None] / 10, np.repeat([0, 1, 2], 10)[:, None]
+    assert predicted.explicitness((z, factor), (z[:20], factor[:20])) == 1
+
+
 def test_concentration_by_hand():
     importance = np.array([[0.9, 0.0, 0.1], [0.1, 0.2, 0.1]])
     first = 1 + (0.9 * np.log(0.9) + 0.1 * np.log(0.1)) / np.log(3)

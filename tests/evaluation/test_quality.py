@@ -14,7 +14,7 @@ from cvae.evaluation.distances import frechet, frechet_extrapolated, kid, vendi
 from cvae.evaluation.features import Features
 from cvae.evaluation.neighbours import fidelity, nearest
 from cvae.evaluation.pixels import psnr, ssim
-from cvae.evaluation.quality import QualitySettings, Real, Sampler, quality, reconstructions
+from cvae.evaluation.quality import QualitySettings, Real, Sampler, like, quality, reconstructions
 from cvae.evaluation.real import in_order, of_split, real_features
 from cvae.priors import NoPrior
 from cvae.runtime.noise import fixed_noise, hashed_seed
@@ -86,6 +86,23 @@ def test_samples_are_binarized_as_the_data_are(binarization):
             binarization, (torch.rand(means.shape) < means).float()
         )
     assert torch.equal(drawn.block(0), x) and torch.equal(drawn.block(0), x)
+
+
+def test_means_of_a_gaussian_are_within_the_range_of_the_data():
+    vae, data = parts("data.binarization=none", "likelihood=gaussian")
+    drawn = Sampler(vae, data.test.images.y, "none", QualitySettings(16, seed=1))
+    with fixed_noise(hashed_seed(1, 0, 0), CPU):
+        means = vae.sample(16)
+    assert means.min() < 0 and means.max() > 1 and torch.equal(drawn.block(0), means.clamp(0, 1))
+    x, made, same = next(reconstructions(vae, data, 16, 1))
+    with fixed_noise(hashed_seed(1, 1, 0), CPU):
+        means = vae.reconstruct(x)
+    assert means.min() < 0 and means.max() > 1
+    assert torch.equal(made, means.clamp(0, 1)) and torch.equal(same, made)
+
+
+def test_the_grey_in_the_middle_is_black_as_in_the_data():
+    assert like("static", torch.tensor([0.5, 0.5001])).tolist() == [0, 1]
 
 
 def test_classes_are_those_of_the_test_images():
@@ -368,6 +385,29 @@ def test_samples_have_the_classes_of_the_test_images_that_are_measured(monkeypat
     monkeypatch.setattr(vae, "sample", lambda num, y: (asked.append(y), sample(num, y))[1])
     quality(vae, data, Plain(), real_features(data, Plain(), settings, plain), settings, plain)
     assert torch.cat(asked).unique().tolist() == [0]
+
+
+def test_few_training_images_are_all_neighbours():
+    vae, data = parts()
+    real = real_features(data, Plain(), QualitySettings(20), plain)
+    few = Real(real.test, real.train[:3], real.rows[:3])
+    found = quality(vae, data, Plain(), few, QualitySettings(6, images=6), plain).nearest.training
+    assert found.shape == (6, 3) and all(set(row) == set(real.rows[:3].tolist()) for row in found.tolist())
+
+
+def test_the_progress_of_sampling_is_shown():
+    vae, data = parts()
+    real, seen = real_features(data, Plain(), QualitySettings(20), plain), []
+    quality(vae, data, Plain(), real, QualitySettings(20), lambda *given: seen.append(given[1:]) or plain(*given))
+    assert seen == [("sampling", 2)]
+
+
+def test_a_figure_that_is_not_finite_is_named(monkeypatch):
+    vae, data = parts("data.binarization=none", "likelihood=gaussian")
+    real = real_features(data, Plain(), QualitySettings(20), plain)
+    monkeypatch.setattr(quality_module, "psnr", lambda x, y: torch.full((len(x),), torch.inf))
+    with pytest.raises(NotFinite, match="quality of 20 samples: psnr is inf$"):
+        quality(vae, data, Plain(), real, QualitySettings(20), plain)
 
 
 def test_what_is_not_finite_is_an_error():

@@ -89,6 +89,8 @@ def test_the_dimensions_of_the_highest_rates_come_first():
     found = with_means(vae, data, means, torch.tensor([0.2, 0.1, 3.0, 0.7]))
     assert found.order == [2, 3, 0, 1] and found.unit == " nats"
     assert (found.first_plane().right, found.first_plane().up) == (2, 3)
+    turned = with_means(vae, data, means, torch.tensor([0.7, 0.1, 3.0, 0.2]))  # the highest is the upper one, too
+    assert turned.order[:2] == [2, 0] and (turned.first_plane().right, turned.first_plane().up) == (0, 2)
     assert with_means(vae, data, means[:1], torch.ones(4)).first_plane()  # one image alone
     whole = space_of(vae, data, None, 0)
     x, _ = data.batch("test", range(23))
@@ -115,6 +117,14 @@ def test_the_planes_show_the_test_images():
     assert found.around_images(found.first_plane().zoomed(0.2, 0.3, 0.1)) == found.first_plane()
     one = space("model.latent_dim=1")
     assert one.first_plane() == one.plane(0, None) and one.plane(0, None).up is None
+
+
+def test_a_plane_is_no_narrower_than_a_part_of_the_widest_dimension():
+    """Where the images hardly differ: 2 % of 110, which are the 100 of the first dimension and its margins."""
+    vae, data = parts("model.latent_dim=2")
+    means = torch.stack([torch.linspace(-50, 50, 23), torch.full((23,), 0.25)], 1)
+    plane = with_means(vae, data, means).plane(0, 1)
+    close([plane.low[1], plane.high[1]], [0.25 - 1.1, 0.25 + 1.1])
 
 
 def test_the_principal_plane_is_of_the_directions_of_largest_variance():
@@ -209,6 +219,8 @@ def test_what_an_image_is_called():
     data.test.images = data.test.images._replace(names=names, classes=("ant", "bee\nhive", "cat"))
     assert found.called(4) == f"Test image 4, {names[4]}, class bee hive"
     assert found.short(4) == f"…{names[4][-23:]}, bee hive" and len(found.short(4).split(",")[0]) == 24
+    data.test.images = data.test.images._replace(names=np.array(["a folder/" + "n" * count for count in range(20, 43)]))
+    assert found.short(4) == f"{'n' * 24}, bee hive" and found.short(5).startswith("…")
 
 
 def png(pixels):
