@@ -37,7 +37,8 @@ MOVED = {  # what saved configs may call a part, and what it is called today
 
 
 def make(cfg: DictConfig, group: str, **arguments: Any) -> Any:
-    """The object that `cfg[group]` describes, given `arguments` too.
+    """The object that `cfg[group]` describes, given `arguments` too; of callbacks and loggers {name: object}, without
+    those that are null.
 
     Of a run that the user does not trust only parts of the group are made: see `cvae.runs.trust`.
 
@@ -47,11 +48,13 @@ def make(cfg: DictConfig, group: str, **arguments: Any) -> Any:
     """
     if cfg._get_flag("foreign"):
         require_parts(OmegaConf.to_container(cfg), group)
-    if "_target_" not in cfg[group] and not all(isinstance(part, DictConfig) for part in cfg[group].values()):
+    several = "_target_" not in cfg[group]
+    if several and not all(part is None or isinstance(part, DictConfig) for part in cfg[group].values()):
         raise UserError(f"{group}: its file names no class (_target_)")
     try:
         # Plain lists and dicts: OmegaConf's own would end up in what parts save, and no checkpoint with them is opened.
-        return instantiate(cfg[group], _convert_=cfg[group].get("_convert_", "all"), **arguments)
+        made = instantiate(cfg[group], _convert_=cfg[group].get("_convert_", "all"), **arguments)
+        return {name: part for name, part in made.items() if part is not None} if several else made
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, ConfigError):

@@ -58,7 +58,7 @@ def require_figures(cfg: DictConfig, trainer: L.Trainer, module: VAEModule, spli
     measured = [*selection(means), *(f"{split}/{name}" for name in (*means, *of_codes))]
     trained = list(named("train_epoch", of_training(means, module.vae)))
     for name, part in cfg.callbacks.items():
-        monitor = part.get("monitor")
+        monitor = part.get("monitor") if part else None
         if monitor is None or part._target_.startswith("cvae.") or not part.get("strict", True):
             continue
         allowed, when = [*measured, *trained], ""

@@ -193,7 +193,7 @@ def assemble(cfg: DictConfig) -> Parts:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data, vae = build_data(cfg), build_vae(cfg)
     require_fit(cfg, vae, data)
-    added, loggers = dict(make(cfg, "callbacks")), [*map(forgiving, make(cfg, "logger").values())]
+    added, loggers = make(cfg, "callbacks"), [*map(forgiving, make(cfg, "logger").values())]
     require_callbacks(added, loggers)
     accumulated = accumulation(cfg, added)
     callbacks = into_run(added, Run(cfg.run_dir))

@@ -6,15 +6,18 @@ import warnings
 import pytest
 import pytorch_lightning as L
 import torch
+from conftest import ROOT
 from omegaconf import OmegaConf
 from tiny import QUIET, tiny, trained
 
 import cvae
 from cvae.build import build_data, build_vae
+from cvae.cli.resume import change
 from cvae.errors import UserError
 from cvae.evaluation import Settings
 from cvae.objectives import Terms
 from cvae.training import train as training
+from cvae.training.early_stopping import EarlyStopping
 from cvae.training.module import VAEModule
 
 
@@ -43,6 +46,27 @@ def test_the_parts_of_a_run_are_those_of_the_config(tmp_path):
     assert names >= {"Pictures", "EpochLines", "ProgressBar", "Checkpoints"}
     assert parts.trainer.max_epochs == 3 and len(parts.trainer.loggers) == 1
     assert training.assemble(tiny(tmp_path, "~callbacks.checkpoint")).trainer.checkpoint_callback is None
+
+
+@pytest.mark.parametrize("name", ["pictures", "checkpoint", "early_stopping", "progress"])
+def test_a_callback_that_is_null_is_left_out(name, tmp_path):
+    """As with ~callbacks.NAME."""
+    null, without = (training.assemble(tiny(tmp_path, f"{word}")).trainer for word in
+                     (f"callbacks.{name}=null", f"~callbacks.{name}"))  # fmt: skip
+    assert [*map(type, null.callbacks)] == [*map(type, without.callbacks)]
+    assert len(null.callbacks) < len(training.assemble(tiny(tmp_path)).trainer.callbacks)
+
+
+def test_a_run_without_callbacks_and_loggers(tmp_path):
+    """With none of them it trains, and with patience it goes on."""
+    names = ("callbacks.pictures", "callbacks.checkpoint", "callbacks.early_stopping", "logger.tensorboard")
+    cfg = tiny(tmp_path, *(f"{name}=null" for name in names))
+    training.train(cfg)
+    assert not (tmp_path / "checkpoints").exists() and not list(tmp_path.rglob("*.png"))
+    change(cfg, "callbacks.early_stopping.patience=1", ROOT / "conf")
+    assert [part.patience for part in training.assemble(cfg).trainer.callbacks if isinstance(part, EarlyStopping)] == [
+        1
+    ]
 
 
 @pytest.mark.parametrize(
