@@ -44,7 +44,7 @@ UNREADABLE = -1  # the row of a file that cannot be read
 
 
 class Files(NamedTuple):
-    """Files as they are now: their names from the root, and the size (bytes) and time (ns) of each; -1 for none."""
+    """Files as they are now: their names from the root, or whole paths; size (bytes) and time (ns), -1 for none."""
 
     root: Path
     names: Sequence[str]
@@ -52,16 +52,16 @@ class Files(NamedTuple):
     time: np.ndarray
 
     def paths(self, numbers: Iterable[int]) -> list[str]:
-        below = os.path.join(self.root, "")
-        return [below + self.names[number] for number in numbers]
+        root = os.fspath(self.root)  # once: it takes as long as all else
+        return [os.path.join(root, self.names[number]) for number in numbers]
 
 
 def files_now(root: Path, names: Sequence[str]) -> Files:
     """Look at each file."""
-    below, about = os.path.join(root, ""), []
+    below, about = os.fspath(root), []
     for name in names:
         try:
-            found = os.stat(below + name)
+            found = os.stat(os.path.join(below, name))
             about.append((found.st_size, found.st_mtime_ns))
         except OSError:  # decoding says why
             about.append((-1, -1))

@@ -354,3 +354,9 @@ def test_a_file_where_the_folder_should_be_is_nothing_damaged(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     kept = Cache(tmp_path / "file" / "own", Reading((1, 8, 8)))
     assert not kept.read().rows and kept.open() is None and not caplog.text
+
+
+def test_files_elsewhere_have_their_whole_path(root, tmp_path):
+    draw(tmp_path / "a.png", 1)
+    files = files_now(root, ["1.png", str(tmp_path / "a.png")])
+    assert files.paths([1, 0]) == [str(tmp_path / "a.png"), str(root / "1.png")] and files.size.min() > 0
