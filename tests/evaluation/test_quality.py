@@ -399,7 +399,7 @@ def test_the_progress_of_sampling_is_shown():
     vae, data = parts()
     real, seen = real_features(data, Plain(), QualitySettings(20), plain), []
     quality(vae, data, Plain(), real, QualitySettings(20), lambda *given: seen.append(given[1:]) or plain(*given))
-    assert seen == [("sampling", 2)]
+    assert seen[0] == ("sampling", 2)
 
 
 def test_a_figure_that_is_not_finite_is_named(monkeypatch):
