@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from cvae.data import sprites as module
 from cvae.data.mapped import IN_MEMORY, Mapped
 from cvae.data.module import ImageData
 from cvae.data.sprites import NAMES, Drawn, Sprites, places, templates
@@ -154,3 +155,13 @@ def test_it_counts_its_classes_and_fetches_nothing(tmp_path):
     source = sprites(shape=2, train_size=100)
     source.download()
     assert source.classes() == 2 and source.load()[0].classes == ("square", "ellipse")
+
+
+@pytest.mark.parametrize(("shape", "u", "v"), [
+    ("square", 0.7, 0.0), ("square", 0.0, -0.7), ("square", -0.7, 0.7), ("ellipse", 1.0, 0.0), ("ellipse", 0.0, -0.5),
+    ("ellipse", 0.6, 0.4), ("heart", 0.0, 1.15 / 1.35), ("heart", 0.0, -0.85 / 1.35), ("heart", 1 / 1.35, 0.15 / 1.35),
+])  # fmt: skip
+def test_points_at_the_edge_of_a_shape(shape, u, v):
+    """Just inside and just outside, seen from its middle."""
+    assert module.inside(shape, np.array(0.999 * u), np.array(0.999 * v))
+    assert not module.inside(shape, np.array(1.001 * u), np.array(1.001 * v))

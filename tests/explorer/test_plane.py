@@ -84,5 +84,8 @@ def test_a_window_shows_the_points_and_not_what_lies_apart():
     apart = torch.cat([values, torch.tensor([90.0])])  # a single one
     low, high = window(apart, 0.0)
     assert low == pytest.approx(-0.05, abs=0.1) and 1.2 < high < 1.7
+    for count, seen in ((5, False), (15, True)):  # of 1,000, of which one in a hundred may lie apart
+        far = torch.cat([values[:1000], torch.full((count,), 90.0)])
+        assert (window(far, 0.0)[1] > 90) is seen
     close(window(torch.tensor([2.0, 2.0]), 3.0), [0.5, 3.5])  # no image differs: as long as is asked for
     close(window(torch.tensor([2.0]), 3.0), [0.5, 3.5])

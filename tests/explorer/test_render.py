@@ -40,6 +40,52 @@ def test_points_are_at_their_places_in_the_colours_of_their_classes():
     assert 30 < coloured.sum() < 3 * 120  # three dots and no more
 
 
+def drawn(found, plane):
+    """The points of a plane: {(z of the first axis, of the second): colour}."""
+    axes = render.Figure().add_subplot()
+    render.points(axes, found, plane)
+    (dots,) = axes.collections
+    places = [tuple(map(float, place)) for place in dots.get_offsets()]
+    return dict(zip(places, [tuple(colour[:3]) for colour in dots.get_facecolors()], strict=False))  # of no point one
+
+
+def test_points_outside_of_a_zoomed_plane_are_left_out_and_the_others_keep_their_colours():
+    found, plane = few()
+    ((place, colour),) = drawn(found, plane.zoomed(0.5, 0.8, 0.3)).items()
+    assert place == pytest.approx(found.means[2].tolist(), abs=1e-5)
+    assert colour == pytest.approx([part / 255 for part in rgb(colours(2)[1])])
+    assert len(drawn(found, plane.zoomed(0.9, 0.9, 0.1))) == 0
+    edge = plane.zoomed(
+        0.0, 0.0, 0.74
+    )  # its right side is at 0.74 of the first plane: half of the second point is seen
+    assert len(drawn(found, edge)) == 2
+
+
+def test_classes_in_rows_have_no_numbers():
+    found = space("model.latent_dim=1")
+    axes = render.Figure().add_subplot()
+    render.points(axes, found, found.first_plane())
+    assert len(axes.get_yticks()) == 0 and len(axes.get_xticks()) > 2
+
+
+def test_each_axis_has_its_name_and_large_numbers_are_fewer(monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        render.pictures, "to_pixels", lambda figure: figures.append(figure) or np.zeros((4, 4, 3), np.uint8)
+    )
+    found, _ = few()
+    plane = Plane(1, 0, (0.0, 10.0), (1.0, 20.0))
+    for scale in (1.0, 2.0):
+        plane_png(found, plane, scale)
+    for figure in figures:
+        right, up = figure.axes[0].texts
+        assert (right.get_text(), *right.get_position())[:2] == ("z[1] →", 0.985) and up.get_text() == "z[0] ↑"
+        assert up.get_position()[1] == 0.985
+    for axis in ("xaxis", "yaxis"):
+        few_ticks, many = (len(getattr(figure.axes[0], axis).get_ticklocs()) for figure in figures[::-1])
+        assert 2 <= few_ticks < many <= 10
+
+
 def test_the_numbers_of_the_axes_are_inside_and_not_cut_off():
     found, plane = few(places=((0.5, 0.5),), labels=(0,))
     picture = imageio.imread(plane_png(found, plane)).astype(int)
@@ -164,6 +210,7 @@ def test_all_in_one_picture(monkeypatch):
         ("A", pytest.approx(0.3), pytest.approx(0.9)), ("2", pytest.approx(0.9), pytest.approx(0.4)),
     ]  # fmt: skip
     assert [part.get_title() for part in images] == ["decoded", "a $ <b>", "from A to B"]
+    assert not any(part.title.get_parse_math() for part in images)  # a name with two $ is no formula
     shown = [part.images[0].get_array() for part in images]
     for pixels, wanted in zip(shown, (image, other, torch.cat(list(strip), 2)), strict=True):
         np.testing.assert_array_equal(pixels, (wanted * 255).round().byte().permute(1, 2, 0).numpy())

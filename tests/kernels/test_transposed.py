@@ -65,6 +65,12 @@ def test_the_backward_pass_on_a_cpu_is_ours(kernel, size, monkeypatch):
     assert seen == [(2, 4, *size)]
 
 
+def test_other_devices_keep_torchs_backward_pass(monkeypatch):
+    monkeypatch.setattr(transposed.ConvTransposeSame, "apply", lambda *_: pytest.fail("it is ours"))
+    result = conv_transpose2d_same(*inputs(3, device="meta"), 2)
+    assert result.shape == (2, 4, 6, 10) and result.device.type == "meta"
+
+
 def test_under_autocast_it_computes_in_bfloat16_and_gives_float32_gradients():
     parts = inputs(3, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

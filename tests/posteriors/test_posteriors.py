@@ -376,3 +376,15 @@ def test_a_step_compiles_without_a_graph_break(name):
         loss = run(x)
         losses.append([loss, *torch.autograd.grad(loss, parameters)])
     torch.testing.assert_close(*losses)
+
+
+def test_a_spline_is_nowhere_flatter_than_a_thousandth():
+    """Its parameters may be anything: with derivatives as small as they can be, that at the knot in the middle."""
+    posterior = FlowPosterior(1, transforms=1, hidden=4, context=2, bins=8).double()
+    bias = posterior.transforms[0].hyper[-1].bias
+    with torch.no_grad():
+        posterior.transforms[0].hyper[-1].weight.zero_()
+        bias.copy_(torch.tensor([0.0] * 16 + [-1e9] * 7))  # widths and heights alike, then the derivatives
+    q, zero = posterior(torch.zeros(1, 4, dtype=torch.float64)), torch.zeros(1, 1, dtype=torch.float64)
+    expected = -0.5 * math.log(2 * math.pi) - math.log(1e-3)
+    assert q.log_prob(zero).item() == pytest.approx(expected, rel=1e-4)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from cvae.runs.checkpoint import read_checkpoint
 from cvae.runs.directory import Run
 from cvae.runs.modelled import remarks
 from cvae.training.checkpoints import Checkpoints
+from cvae.training.early_stopping import EarlyStopping
 from cvae.training.module import VAEModule
 from cvae.training.signals import Stopped
 from cvae.training.train import train
@@ -177,6 +179,27 @@ def test_a_checkpoint_of_somebody_else_has_no_other_file_deleted(name, key, tmp_
     state = {"best": None, "step": 3, key: [[name, 1.0]] if key == "ranked" else [name]}
     with pytest.raises(UserError, match="^the checkpoint's callbacks name .* which is no file of a kept epoch$"):
         Checkpoints(str(tmp_path)).load_state_dict(state)
+
+
+def test_an_objective_without_a_bound_is_watched_by_its_loss():
+    """The evaluation before a training counts for nothing."""
+    stop, trainer = EarlyStopping(2), SimpleNamespace(sanity_checking=True, should_stop=False, current_epoch=0)
+    stop.on_validation_end(trainer, SimpleNamespace(figures={"selection/minus_loss": 9.0}))
+    assert (stop.best, stop.since) == (None, 0)
+    trainer.sanity_checking = False
+    for epoch, value in enumerate((-3.0, -2.0, -2.5, -2.0)):
+        assert not trainer.should_stop
+        trainer.current_epoch = epoch
+        stop.on_validation_end(trainer, SimpleNamespace(figures={"selection/minus_loss": value}))
+        stop.on_train_epoch_end(trainer, None)
+    assert (stop.best, stop.epoch, stop.since, trainer.should_stop) == (-2.0, 2, 2, True)
+
+
+def test_what_it_remembers_is_all_of_it():
+    one, two = EarlyStopping(3), EarlyStopping(3)
+    one.best, one.epoch, one.since, one.ended = -5.0, 4, 2, True
+    two.load_state_dict(one.state_dict())
+    assert vars(two) == vars(one)
 
 
 def test_it_ends_after_a_whole_epoch(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from tiny import QUIET, tiny
 from cvae.errors import ConfigError, UserError
 from cvae.training.module import VAEModule
 from cvae.training.options import check
-from cvae.training.rates import Rates, of_length, schedule
+from cvae.training.rates import Rates, length, of_length, schedule, steps_of_epochs
 from cvae.training.train import train
 
 STEPS, EPOCHS = 18, 3  # of the runs here
@@ -98,7 +99,7 @@ def test_the_rate_of_each_step_of_a_training(name, interval, seen, tmp_path):
     ("cosine", ["+trainer.accumulate_grad_batches=4"], 6),  # two steps an epoch
     ("one_cycle", ["trainer.max_steps=14"], 14),
     ("one_cycle", ["+trainer.limit_train_batches=3"], 9),
-    ("cosine", ["+trainer.limit_train_batches=0.5"], 9),
+    ("cosine", ["+trainer.limit_train_batches=0.45"], 6),  # of six minibatches two
     ("cosine", ["objective=factor_vae", "objective.hidden=4"], STEPS),  # two groups
     ("step", ["trainer.max_time=01:00:00:00"], STEPS),
     ("one_cycle", ["scheduler.total_steps=18"], STEPS),
@@ -182,3 +183,15 @@ def test_how_many_steps_a_training_has_is_not_guessed_before_the_images_are_ther
         few = words("one_cycle", "scheduler.total_steps=4", "trainer.max_steps=4", "trainer.max_epochs=50")
         train(tiny(tmp_path / interval, *QUIET, *few, f"scheduler.interval={interval}"))
         assert last(tmp_path / interval)["global_step"] == 4
+
+
+@pytest.mark.parametrize(("epochs", "most", "steps"), [
+    (4, -1, [7, 4, 2, 2]), (4, 12, [7, 4, 1]), (4, 11, [7, 4]), (2, 100, [7, 4]), (None, 12, []), (4, 3, [3]),
+])  # fmt: skip
+def test_steps_of_epochs_that_accumulate_more_and_more(epochs, most, steps):
+    """Seven minibatches an epoch: one, two, then four a step. The last step of an epoch has what is left."""
+    data = SimpleNamespace(minibatches_of_an_epoch=lambda: 7)
+    trainer = SimpleNamespace(limit_train_batches=1.0, datamodule=data, max_steps=most, max_epochs=epochs)
+    accumulation = lambda epoch: min(2**epoch, 4)
+    assert steps_of_epochs(trainer, accumulation) == steps
+    assert length(trainer, accumulation, True) == sum(steps) and length(trainer, accumulation, False) == len(steps)
