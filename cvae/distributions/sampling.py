@@ -14,12 +14,12 @@ def rsample_and_log_prob(q: Distribution, shape: _size = (), score: bool = True)
     `q.sample` and carries no gradient, so the gradient of whatever reads z never reaches q.
 
     A flow computes the density of its own draws in the same pass (zuko's `rsample_and_log_prob`). To ask for it
-    afterwards would invert the flow, which takes D passes for an inverse autoregressive flow.
+    afterwards would invert the flow, for an autoregressive one dimension after dimension.
 
     Args:
         score: False leaves out the score, the gradient of log q(z) with respect to q's parameters at a fixed z (Roeder
             et al. 2017, "Sticking the Landing"). The value of log q(z) stays the same, but its gradient then reaches
-            the parameters only through z. In general this costs one more `log_prob` of z, so D passes of an inverse
+            the parameters only through z. In general this costs one more `log_prob` of z, so an inversion of an
             autoregressive flow.
     """
     if isinstance(q, TriangularNormal):

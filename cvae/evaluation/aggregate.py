@@ -9,7 +9,7 @@ from torch import Tensor
 from cvae.evaluation.batches import Batch
 from cvae.models.vae import VAE
 
-PAIRS = 1000  # of a draw and an image, scored at once: small enough for a flow, which needs D network passes for them
+PAIRS = 4000  # of a draw and an image, scored at once: few enough for the memory that a flow takes for each
 
 
 def log_aggregate(

@@ -13,7 +13,7 @@ class Settings:
         samples: importance samples per image
         images: only the first so many test images; None: all
         aggregate_images: at most so many of them for the aggregate posterior; its cost grows with their square. Most of
-            the time goes there if the posterior scores foreign z slowly (an inverse autoregressive flow takes D passes)
+            the time goes there if the posterior scores foreign z slowly, as flows do
         memory: about how many GiB the activations of a decoded block may take. The block is the unit of randomness too:
             a large model gets smaller blocks, so other draws, with less memory; a small model's draws do not change
         seed: of the noise

@@ -29,8 +29,8 @@ class FlowPosterior(Posterior):
     - affine: scale and shift (Papamakarios et al. 2017, turned around as Kingma et al. 2016 do), the family of
       `cvae.posteriors.IAF`, whose Gaussian comes before the flow instead of after it.
 
-    A draw together with its log-density takes one network pass per f; `log_prob` of any other z takes D. All f start
-    close to the identity, and so does q at the diagonal Gaussian.
+    A draw together with its log-density takes one network pass per f; `log_prob` of any other z finds one dimension
+    after the other, by the work of two. All f start close to the identity, and so does q at the diagonal Gaussian.
 
     Features: mean (D), then log-variance (D), then h (context). The distribution's `mean` is not E[z]: see `Flow`.
 

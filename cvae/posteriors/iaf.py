@@ -18,7 +18,7 @@ class IAF(Posterior):
     z = f_T(... f_1(z_0, h) ..., h), z_0 ~ N(mean, diag(exp(logvar))). Each f scales and shifts every dimension of its
     input; a masked network computes scale and shift from the dimensions before it and from the context h. The order of
     the dimensions is reversed from one f to the next. A draw together with its log-density takes one network pass per f
-    (`rsample_and_log_prob`); `log_prob` of any other z inverts the flow, which takes D passes per f.
+    (`rsample_and_log_prob`); `log_prob` of any other z inverts the flow, one dimension after the other.
 
     The scale is exp(a) with |a| < 6.9, where the paper has a sigmoid. All f start close to the identity.
 

@@ -15,8 +15,8 @@ from cvae.priors.prior import Prior
 class FlowPrior(Prior):
     """p(z) by an autoregressive neural spline flow (Durkan et al. 2019) from N(0, I); it starts close to N(0, I).
 
-    `log_prob` takes one network pass per transform, a draw D passes. In each dimension the splines transform [-5, 5];
-    outside of it the tails stay those of N(0, 1).
+    `log_prob` takes one network pass per transform, a draw finds one dimension after the other. In each dimension the
+    splines transform [-5, 5]; outside of it the tails stay those of N(0, 1).
 
     Args:
         transforms: how many autoregressive transforms; the order of the dimensions is reversed from one to the next
