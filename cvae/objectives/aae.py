@@ -20,6 +20,9 @@ class AAE(Objective):
     paper takes these steps in turn, and here all are in one backward pass: the loss holds the critic's too, the model's
     gradient does not depend on that, nor the critic's on the rest.
 
+    Near q(z) = p(z) the gradient of `fooled` is half of KL(q(z) || p(z))'s. A critic that learns as fast as the model
+    soon tells all draws apart, and then its word is large and says little of where p(z) is; so it learns more slowly.
+
     q(z|x) is deterministic, or any other of numbers. With a density there is an ELBO, which is reported and not trained
     for.
 
@@ -28,6 +31,7 @@ class AAE(Objective):
         weight: of `fooled`, above 0
         hidden: units in each of the critic's hidden layers
         layers: how many of these
+        critic_lr: its learning rate, in parts of the model's: above 0; scheduler=one_cycle knows one rate alone
 
     Raises:
         ConfigError: a value is not allowed; at the first call, there are several groups of latents, or they are codes,
@@ -37,8 +41,11 @@ class AAE(Objective):
     deterministic = None
     trains_prior = False
 
-    def __init__(self, latent_dim: int, weight: float = 10, hidden: int = 1000, layers: int = 2) -> None:
+    def __init__(
+        self, latent_dim: int, weight: float = 1, hidden: int = 1000, layers: int = 2, critic_lr: float = 0.1
+    ) -> None:
         super().__init__()
+        self.lr_share = positive_number("critic_lr", critic_lr)
         self.latent_dim, self.weight = positive_int("latent_dim", latent_dim), positive_number("weight", weight)
         self.critic = critic(latent_dim, positive_int("hidden", hidden), positive_int("layers", layers))
 

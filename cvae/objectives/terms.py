@@ -45,11 +45,13 @@ class Objective(nn.Module):
         deterministic: whether it is for posteriors without a density, and for these alone; None: for all
         trains_prior: whether a prior with parameters learns from it
         compiles: whether torch.compile can make one program of it
+        lr_share: the learning rate of its own parameters, in parts of the model's
     """
 
     deterministic: bool | None = False
     trains_prior: bool = True
     compiles: bool = True
+    lr_share: float = 1.0
 
     def prepare(self, num_images: int) -> None:
         """Receive the number of training images, once, before training."""

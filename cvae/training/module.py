@@ -94,6 +94,7 @@ class VAEModule(L.LightningModule):
         """One optimizer; a second parameter group where the objective has parameters of its own (a critic)."""
         groups = [list(self.vae.parameters()), list(self.objective.parameters())]
         optimizer = self.make_optimizer([{"params": parameters} for parameters in groups if parameters])
+        optimizer.param_groups[-1]["lr"] *= self.objective.lr_share  # of the objective's own, and 1 where it has none
         if self.decay is not None:  # here the model is on its device, also where no step is left
             self.averages = Averages(self.vae, self.decay, self.averaged)
         interval = "step" if self.by_step or self.warmup_steps else "epoch"  # when LearningRateMonitor looks
@@ -295,6 +296,5 @@ class VAEModule(L.LightningModule):
         if not self.trainer.testing:
             self.keep(selection(means))
 
-    # The test set at the end is measured like the one between epochs.
-    on_test_epoch_start, test_step = on_validation_epoch_start, validation_step
+    on_test_epoch_start, test_step = on_validation_epoch_start, validation_step  # measured like the set between epochs
     on_test_epoch_end = on_validation_epoch_end

@@ -74,6 +74,14 @@ def test_aae_by_hand():
     assert terms.bound is None and terms.rate is None
 
 
+def test_the_critic_of_an_aae_learns_slowly():
+    """In parts of the model's rate (what the module makes of it: tests/test_contracts.py); others at the same."""
+    assert AAE(D).lr_share == 0.1 and AAE(D, critic_lr=0.3).lr_share == 0.3
+    assert OBJECTIVES["vae_gan"]().lr_share == ELBO().lr_share == 1
+    with pytest.raises(ConfigError, match="^critic_lr=0: must be"):
+        AAE(D, critic_lr=0)
+
+
 class Drawn(nn.Module):
     """A model whose draws come from q, whatever the images are."""
 
