@@ -12,7 +12,6 @@ from cvae.commands.inputs import (
     data_of,
     labels_of,
     model_of,
-    own_files,
     own_levels,
     said,
     save_arrays,
@@ -98,8 +97,8 @@ def batches_of(
     import torch
 
     if args.files:
-        files = own_files(args.files)
-        (data, levels), y = own_levels(files.paths, args), labels_of(args, vae, len(files.paths), files.classes)
+        data, files, levels = own_levels(args.files, args)
+        y = labels_of(args, vae, len(levels), files.classes)
         noise = torch.Generator().manual_seed(data.seed)
         blocks = ((data.as_tested(levels[rows], noise), rows) for rows in torch.arange(len(levels)).split(BATCH))
         batches = ((x, None if y is None else y[rows]) for x, rows in blocks)

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:  # torch takes seconds to import: not for --help, nor for a wr
     from cvae.data import ImageData
     from cvae.data.mapped import Mapped
     from cvae.models.vae import VAE
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 BATCH = 500  # images that go through the model at once
@@ -89,21 +92,26 @@ class OwnFiles(NamedTuple):
     names: list[str]
     classes: list[str] | None
 
+    def take(self, numbers: Sequence[int]) -> "OwnFiles":
+        """The files of these numbers."""
+        kinds = None if self.classes is None else [self.classes[number] for number in numbers]
+        return OwnFiles([self.paths[number] for number in numbers], [self.names[number] for number in numbers], kinds)
 
-def own_files(words: Sequence[str]) -> OwnFiles:
+
+def own_files(words: Sequence[str], split: str) -> OwnFiles:
     """The files that are named, and those below folders that are. Raises UserError if there is no such file or image.
 
     A file in a folder has its path from there as its name, and the folder right below (or below its split's) as its
-    class; "" is the class of a file beside such folders.
+    class; "" is the class of a file beside such folders. split: as `cvae.data.listing.images_in` takes it
     """
-    if missing := [word for word in words if not Path(word).exists()]:
+    if missing := [str(word) for word in words if not os.path.lexists(word)]:
         raise UserError(f"there is no such file: {', '.join(missing)}")
     from cvae.data.listing import images_in
 
     several = len(words) > 1
     found: list[tuple[Path, str, str | None]] = []
     for word in words:
-        below = images_in(Path(word)) if Path(word).is_dir() else None
+        below = images_in(Path(word), split) if Path(word).is_dir() else None
         for name, kind in below or []:
             found.append((Path(word, name), f"{word}/{name}" if several else name, kind))
         found += [] if below else [(Path(word), word, None)]
@@ -111,43 +119,44 @@ def own_files(words: Sequence[str]) -> OwnFiles:
     return OwnFiles(paths, names, kinds if any(kinds) and None not in kinds else None)
 
 
-def own_images(files: Sequence[str | Path], args: argparse.Namespace) -> "Tensor":
+def own_images(words: Sequence[str], args: argparse.Namespace) -> "tuple[OwnFiles, Tensor]":
     """The user's image files as the model of the run sees images: x float32 (N, C, H, W) in [0, 1]. Raises as
     `own_levels` does.
     """
-    data, levels = own_levels(files, args)
-    return data.as_tested(levels[:])
+    data, files, levels = own_levels(words, args)
+    return files, data.as_tested(levels[:])
 
 
-def own_levels(files: Sequence[str | Path], args: argparse.Namespace) -> "tuple[ImageData, Tensor | Mapped]":
-    """The data of the run, of which nothing is read, and the user's image files as levels uint8 (N, C, H, W).
+def own_levels(words: Sequence[str], args: argparse.Namespace) -> "tuple[ImageData, OwnFiles, Tensor | Mapped]":
+    """The data of the run, of which nothing is read; the user's image files, and their levels uint8 (N, C, H, W).
 
-    Files in the folder of the run's data that are decoded there already (data.cache) are not decoded again.
+    Files in the folder of the run's data that are decoded there already (data.cache) are not decoded again. Files that
+    cannot be read are left out if those of the run's data were to be (data.skip_unreadable).
 
     Raises:
-        UserError: a file is missing or cannot be read as an image.
+        UserError: a file is missing or cannot be read as an image; or all are left out.
     """
-    if folders := [file for file in files if Path(file).is_dir()]:
-        raise UserError(f"{folders[0]} is a folder: name the files in it, as {folders[0]}/*.png does")
-    if missing := [file for file in files if not Path(file).is_file()]:
-        raise UserError(f"there is no such file: {', '.join(map(str, missing))}")
     from cvae.build import make, saved_config
     from cvae.data.cache import files_now, read_all
     from cvae.data.decode import reading_of
+    from cvae.data.folder import SHOWN, unreadable
+    from cvae.data.mapped import Mapped
 
     data = make(saved_config(Run(args.run, args.trust)), "data")  # nothing is read: only what is done to images
+    files = own_files(words, getattr(data.source, "split", "hash"))
     kept = getattr(data.source, "kept_at", None)
     root = os.path.abspath(data.source.root if kept else ".")
-    paths = [os.path.abspath(file) for file in files]
-    inside = [
-        os.path.relpath(path, root).replace(os.sep, "/") if path.startswith(root + os.sep) else path for path in paths
-    ]
+    there = [os.path.abspath(path) for path in files.paths]
+    inside = [os.path.relpath(p, root).replace(os.sep, "/") if p.startswith(root + os.sep) else p for p in there]
     levels, decoded = read_all(files_now(Path(root), inside), reading_of(data), kept and kept())
     if decoded.faults:
-        lines = [f"  {one_line(str(files[number]))}: {why}" for number, why in decoded.faults.items()]
-        said = f"{len(lines)} of {len(files)} images cannot be read. Repair or delete them:"
-        raise UserError("\n".join([said, *lines]))
-    return data, levels
+        faults = [(files.paths[number], why) for number, why in decoded.faults.items()]
+        if not getattr(data.source, "skip_unreadable", False) or len(faults) == len(there):
+            raise UserError(unreadable(faults, len(there), ". Repair or delete them"))
+        log.warning("%s", unreadable(faults, len(there), " and are left out, as data.skip_unreadable=true says", SHOWN))
+        rows = [number for number in range(len(there)) if number not in decoded.faults]
+        files, levels = files.take(rows), levels.take(rows) if isinstance(levels, Mapped) else levels[rows]
+    return data, files, levels
 
 
 def images_of(
@@ -171,7 +180,9 @@ def images_of(
                 raise UserError(f"{word} is neither a file nor a test image, of which there are {len(data.test)}: 0 …")
             x[word], y[word] = data.batch("test", [number])
     for word in set(words) - set(numbers):
-        x[word] = own_images([word], args)
+        if Path(word).is_dir():
+            raise UserError(f"{word} is a folder: name an image in it")
+        _, x[word] = own_images([word], args)
     together = torch.cat([x[word] for word in words])
     known = torch.cat([y[word] for word in words]) if len(y) == len(x) and args.label is None else None
     return together, vae.labels(known) if known is not None else labels_of(args, vae, len(words))

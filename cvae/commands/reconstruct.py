@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cvae.commands.inputs import BATCH, labels_of, model_of, own_files, own_images, said, save_images, target, watched
+from cvae.commands.inputs import BATCH, labels_of, model_of, own_images, said, save_images, target, watched
 from cvae.runs.directory import Run
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def redraw(args: argparse.Namespace) -> None:
     from cvae.runtime.noise import fixed_noise
 
     vae = model_of(args).vae
-    files = own_files(args.files)
-    x, y = own_images(files.paths, args), labels_of(args, vae, len(files.paths), files.classes)
+    files, x = own_images(args.files, args)
+    y = labels_of(args, vae, len(x), files.classes)
     rows = torch.arange(len(x)).split(BATCH)
     with fixed_noise(args.seed, torch.device("cpu")):
         parts = [vae.reconstruct(x[i], None if y is None else y[i]) for i in watched(rows, "reconstructing", len(rows))]

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -179,15 +179,20 @@ class ImageFolder:
 
     def _leave_out(self, listing: Listing) -> None:
         """Say which files cannot be read. Raises DataError unless they are to be left out."""
-        counted = f"{len(self.left_out):,} of {len(listing.names):,} images cannot be read"
-        lines = [f"  {one_line(str(self.root / name))}: {why}" for name, why in self.left_out.items()]
+        faults = [(self.root / name, why) for name, why in self.left_out.items()]
         if not self.skip_unreadable:
-            advice = "Repair or delete them, or leave them out with data.skip_unreadable=true"
-            raise DataError("\n".join([f"{counted}. {advice}:", *lines]))
-        more = [f"  … and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
+            advice = ". Repair or delete them, or leave them out with data.skip_unreadable=true"
+            raise DataError(unreadable(faults, len(listing.names), advice))
         log.warning(
-            "%s", "\n".join([f"{counted} and are left out (a run lists all in data.csv):", *lines[:SHOWN], *more])
+            "%s", unreadable(faults, len(listing.names), " and are left out (a run lists all in data.csv)", SHOWN)
         )
+
+
+def unreadable(faults: Iterable[tuple[Path, str]], count: int, then: str, most: int | None = None) -> str:
+    """A message: how many of `count` files cannot be read, what follows from it, and why; of the first `most`."""
+    lines = [f"  {one_line(str(path))}: {why}" for path, why in faults]
+    more = [] if most is None or len(lines) <= most else [f"  … and {len(lines) - most:,} more"]
+    return "\n".join([f"{len(lines):,} of {count:,} images cannot be read{then}:", *lines[:most], *more])
 
 
 def say_what_was_read(decoded: Decoded) -> None:

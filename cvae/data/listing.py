@@ -127,10 +127,13 @@ def images_below(root: Path, folder: str = "") -> list[tuple[str, str]]:
     return [("/".join([*before, *parts]), kind) for parts, kind in sorted(files)]
 
 
-def images_in(root: Path) -> list[tuple[str, str]]:
-    """(Name from `root`, class) of all images in a folder; the class is the folder right below it, or below a split."""
+def images_in(root: Path, split: str) -> list[tuple[str, str]]:
+    """(Name from `root`, class) of all images in a folder; the class is the folder right below it, or below a split.
+
+    split: which folders are those of splits, as in `list_folder`
+    """
     try:
-        splits = set(folders_of_splits(root, "hash").values())
+        splits = set(folders_of_splits(root, split).values())
     except DataError:  # a folder that may be one of a split or of a class, as in `list_folder`: here it is a class
         splits = set()
     named = [(name, name.split("/")) for name, _ in images_below(root)]

@@ -249,3 +249,56 @@ def test_files_are_encoded_alike_in_blocks_of_any_size(call, tmp_path, monkeypat
         assert call("encode", tmp_path / "run", root, "--out", tmp_path / f"{size}.npz")[0] == 0
     one, other = (np.load(tmp_path / f"{size}.npz")["latents"] for size in (6, 2))
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def damaged(folder):
+    """Six images in sub-folders, a damaged one, one that is empty, and a link to none."""
+    images(folder, 6)
+    (folder / "cat" / "0.png").write_bytes(b"no image")
+    (folder / "dog" / "4.png").write_bytes(b"")
+    (folder / "eel" / "gone.png").symlink_to(folder / "nowhere")
+    return folder
+
+
+@pytest.mark.parametrize("command", ["encode", "reconstruct"])
+def test_all_that_cannot_be_read_is_said_at_once(conditional, call, tmp_path, command):
+    root = damaged(tmp_path / "mine")
+    (tmp_path / "other.png").symlink_to(tmp_path / "nowhere")
+    said = arrays(call, command, conditional, root, tmp_path / "other.png", "--class", "0", out=tmp_path / "x.npz")
+    assert "4 of 8 images cannot be read. Repair or delete them:" in said
+    why, none = "not an image of a known format", "not a file, or a link to none"
+    for name, reason in {"cat/0.png": why, "dog/4.png": why, "eel/gone.png": none, "../other.png": none}.items():
+        assert f"  {os.path.normpath(root / name)}: {reason}" in said
+    assert not (tmp_path / "x.npz").exists()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_it_is_left_out_where_the_data_of_the_run_leave_it_out(call, tmp_path, monkeypatch, cached):
+    """Names, classes and labels of the others stay theirs, with their images on disk, too."""
+    root = damaged(tmp_path / "mine")
+    kept = tmp_path / "kept" if cached else "null"
+    words = ["conditional=true", "data.skip_unreadable=true", f"data.cache={kept}", "data.test_size=3"]
+    run = run_on(root, tmp_path / "run", *words)
+    monkeypatch.setattr(cache, "IN_MEMORY", 0)
+    found = arrays(call, "encode", run, root, out=tmp_path / "x.npz")
+    assert found["names"].tolist() == ["cat/3.png", "dog/1.png", "eel/2.png", "eel/5.png"]
+    assert found["labels"].tolist() == [0, 1, 2, 2] and found["classes"].tolist() == ["cat", "dog", "eel", "eel"]
+    for name, latents in zip(found["names"], found["latents"], strict=True):
+        alone = arrays(call, "encode", run, root / name, "--class", name[:3], out=tmp_path / "y.npz")
+        np.testing.assert_allclose(alone["latents"][0], latents, rtol=0, atol=1e-6)
+    drawn = arrays(call, "reconstruct", run, root, out=tmp_path / "z.npz")
+    assert drawn["names"].tolist() == ["cat/3.png", "dog/1.png", "eel/2.png", "eel/5.png"]
+    _, said = call("encode", run, root, "--out", tmp_path / "x.csv")
+    assert "3 of 7 images cannot be read and are left out, as data.skip_unreadable=true says:" in said
+    said = arrays(call, "encode", run, *[root / "cat" / "0.png"] * 2, out=tmp_path / "none.npz")
+    assert "2 of 2 images cannot be read. Repair or delete them:" in said
+
+
+def test_folders_of_splits_are_those_that_the_run_knows(call, tmp_path):
+    """A run of before splits by hash has a class called Training."""
+    root = tmp_path / "images"
+    images(root / "Training", 3), images(root / "Testing", 3)
+    for split, first in (("position", "Testing"), ("hash", "cat")):
+        run = run_on(root, tmp_path / split, f"data.split={split}", "conditional=true", "data.test_size=2")
+        found = arrays(call, "encode", run, root, out=tmp_path / f"{split}.npz")
+        assert found["classes"][0] == first and found["names"][0] == "Testing/cat/0.png"

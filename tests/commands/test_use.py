@@ -380,7 +380,7 @@ def test_what_is_wrong_is_said(tiny_run, call, tmp_path):
             ("reconstruct", plain, good, text),
             f"Repair or delete them: {text}: not an image",
         ),
-        (("interpolate", plain, tmp_path / "in", "0"), "in is a folder: name the files in it, as "),
+        (("interpolate", plain, tmp_path / "in", "0"), "in is a folder: name an image in it"),
         (("reconstruct", plain, tmp_path / "in"), f"Repair or delete them: {text}: not an image"),
         (("reconstruct", plain, good, "--class", 1), "--class=1: must be left out: this model knows no classes"),
         (("reconstruct", classes, good), "--class=None: must be from 0 to 9: this model is given the class"),

@@ -63,9 +63,9 @@ def bad_files(folder):
     return {
         "empty.png": "not an image of a known format", "half.png": "half.png: ", "text.png": "not an image of a known",
         "nan.tiff": "its pixels are 32-bit numbers of an unknown range", "array.npy": "not an image of a known format",
-        "script.eps": "not an image of a known format", "pipe.png": "there is no such file: ",
-        "link.png": "there is no such file: ", "folder.png": "There are no images in ",
-        "gone.png": "there is no such file: ", "": "is a folder: name the files in it, as ",
+        "script.eps": "not an image of a known format", "pipe.png": "not a file, or a link to none",
+        "link.png": "not a file, or a link to none", "folder.png": "There are no images in ",
+        "gone.png": "there is no such file: ", "": "is a folder: name an image in it",
     }  # fmt: skip
 
 
