@@ -90,6 +90,25 @@ def test_samples_one_by_one(tiny_run, call, tmp_path):
         assert np.array_equal(imageio.imread(file), pictures.grid(image[None], 1, padding=0, zoom=1))
 
 
+def test_numbers_of_ten_samples_have_one_digit(tiny_run, call, tmp_path):
+    call("sample", tiny_run(), "--num", 10, "--out", tmp_path / "samples")
+    assert sorted(file.name for file in (tmp_path / "samples").iterdir()) == [f"{number}.png" for number in range(10)]
+
+
+def test_a_grid_is_as_square_as_can_be_or_has_a_row_for_each_class(tiny_run, call):
+    run, classes = tiny_run(), tiny_run("conditional=true", name="classes")
+    vae, conditional = cvae.load(run), cvae.load(classes)
+    for num, columns in ((8, 3), (6, 2), (64, 8)):
+        call("sample", run, *([] if num == 64 else ["--num", num]))
+        with fixed_noise(0, CPU):
+            expected = vae.sample(num)
+        assert np.array_equal(imageio.imread(run / "samples.png"), pictures.grid(expected, columns))
+    call("sample", classes, "--num", 21)
+    with fixed_noise(0, CPU):
+        expected = conditional.sample(30, torch.arange(30) // 3)
+    assert np.array_equal(imageio.imread(classes / "samples.png"), pictures.grid(expected, 3))
+
+
 def test_a_temperature_is_the_models(tiny_run, call, tmp_path):
     run = tiny_run()
     call("sample", run, "--num", 4, "--temperature", 0.5, "--out", tmp_path / "s.npz", "--seed", 3)
@@ -154,6 +173,18 @@ def test_reconstructions_as_arrays_and_as_files(tiny_run, call, tmp_path):
     assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["a.png", "b.png"]
     shown = pictures.grid(expected[1:], 1, padding=0, zoom=1)
     assert np.array_equal(imageio.imread(tmp_path / "folder" / "b.png"), shown)
+
+
+def test_each_of_many_images_is_reconstructed_with_its_own_class(tiny_run, call, tmp_path, monkeypatch):
+    """The name of its folder; batch by batch."""
+    run = tiny_run("conditional=true")
+    monkeypatch.setattr(reconstruct, "BATCH", 2)
+    files = [drawing(tmp_path / "in" / str(number), "a.png", seed=number) for number in range(5)]
+    assert call("reconstruct", run, tmp_path / "in", "--seed", 3, "--out", tmp_path / "r.npz")[0] == 0
+    x, y, vae = seen(*files), torch.arange(5), cvae.load(run)
+    with fixed_noise(3, CPU):
+        expected = torch.cat([vae.reconstruct(x[part], y[part]) for part in torch.arange(5).split(2)])
+    assert np.allclose(arrays(tmp_path / "r.npz")["x"][..., 0], expected[:, 0].numpy(), atol=1e-6)
 
 
 def test_files_of_one_name_are_numbered():
@@ -354,7 +385,7 @@ def test_a_folder_is_encoded(tiny_run, call, tmp_path):
     assert arrays(tmp_path / "grid.npz")["names"].tolist() == ["a/z.png", "b/x y.png"]
 
 
-def test_images_of_a_split_keep_their_names(tiny_run, call, tmp_path):
+def test_images_of_a_split_keep_their_names(call, tmp_path, monkeypatch):
     for number in range(6):
         drawing(tmp_path / "own" / "ab"[number % 2], f"{number}.png", seed=number)
     data = ["data=image_folder", f"data.root={tmp_path / 'own'}", "data.image_shape=[1,8,8]"]
@@ -367,6 +398,10 @@ def test_images_of_a_split_keep_their_names(tiny_run, call, tmp_path):
         found, images = arrays(tmp_path / "l.npz"), getattr(load_data(Run(run)), split).images
         assert found["names"].tolist() == images.names.tolist() and len(images.names) == 3
         assert found["classes"].tolist() == [name[0] for name in images.names]
+    given = []
+    monkeypatch.setattr(pictures, "traversal", lambda *values: given.append(values) or np.zeros((2, 2, 3), np.uint8))
+    call("traverse", run, 2)
+    assert given[0][-1] == f"test image 2, {images.names[2]}"
 
 
 def test_what_is_wrong_is_said(tiny_run, call, tmp_path):

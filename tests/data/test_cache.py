@@ -360,3 +360,50 @@ def test_files_elsewhere_have_their_whole_path(root, tmp_path):
     draw(tmp_path / "a.png", 1)
     files = files_now(root, ["1.png", str(tmp_path / "a.png")])
     assert files.paths([1, 0]) == [str(tmp_path / "a.png"), str(root / "1.png")] and files.size.min() > 0
+
+
+def test_a_file_of_another_size_at_the_same_time_is_decoded_again(root, decoded):
+    """As where an archive is unpacked, which sets the times."""
+    cache = refreshed(root)
+    time = (root / "3.png").stat().st_mtime_ns
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(root / "3.png")
+    os.utime(root / "3.png", ns=(time, time))
+    require_right(refreshed(root), root)
+    assert decoded[1:] == [["3.png"]] and cache.read().rows == 11
+
+
+def test_another_pillow_decodes_anew(root, decoded, monkeypatch):
+    refreshed(root)
+    monkeypatch.setattr(module.PIL, "__version__", "0.0")
+    refreshed(root)
+    assert len(decoded) == 2
+
+
+def test_half_of_the_rows_are_enough_to_go_on(root, decoded):
+    cache = refreshed(root)
+    for number in range(5):
+        (root / f"{number}.png").unlink()
+    draw(root / "new.png")
+    require_right(refreshed(root), root)
+    assert decoded[1:] == [["new.png"]] and cache.read().rows == 11 and cache.read().generation == 1
+
+
+def test_an_array_that_nobody_knows_is_not_written_over(root):
+    """Its index is gone; a process may still read it."""
+    cache = refreshed(root)
+    known = cache.read()
+    cache.array(known.generation).rename(cache.array(7))
+    refreshed(root)
+    assert cache.read().generation == 8 and not cache.array(7).exists()
+
+
+@pytest.mark.parametrize(("missing", "enough"), [(0, True), (1, False)])
+def test_some_space_is_left_on_the_disk(tmp_path, monkeypatch, missing, enough):
+    """Beside 48 bytes of an image and 200 of its line."""
+    cache = Cache(tmp_path, READING)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=3 * 248 + module.SPARE - missing))
+    if enough:
+        cache.require_space(3)
+    else:
+        with pytest.raises(OSError, match="GiB are needed"):
+            cache.require_space(3)

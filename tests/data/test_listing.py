@@ -157,3 +157,13 @@ def test_the_experiment_draws_by_hash_and_a_saved_run_by_position(tmp_path):
     assert split_of(build_data(cfg).source.listing()) == split_of(listed(tmp_path, 8, split="position"))
     with pytest.raises(ConfigError, match=r"^split=name: must be one of hash, position$"):
         ImageFolder(Reading((1, 8, 8)), str(tmp_path), 0.1, 0, "name")
+
+
+def test_the_same_images_are_drawn_on_all_machines_by_each_version():
+    """A run that goes on must find the split that it began with: by blake2b of "KEY:SEED", a zero byte and the name."""
+    names = [f"{kind}/{number}.png" for kind in "ab" for number in range(5)]
+    assert drawn(names, 3, 0, "here", "hash") == ([0, 1, 2, 3, 6, 7, 8], [4, 5, 9])
+    assert drawn(names, 0.4, 7, "here", "hash") == ([0, 1, 4, 5, 6], [2, 3, 7, 8, 9])
+    assert drawn(names, 2, 0, "here", "hash", "data.validation_size")[1] == [4, 5]
+    for share, count in ((1e-9, 1), (0.999, 9)):  # at least one, and one is left
+        assert len(drawn(names, share, 0, "here", "hash")[1]) == count

@@ -366,3 +366,13 @@ def test_wrong_values_name_their_key(values, key):
     with pytest.raises(ConfigError) as error:
         Npz(*values)
     assert error.value.key == key
+
+
+@pytest.mark.parametrize(("bright", "said"), [(None, True), (20, False), (149, False)])
+def test_images_of_which_some_are_bright_are_not_almost_black(bright, said, caplog, tmp_path):
+    """Wherever they are: images are looked at a hundred at a time."""
+    x = np.full((150, 4, 4), 0.1, np.float32)
+    if bright is not None:
+        x[bright] = 0.25
+    Values().require(x, tmp_path / "a.npz")
+    assert ("all 150 images are almost black: the largest value in them is 0.1" in caplog.text) is said

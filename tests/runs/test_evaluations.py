@@ -126,3 +126,32 @@ def test_what_is_not_known_is_said_where_runs_differ(runs):
 def test_an_evaluation_of_an_earlier_step_is_left_out(runs):
     evaluated(runs / "3", 50.0, step=6, samples=5000)
     assert rows(read(find([runs])))[0].mean("NLL") == 116
+
+
+def test_each_figure_of_samples_has_its_own_column(tmp_path):
+    """Each with the value of its name; others have none."""
+    run = make(tmp_path / "a", "seed=1", elbo=-1.0)
+    names = ("frechet", "kid", "precision", "recall", "reconstruction_frechet", "frechet_extrapolated", "density")
+    figures = {name: {"value": 0.123456 * number} for number, name in enumerate(names, 1)}
+    about = {"features": "own-1", "samples": 1000, "images": 20, "seed": 0, "step": 7, "weights": "raw"}
+    Run(run).save_evaluation(figures | {"settings": about | {"checkpoint": "last.ckpt"}})
+    table = rows(read(find([tmp_path])))
+    titles, (line,) = cells(table)
+    shown = {title: cell for title, cell in zip(titles, line, strict=True) if "own-1" in title}
+    assert shown == {
+        "FD own-1 1,000/20": "0.12", "KID own-1 1,000/20": "0.2469", "precision own-1 1,000/20": "0.370",
+        "recall own-1 1,000/20": "0.494", "rFD own-1 1,000/20": "0.62",
+    }  # fmt: skip
+
+
+def test_factors_are_told_by_the_figures_of_their_names(tmp_path):
+    make(tmp_path / "a", "seed=1", elbo=-1.0)
+    names = ("mig", "dci_disentanglement", "sap", "factor_vae_score", "dci_completeness", "sap_of_lines", "modularity")
+    content = {name: {"value": float(number)} for number, name in enumerate(names)}
+    about = {"checkpoint": "last.ckpt", "step": 7, "images": 9, "seed": 0}
+    (tmp_path / "a" / "factors").mkdir()
+    (tmp_path / "a" / "factors" / "a.json").write_text(json.dumps(content | {"settings": about}))
+    (entry,) = read(find([tmp_path]))
+    assert {title: entry.figures.get(title) for title in ("MIG", "DCI", "SAP", "FactorVAE")} == {
+        "MIG": 0, "DCI": 1, "SAP": 2, "FactorVAE": 3,
+    }  # fmt: skip

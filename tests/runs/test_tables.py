@@ -1,6 +1,7 @@
 """The parts of a table, its columns, and what is said below it."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -8,7 +9,7 @@ from runs_to_compare import make
 
 from cvae.runs.comparison import LINKED, find, read, runs_below
 from cvae.runs.modelled import UNKNOWN
-from cvae.runs.tables import COLUMNS, as_csv, as_markdown, columns, parts, remarks, shown
+from cvae.runs.tables import COLUMNS, Row, as_csv, as_markdown, best_first, columns, parts, remarks, shown
 
 GREY = {"_target_": "y", "image_shape": [1, 8, 8], "binarization": "none"}
 GAUSSIAN = {"_target_": "cvae.likelihoods.Gaussian"}
@@ -129,3 +130,29 @@ def test_a_search_that_chose_by_the_test_images_is_said(tmp_path, size, said):
     assert remarks(part.rows, []) == said * [
         "1 of the runs: their search chose by the test images (data.validation_size=0)"
     ]
+
+
+@pytest.mark.parametrize(("title", "higher"), [
+    *((title, True) for title in ("ELBO", "active units", "MIG", "DCI", "SAP", "FactorVAE", "precision p 9/9",
+                                  "recall p 9/9")),
+    *((title, False) for title in ("NLL", "rate", "distortion", "seconds", "FD p 9/9", "KID p 9/9", "rFD p 9/9")),
+])  # fmt: skip
+def test_what_is_better_comes_first_and_what_is_missing_last(title, higher):
+    values = {"a": 2.0, "b": 3.0, "c": None, "d": 1.0}
+    table = [
+        Row(label, {}, [SimpleNamespace(figures={} if value is None else {title: value})])
+        for label, value in values.items()
+    ]
+    assert "".join(row.label for row in best_first(table, title)) == ("badc" if higher else "dabc")
+
+
+def test_only_a_search_chooses_by_the_test_images(tmp_path):
+    """A run alone does not, nor does a plain sweep."""
+    make(tmp_path / "a", elbo=-1.0, data={"_target_": "y", "validation_size": 0})
+    (part,) = parts(read(find([tmp_path])))
+    assert remarks(part.rows, []) == []
+
+
+def test_signs_of_a_table_are_escaped_in_markdown(tmp_path):
+    make(tmp_path / "a|b", elbo=-1.0)
+    assert "| a\\|b | -1.00 |" in as_markdown(*parts(read(find([tmp_path]))))
