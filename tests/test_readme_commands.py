@@ -49,6 +49,19 @@ ELSEWHERE = {  # a command that is not run here: why
     "python -m cvae features DATA": "how that command begins",
     "python -m cvae evaluate RUN --quality": "tests/commands/test_evaluate_quality.py runs it, with a classifier",
     "python -m cvae evaluate RUN --quality --lpips vgg16:FILE": "tests/commands/test_evaluate_quality.py has weights",
+    **{
+        f"python train.py {words} data.binarization=static trainer.max_epochs=5{more}": "minutes; tests/test_pairs.py"
+        for words, more in (
+            ("-m experiment=resnet_mnist model.width=16 model.latent_dim=16", " prior=standard_normal,flow"),
+            ("experiment=resnet_mnist model.width=16 model.latent_dim=16", " prior=vamp prior.components=100"),
+            ("experiment=ladder_mnist model.width=16", ""),
+            ("experiment=vq_mnist model.width=16", ""),
+        )
+    },
+    "python -m cvae fit-prior NORMAL prior=gmm --rounds 15": "tests/commands/test_fit_prior.py fits each prior",
+    "python -m cvae fit-prior NORMAL prior=flow --rounds 15": "the same",
+    "python -m cvae fit-prior VQ prior=autoregressive prior.hidden=64 --rounds 8": "the same",
+    "python -m cvae evaluate RUN --samples 100 --images 2000": "tests/commands/test_commands.py evaluates a run",
     "python -m cvae data /my/images": "tests/data/test_survey.py looks at folders and arrays",
     "python -m cvae encode RUN /my/images": "tests/commands/test_use.py encodes a folder",
     **{

@@ -113,10 +113,10 @@ def test_lpips_by_weights_that_the_user_has(tmp_path, call):
     weights = tmp_path / "weights.pth"
     torch.save(models.squeezenet1_1(weights=None).state_dict(), weights)
     words = ["--quality", "--features", "pixels", "--samples", 20, "--images", 30]
-    call("evaluate", run, *words)
     code, printed = call("evaluate", run, *words, "--lpips", f"squeezenet1_1:{weights}")
+    call("evaluate", run, *words)
     name = named_lpips(f"squeezenet1_1:{weights}", (1, 18, 18)).name
-    without, content = qualities(run).values()
+    content, without = qualities(run).values()
     assert code == 0 and f"LPIPS by {name}" in " ".join(printed.split())
     assert "lpips" not in without | without["settings"] and without["frechet"] == content["frechet"]
     assert content["settings"] == without["settings"] | {"lpips": name} and content["lpips"]["value"] > 0

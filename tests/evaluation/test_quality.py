@@ -348,7 +348,7 @@ def test_figures_of_reconstructions(measured):
 
 @pytest.mark.parametrize("inverted", [False, True])
 def test_lpips_is_between_means_and_images_as_the_files_have_them(inverted):
-    vae, data = parts(f"data.invert={inverted}".lower(), "data.binarization=none", "likelihood=continuous_bernoulli")
+    vae, data = parts(f"data.invert={inverted}".lower())
     settings, seen = QualitySettings(20, seed=2), []
 
     def lpips(x, y):
