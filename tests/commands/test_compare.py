@@ -238,3 +238,17 @@ def test_seeds_have_a_standard_deviation(sweep, axes):
     against_number(axes, by_latent_dim(sweep), "model.latent_dim", ["red", "green", "blue"])
     bars = [part.get_segments()[0][:, 1].tolist() for part in axes.collections]
     assert bars[0] == pytest.approx([-151 - 2**0.5, -151 + 2**0.5]) and len(bars) == 2  # one of 8 has failed
+
+
+def test_kinds_of_runs_have_panels_of_their_own_and_colours_go_on(sweep, figures):
+    """Of a kind without the number its panel is empty."""
+    from matplotlib import colormaps
+
+    table = by_latent_dim(sweep)
+    figure_of([Part("one", table), Part("two", table[:1])], ["model.latent_dim", None], "png")
+    first, second = figures[0][0].subfigs
+    assert [axes.axison for axes in first.axes] == [True] * 3 and [axes.axison for axes in second.axes] == [
+        True, True, False,
+    ]  # fmt: skip
+    colours = [[tuple(part.get_facecolor()[0]) for part in frame.axes[1].collections] for frame in (first, second)]
+    assert [*colours[0], *colours[1]] == [colormaps["viridis"](0.92 * number / 3) for number in range(4)]

@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,6 +146,20 @@ def test_shapes3d(tmp_path):
     (tmp_path / "3dshapes.h5").write_bytes(b"text")
     with pytest.raises(DataError, match="damaged or another file"):
         Shapes3D(tmp_path, 1, 1, 0).load()
+
+
+def test_factors_of_shapes3d_are_numbers_of_their_values(tmp_path, monkeypatch):
+    """Without h5py: a file is a dictionary of arrays."""
+    grid = np.stack(np.unravel_index(np.arange(24), (2, 2, 2, 1, 3, 1)), 1)
+    content = {"images": levels(24, 64, 64, 3), "labels": np.array([0.5, 7, -1.5, 3, 10, 1]) * grid}
+    monkeypatch.setattr(published, "library", lambda *_: SimpleNamespace(File=lambda file, mode: content))
+    monkeypatch.setattr(published, "BLOCK", 7)
+    (tmp_path / "3dshapes.h5").touch()
+    factors, blocks = Shapes3D(tmp_path, 1, 1, 0).read()
+    grid[:, 2] = 1 - grid[:, 2]  # the value -1.5 comes before 0
+    assert factors.tolist() == grid.tolist()
+    assert np.array_equal(np.concatenate(list(blocks)), content["images"].transpose(0, 3, 1, 2))
+    assert Shapes3D(tmp_path, 1, 1, 0).classes() == 4 and MPI3D(tmp_path, "toy", 1, 1, 0).classes() == 6
 
 
 def test_a_missing_library_is_named():

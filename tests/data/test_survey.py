@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cvae.data.survey import components, survey
+from cvae.data.images import Images
+from cvae.data.survey import Form, advised, components, of_forms, survey
 from cvae.errors import UserError
 
 
@@ -107,3 +108,22 @@ def test_as_a_command(tmp_path, call, monkeypatch):
     assert call("data", "own", "own", "--out", "x.png")[0] == 1 and call("data", "gone")[0] == 1
     (tmp_path / "own" / "loop").symlink_to(tmp_path / "own")
     assert "are the same folder: remove the link" in call("data", "own")[1]
+
+
+def test_many_sizes_are_told_by_their_ends_and_their_middle():
+    """Each side by itself; an image is not square from a fifth more on."""
+    sizes = [(10, 12), (12, 10), (40, 20), (30, 31), (50, 61)]
+    said, long, modes = of_forms([Form(*size, "L", False) for size in sizes], grey=True)
+    assert said == "sizes: 5, width x height from 10x10 to 50x61, median 30x20"
+    assert long.strip().startswith("2 are not square") and modes == "channels: L (5); all images are grey"
+
+
+@pytest.mark.parametrize(
+    ("edges", "channels", "bernoulli"), [(0.995, 1, True), (0.99, 1, False), (1.0, 3, False), (0.2, 1, False)]
+)
+def test_the_likelihood_that_is_advised(edges, channels, bernoulli):
+    x = torch.randint(256, (200, channels, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    words, lines = advised(Images(x, torch.zeros(200, dtype=torch.long)), channels, edges)
+    assert (words[:-1] == ["likelihood=bernoulli", "data.binarization=static"]) is bernoulli
+    assert words[-1] == "model.latent_dim=32"  # a tenth of the images are 20, however many components there are
+    assert lines[-1].endswith("and there are 200 training images") and lines[0].startswith("values: from 0 to 255")

@@ -253,3 +253,24 @@ def test_averages_of_another_model_are_refused(change, folder, tmp_path):
         return
     with pytest.raises(UserError, match="cvae.averages"):
         Averages(cvae.load(folder), 0.8, averages)
+
+
+def test_averages_alone():
+    """Copies of the initial weights, which no state_dict has; used within each other they are exchanged once."""
+    model = torch.nn.Linear(2, 1)
+    first = [parameter.detach().clone() for parameter in model.parameters()]
+    averages = Averages(model, 0.75)
+    assert list(averages.state_dict()) == []
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1
+    averages.update(1000)  # long after the beginning
+    expected = [0.75 * value + 0.25 * (value + 1) for value in first]
+    torch.testing.assert_close(list(averages.of_checkpoint()[0].values()), expected)
+    with averages.in_use(), averages.in_use():
+        torch.testing.assert_close([p.detach() for p in model.parameters()], expected)
+    torch.testing.assert_close([p.detach() for p in model.parameters()], [value + 1 for value in first])
+    good = dict(zip(("weight", "bias"), expected, strict=True))
+    for bad in (good | {"more": first[0]}, {"weight": first[0]}, good | {"bias": first[1].double()}):
+        with pytest.raises(UserError, match="averages"):
+            averages.load(bad)

@@ -193,3 +193,24 @@ def test_two_processes_have_the_same_weights_to_the_last_bit(name, tmp_path):
             [(1 - lr) ** steps] * 2
         )  # half of 2 w in each step
         assert weights["objective.norm.running_mean"].abs().sum() > 0
+
+
+def test_the_first_process_gives_its_weights_and_buffers_to_all(monkeypatch):
+    """Also to tensors that do not lie one number after the other."""
+    model = torch.nn.BatchNorm2d(2)
+    model.weight.data = torch.zeros(2, 2).T[0]
+    model.register_buffer("turned", torch.arange(6.0).reshape(2, 3).T)
+    seen = []
+
+    def broadcast(values, source):
+        assert values.is_contiguous()
+        seen.append(source)
+        values.fill_(5)
+
+    monkeypatch.setattr(gradients, "several_processes", lambda: True)
+    monkeypatch.setattr(gradients.dist, "broadcast", broadcast)
+    strategy = SimpleNamespace(model=model)
+    gradients.without_wrapper(strategy)
+    strategy.configure_ddp()
+    tensors = [*model.parameters(), *model.buffers()]
+    assert seen == [0] * 6 and all((tensor == 5).all() for tensor in tensors)

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from socket import gethostname
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from cvae.cli.train import for_hydra
 from cvae.errors import ConfigError, Stopped, UserError
 from cvae.runs.directory import Run
 from cvae.runs.modelled import remarks
-from cvae.training.initial import SHOWN, taken_over
+from cvae.training.initial import SHOWN, listed, taken_over
 from cvae.training.train import train
 
 STILL = "optimizer.lr=1e-30"  # no step changes a weight
@@ -230,3 +231,17 @@ def test_the_averages_of_a_new_run_begin_with_them(old, tmp_path, monkeypatch):
 
 def stop(*_):
     raise Stopped(2)
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_run_that_another_machine_lacks_is_said_with_its_name(nodes, tmp_path):
+    cfg = beginning(tmp_path / "new", tmp_path / "gone", f"+trainer.num_nodes={nodes}")
+    here = f"{tmp_path / 'gone'} is not a run directory"
+    said = f"{here} on the machine {gethostname()}. Each of the 2" if nodes == 2 else f"{here}: it has no .hydra"
+    with pytest.raises(UserError, match=f"^init={tmp_path / 'gone'}: {said}"):
+        cvae.training.initial.begin_with(cfg, build_vae(tiny("nowhere")), resume=False)
+
+
+def test_a_list_that_is_just_short_enough_is_whole():
+    names = [str(number) for number in range(SHOWN + 1)]
+    assert listed(names[:-1]) == "; ".join(names[:-1]) and listed(names).endswith(f"; … ({SHOWN + 1} in all)")

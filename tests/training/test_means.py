@@ -1,6 +1,7 @@
 """Sums over images: exact means whatever the batches were."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import Categorical
 
 from cvae.objectives import Terms
-from cvae.training.means import CodeCounts, Totals, summed
+from cvae.training.means import CodeCounts, Totals, counted_codes, named, of_training, selection, summed
 
 
 def terms(values, **parts):
@@ -183,3 +184,29 @@ def test_sums_of_a_checkpoint_are_of_the_type_that_the_device_has(monkeypatch):
         state = {"names": ["elbo"], "sums": [torch.ones(1, dtype=before)], "count": 3}
         totals.load_state_dict(state, torch.device(device))
         assert totals.sums[0].dtype == after and asked[-1] == device
+
+
+def test_what_means_of_training_images_are_called():
+    """Relaxed draws have an ELBO of their own; models are chosen by the bound, or minus the loss."""
+    means = {"elbo": -3.0, "rate": 1.0, "loss": 3.0, "bound": -3.0}
+    plain, relaxed = (SimpleNamespace(posterior=SimpleNamespace(relaxed=value)) for value in (False, True))
+    assert of_training(means, plain) == means
+    assert of_training(means, relaxed) == {"relaxed_elbo": -3.0, "relaxed_rate": 1.0, "loss": 3.0}
+    assert selection(means) == {"selection/bound": -3.0} and selection({"minus_loss": 2.0}) == {
+        "selection/minus_loss": 2.0
+    }
+    assert named("test", means | {"minus_loss": -3.0}) == {"test/elbo": -3.0, "test/rate": 1.0, "test/loss": 3.0}
+
+
+def test_codes_are_counted_within_the_context_alone():
+    vae, x = vae_of(CODES["vq"], OF_CODES["uniform"]), binary(7)
+    with counted_codes(vae) as codes:
+        vae(x)
+    before = codes.sums.clone()
+    vae(x)
+    assert torch.equal(codes.sums, before) and not vae._forward_hooks
+
+
+def test_an_objective_without_a_bound_has_minus_its_loss():
+    names, sums = summed(Terms(torch.tensor([1.0, 2.5]), None, torch.tensor([2.0, 3.0]), torch.tensor([4.0, 5.0]), {}))
+    assert dict(zip(names, sums.tolist(), strict=True))["minus_loss"] == -3.5 and "bound" not in names
