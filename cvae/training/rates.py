@@ -80,9 +80,13 @@ def of_length(scheduler: Callable, optimizer: Optimizer, length: Callable[[], in
     Raises:
         UserError: torch refuses a schedule of this length, or it ends before the training.
     """
-    left_open = [key for key in LENGTHS if getattr(scheduler, "keywords", {}).get(key, 0) is None]
+    keywords, rates = getattr(scheduler, "keywords", {}), [group["lr"] for group in optimizer.param_groups]
+    left_open = [key for key in LENGTHS if keywords.get(key, 0) is None]
+    given = dict.fromkeys(left_open, length() if left_open else 0)
     try:
-        made = scheduler(optimizer, **dict.fromkeys(left_open, length() if left_open else 0))
+        if "max_lr" in keywords and len(set(rates)) > 1:  # a critic's rate stays the same share of the model's
+            given["max_lr"] = [keywords["max_lr"] * rate / rates[0] for rate in rates]
+        made = scheduler(optimizer, **given)
     except REFUSALS as error:
         kind = getattr(scheduler, "func", scheduler)
         about = "".join(f" with {key}={length()}" for key in left_open)

@@ -154,6 +154,19 @@ def test_two_groups_with_rates_of_their_own():
     assert [Rates(scheduler, False, 5).change(step) for step in (0, 5, 6)] == [True, True, False]
 
 
+def test_one_cycle_keeps_the_share_of_a_critic():
+    """torch would give all groups the same highest rate."""
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr": rate} for rate in (0.4, 0.02)])
+    scheduler = of_length(schedule(config(*words("one_cycle", "optimizer.lr=0.4")))[0], optimizer, lambda: 12)
+    found = []
+    for _ in range(12):
+        found.append(scheduler.get_last_lr())
+        optimizer.step()
+        scheduler.step()
+    for number, rate in enumerate((0.4, 0.02)):
+        assert [pair[number] for pair in found] == pytest.approx([one_cycle(n, 12, rate) for n in range(12)])
+
+
 @pytest.mark.parametrize(("more", "kind", "said"), [
     (["scheduler.warmup_steps=-1"], ConfigError, "scheduler.warmup_steps=-1: must be an integer of at least 0"),
     (["scheduler.interval=batch"], ConfigError, "scheduler.interval=batch: must be one of epoch, step"),
