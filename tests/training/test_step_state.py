@@ -64,6 +64,8 @@ def test_objects_that_were_put_in_the_place_of_others_are_named_and_go(parts):
     assert state.put_back_objects(before) == "0.bias"  # the first
     assert state.module[0].bias is bias and state.module[1].running_mean is mean
     assert "another" not in state.module[1]._buffers and state.put_back_objects(before) == ""
+    state.module[1]._buffers["another"] = mean.clone()  # alone
+    assert state.put_back_objects(before) == "1.another" and "another" not in state.module[1]._buffers
 
 
 def test_the_first_difference_of_two_steps_in_words():
@@ -84,3 +86,4 @@ def test_how_far_a_tensor_is_off_as_a_share_of_its_way():
     found["c"] = torch.tensor([100.0 + 2e-4])
     assert shares(found, expected, before)["c"] == torch.inf  # it should not have moved
     assert shares({"a": expected["a"]}, expected, before) == {"a": 0}
+    assert shares({"a": expected["a"] * (1 + 2e-7)}, expected, before) == {"a": 0}  # rounding, too
