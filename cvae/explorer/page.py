@@ -81,12 +81,7 @@ class Page:
             ui.button("Save PNG", icon="download", on_click=self.save).props("unelevated no-caps")
         with ui.row().classes("head items-center gap-x-5 gap-y-2"):
             if self.space.dims > 2:
-                self.kind = ui.select([PAIR, PRINCIPAL], value=PAIR, label="plane", on_change=self.choose_kind)
-                self.kind.props("dense").classes("w-40")
-                first, names = self.space.first_plane(), {dim: f"z[{dim}]" for dim in self.space.order}
-                self.right = ui.select(names, value=first.right, label="to the right", on_change=self.choose_plane)
-                self.up = ui.select(names, value=first.up, label="upwards", on_change=self.choose_plane)
-                self.right.props("dense").classes("w-24"), self.up.props("dense").classes("w-24")
+                self.planes()
             if self.space.vae.num_classes:
                 classes = {label: self.space.kind(label) for label in range(self.space.vae.num_classes)}
                 self.classes = ui.select(classes, value=0, label="decode as class", on_change=self.choose_class)
@@ -95,10 +90,21 @@ class Page:
                 ui.label("A click").classes("quiet")
                 self.click = ui.toggle([LOOK, A, B], value=LOOK)
                 self.click.props("no-caps unelevated dense padding='4px 12px' aria-label='A click'")
-            for label, colour in render.classes(self.space):
-                with ui.row().classes("items-center gap-1"):
-                    ui.element("span").classes("dot").style(f"background: {colour}")
-                    ui.label(label).classes("numbers")
+            with ui.row().classes("items-center gap-x-4 gap-y-1"):
+                for label, colour in render.classes(self.space):
+                    with ui.row(wrap=False).classes("items-center gap-1"):
+                        ui.element("span").classes("dot").style(f"background: {colour}")
+                        ui.label(label).classes("numbers")
+
+    def planes(self) -> None:
+        """What the plane shows, on one line also of a narrow screen."""
+        first, names = self.space.first_plane(), {dim: f"z[{dim}]" for dim in self.space.order}
+        with ui.row(wrap=False).classes("gap-2"):
+            self.kind = ui.select([PAIR, PRINCIPAL], value=PAIR, label="plane", on_change=self.choose_kind)
+            self.right = ui.select(names, value=first.right, label="to the right", on_change=self.choose_plane)
+            self.up = ui.select(names, value=first.up, label="upwards", on_change=self.choose_plane)
+            self.kind.props("dense").classes("w-44")
+            self.right.props("dense").classes("w-24"), self.up.props("dense").classes("w-24")
 
     def images(self) -> None:
         """The decoded image, and an original with its reconstruction: what a click is for."""

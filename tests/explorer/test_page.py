@@ -241,6 +241,8 @@ def test_a_narrow_screen(page):
         assert len({round(boxes[name]["top"]) for name in ("decoded", "original", "reconstruction")}) == 1
         assert boxes["original"]["bottom"] < boxes["plane"]["top"] < boxes["plane"]["bottom"] < 900
         assert page.run("return document.documentElement.scrollWidth") <= 420
+        tops = "[...document.querySelectorAll('.q-select')].slice(0, 3).map((e) => e.getBoundingClientRect().top)"
+        assert len(set(page.run(f"return {tops}"))) == 1  # the plane, and its two dimensions
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
