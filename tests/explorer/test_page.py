@@ -253,7 +253,7 @@ def test_another_class(page, run):
     soon(lambda: where(page), "z")
     z = z_of(found, where(page), found.means.median(0).values)
     page.run("document.querySelectorAll('.q-select')[3].querySelector('input, [tabindex]').focus()")
-    page.element(".q-select:nth-of-type(4)").click()
+    page.driver.find_elements("css selector", ".q-select")[3].click()
     soon(lambda: page.run("return document.querySelectorAll('.q-menu .q-item').length") == 4, "four classes")
     page.run("document.querySelectorAll('.q-menu .q-item')[2].click()")
     soon(lambda: alike(page.image(".decoded img"), found.decode(z[None], 2)[0], 6), "the image of class 2")
