@@ -74,8 +74,8 @@ ELSEWHERE = {  # a command that is not run here: why
     },
     "python train.py -m data=sprites experiment=beta_vae model=mlp model.latent_dim=10 model.hidden=[400,400] "
     "model.activation=relu data.source.rotation=8 data.source.x=12 data.source.y=12 data.source.train_size=null "
-    "data.source.test_size=2000 data.image_shape=[1,32,32] trainer.max_epochs=20 seed=0,1 "
-    "objective.beta=1,4,16": "six trainings; that page's other command of sprites is run",
+    "data.source.test_size=2000 data.image_shape=[1,32,32] trainer.max_epochs=20 seed=0,1,2 "
+    "objective.beta=1,4,16": "nine trainings; that page's other command of sprites is run",
     "python -m cvae": "how the commands after a run begin",
     "python -m cvae fit-prior": "how that command begins",
 }
