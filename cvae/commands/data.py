@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from cvae.commands.inputs import said, target, watched
-from cvae.errors import ConfigError
+from cvae.errors import ConfigError, UserError
 from cvae.runs.storage import save
 
 
@@ -29,6 +29,8 @@ def look(args: argparse.Namespace) -> None:
     """
     if args.out and len(args.paths) > 1:
         raise ConfigError("--out", args.out, "left out with several data: each has a grid of its own")
+    if words := [path for path in args.paths if "=" in path and not Path(path).exists()]:
+        raise UserError(f"{words[0]}: name the folder or file alone, as in: python -m cvae data my/images")
     from cvae import pictures
     from cvae.data.survey import command, survey
 

@@ -101,7 +101,7 @@ def decode(files: Sequence[str | Path], reading: Reading, threads: int | None = 
                 reasons = list(pool.map(read, range(count)))
     faults = {number: why for number, why in enumerate(reasons) if why}
     open_peaks = np.isnan(peaks)  # all at once: one by one takes as long as to decode a small file
-    peaks[open_peaks] = x[open_peaks].reshape(int(open_peaks.sum()), -1).max(1, initial=0) / 255
+    peaks[open_peaks] = x[open_peaks].max((1, 2, 3), initial=0) / 255
     return Decoded(x, digests, peaks, bits, faults)
 
 

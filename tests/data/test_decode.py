@@ -176,3 +176,13 @@ def test_wrong_values_are_named(shape, options, key):
     with pytest.raises(ConfigError) as error:
         Reading(shape, **options)
     assert error.value.key == key
+
+
+@pytest.mark.parametrize("white", [None, 60000])
+def test_files_of_16_bits_alone(tmp_path, white):
+    """Of none of them the levels say the largest value."""
+    for number, value in enumerate((0, 30000)):
+        Image.fromarray(np.full((4, 4), value, np.uint16)).save(tmp_path / f"{number}.png")
+    found = decode([tmp_path / "0.png", tmp_path / "1.png"], Reading((1, 4, 4), white=white))
+    np.testing.assert_allclose(found.peaks, [0, 30000 / (white or 65535)], rtol=1e-6)
+    assert not found.faults and found.bits.tolist() == [16, 16] and found.x[1, 0, 0, 0] == (128 if white else 117)

@@ -106,6 +106,9 @@ def test_as_a_command(tmp_path, call, monkeypatch):
     assert code == 0 and "images: 3 (1 train, 2 test)" in printed and (tmp_path / "own_images.png").is_file()
     assert "Next: python train.py data=image_folder data.root=own data.image_size=16 data.channels=1" in printed
     assert call("data", "own", "own", "--out", "x.png")[0] == 1 and call("data", "gone")[0] == 1
+    assert "data=own: name the folder or file alone, as in: " in call("data", "data=own")[1]
+    (tmp_path / "data=own").symlink_to(tmp_path / "own")
+    assert call("data", "data=own")[0] == 0
     (tmp_path / "own" / "loop").symlink_to(tmp_path / "own")
     assert "are the same folder: remove the link" in call("data", "own")[1]
 
