@@ -19,6 +19,8 @@ for run in "$folder"/[0-9]*row_{autoencoder,rae,rae_gradient}; do
     if [ ! -e "$fitted/status.json" ]; then python -m cvae fit-prior "$run" prior=gmm --out "$fitted"; fi
 done
 for run in "$folder"/*/; do
+    name="$(basename "${run##*row_}")"
+    if [ -e "$folder/fitted_$name" ]; then continue; fi # nothing can be drawn from it, but from the run with its prior
     if ! compgen -G "$run/quality/*.json" >/dev/null; then python -m cvae evaluate "$run" --quality --samples 2000; fi
 done
 python -m cvae compare "$folder" --all --markdown
