@@ -82,7 +82,7 @@ def of_length(scheduler: Callable, optimizer: Optimizer, length: Callable[[], in
     """
     keywords, rates = getattr(scheduler, "keywords", {}), [group["lr"] for group in optimizer.param_groups]
     left_open = [key for key in LENGTHS if keywords.get(key, 0) is None]
-    given = dict.fromkeys(left_open, length() if left_open else 0)
+    given: dict[str, Any] = dict.fromkeys(left_open, length() if left_open else 0)
     try:
         if "max_lr" in keywords and len(set(rates)) > 1:  # a critic's rate stays the same share of the model's
             given["max_lr"] = [keywords["max_lr"] * rate / rates[0] for rate in rates]
