@@ -1,5 +1,6 @@
 """Images on disk: the same as in memory, by value, and nothing read that is not asked for."""
 
+import os
 import threading
 import time
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from cvae.data.images import Images
-from cvae.data.mapped import Mapped, Part, mapped, one_ahead
+from cvae.data.mapped import Mapped, Part, Unchanged, mapped, one_ahead
+from cvae.errors import DataError
 
 RNG = np.random.default_rng(0)
 
@@ -118,3 +120,32 @@ def test_an_error_in_the_thread_is_raised_and_an_early_end_is_fine():
     next(ahead)
     ahead.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+def test_a_file_that_has_changed_in_any_way_is_read_no_more(tmp_path):
+    """By its time, its size, or another one in its place that has both; before anything of it is read."""
+
+    def file(content=b"abc", time=10**9):
+        new = tmp_path / "new"
+        new.write_bytes(content)
+        os.utime(new, ns=(time, time))
+        return new
+
+    kept = file().rename(tmp_path / "kept")
+    check = Unchanged(kept)
+    check()
+    os.utime(kept, ns=(5, 5))
+    with pytest.raises(DataError, match="kept was changed while its images are used"):
+        check()
+    os.utime(kept, ns=(10**9, 10**9))
+    check()
+    kept.write_bytes(b"abcd")
+    os.utime(kept, ns=(10**9, 10**9))
+    with pytest.raises(DataError, match="was changed"):
+        check()
+    kept.write_bytes(b"abc")
+    os.utime(kept, ns=(10**9, 10**9))
+    check()
+    file().replace(kept)
+    with pytest.raises(DataError, match="was changed"):
+        Mapped([Part(np.zeros((2, 1, 1, 1), np.uint8), check=check)], (1, 1, 1))[[0]]

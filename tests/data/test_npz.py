@@ -375,4 +375,4 @@ def test_images_of_which_some_are_bright_are_not_almost_black(bright, said, capl
     if bright is not None:
         x[bright] = 0.25
     Values().require(x, tmp_path / "a.npz")
-    assert ("all 150 images are almost black: the largest value in them is 0.1" in caplog.text) is said
+    assert ("almost black" in caplog.text) is ("all 150 images are almost black" in caplog.text) is said

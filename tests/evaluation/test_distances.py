@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cvae.evaluation import distances
 from cvae.evaluation.distances import (
     BLOCK,
     frechet,
@@ -166,3 +167,13 @@ def test_vendi_score_is_that_of_the_matrix_of_cosines():
     unit = x / x.norm(dim=1, keepdim=True)
     values = torch.linalg.eigvalsh(unit @ unit.T / 9).clamp(min=1e-300)
     assert vendi(x) == pytest.approx(torch.special.entr(values).sum().exp().item(), rel=1e-9)
+
+
+def test_the_line_is_through_ten_shares_of_both_sets(monkeypatch):
+    """From a fifth of each to all of it: where each distance is 3 + 2 / share, 3 is left."""
+    sizes = []
+    monkeypatch.setattr(
+        distances, "frechet", lambda one, two: sizes.append((len(one), len(two))) or 3 + 2 * 900 / len(one)
+    )
+    assert distances.frechet_extrapolated(normal(900, 1), normal(450, 1)) == pytest.approx(3, rel=1e-9)
+    assert sizes == [(180 + 80 * number, 90 + 40 * number) for number in range(10)]

@@ -112,3 +112,9 @@ def test_a_copy_is_at_distance_0_in_float32():
     among = 100 + normal(500, 64).float()
     distance, number = nearest(among[30:90], among)
     assert number[:, 0].tolist() == list(range(30, 90)) and (distance == 0).all()
+
+
+def test_the_end_of_a_radius_belongs_to_it():
+    real = torch.arange(4, dtype=F64)[:, None]
+    found = fidelity(real, torch.tensor([[-1.0], [4.0]], dtype=F64), near=1, dense=1)
+    assert found.precision == 1 and found.density == 1 and found.coverage == 0.5
