@@ -31,7 +31,7 @@ class AAE(Objective):
         weight: of `fooled`, above 0
         hidden: units in each of the critic's hidden layers
         layers: how many of these
-        critic_lr: its learning rate, in parts of the model's: above 0; scheduler=one_cycle knows one rate alone
+        critic_lr: its learning rate, in parts of the model's: above 0
 
     Raises:
         ConfigError: a value is not allowed; at the first call, there are several groups of latents, or they are codes,
