@@ -70,7 +70,8 @@ class Autoregressive(AutoregressiveTransform):
         self.lazy, self.context = lazy, context
 
     def _inverse(self, y: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(y.device.type):
+        kind = y.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             return super()._inverse(y)
         lazy, c, stages = self.lazy, self.context, self.lazy.stages
         (w, b), *inner, (w_out, b_out) = stages.sorted(lazy.hyper)

@@ -70,7 +70,8 @@ class FlowPosterior(Posterior):
             stable(MaskedAutoregressiveTransform(latent_dim, context, order=orders[i % 2], **options))
             for i in range(positive_int("transforms", transforms))
         )
-        # About how many floats log_prob of one z keeps for the backward pass: D passes through each network.
+        # About how many floats log_prob of one z keeps for the backward pass, at most: under autocast D passes through
+        # each network. Without it there is one, which keeps fewer.
         outputs = latent_dim * sum(math.prod(shape) for shape in shapes)
         self.scratch = transforms * latent_dim * (outputs + context + 4 * hidden)
 

@@ -47,7 +47,8 @@ class IAF(Posterior):
             )
             for i in range(positive_int("transforms", transforms))
         )
-        # About how many floats log_prob of one z keeps for the backward pass: D passes through each network.
+        # About how many floats log_prob of one z keeps for the backward pass, at most: under autocast D passes through
+        # each network. Without it there is one, which keeps fewer.
         self.scratch = transforms * latent_dim * (latent_dim + context + 4 * hidden)
 
     def forward(self, features: Tensor) -> Distribution:

@@ -25,7 +25,7 @@ from cvae.evaluation.measure import Figure
 EVALUATE = {
     "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "samples": None, "images": None, "aggregate_images": 2000,
     "memory": 1.0, "until": None, "data_root": None, "device": None, "trust": False, "call": evaluate_module.measure,
-    "weights": None, "quality": False, "features": None, "factors": False,
+    "weights": None, "quality": False, "features": None, "lpips": None, "factors": False,
 }  # fmt: skip
 SAMPLE = {
     "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "num": 64, "label": None, "out": None, "trust": False,
@@ -55,6 +55,7 @@ def test_defaults():
         (["--device", "cuda"], {"device": "cuda"}), (["--device", "mps"], {"device": "mps"}),
         (["--checkpoint", "best"], {"checkpoint": "best"}), (["--trust"], {"trust": True}),
         (["--quality"], {"quality": True}), (["--features", "pixels"], {"features": "pixels"}),
+        (["--lpips", "vgg16:FILE"], {"lpips": "vgg16:FILE"}),
         (["--factors"], {"factors": True}),
     ],
 )  # fmt: skip

@@ -260,6 +260,7 @@ def test_points_come_in_blocks_and_all_of_them():
 
 
 def test_scores_learn_from_training_points_and_are_of_half_as_many_test_points(monkeypatch):
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install -e '.[measures]'")
     train, test, asked = (np.eye(3), "factors"), (np.ones((3, 3)), "others"), []
     votes = {"factors": [[5, 1, 0], [2, 4, 1]], "others": [[3, 2, 1], [1, 4, 9]]}
     monkeypatch.setattr(fixed_factors, "votes", lambda z, f, n, _: asked.append((z, f, n)) or np.array(votes[f]))
