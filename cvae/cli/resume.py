@@ -7,6 +7,7 @@ import logging
 import logging.config
 import os
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +114,11 @@ def resume(run: Run, words: list[str], conf: Path) -> None:
         UserError: the run is being trained, its files are damaged, or a word is not allowed.
     """
     from cvae.build import config_to_go_on  # torch takes seconds to import: not for a misspelt name
+    from cvae.training.options import RULES
+    from cvae.training.time_limit import seconds
 
     cfg = config_to_go_on(run)
-    before, time, patience = (OmegaConf.select(cfg, key) for key in ("trainer.max_epochs", MAX_TIME, PATIENCE))
+    before, limits = cfg.trainer.max_epochs, {key: OmegaConf.select(cfg, key) for key in (MAX_TIME, PATIENCE)}
     for word in words:
         change(cfg, word, conf)
     if not run.trust:
@@ -128,11 +131,10 @@ def resume(run: Run, words: list[str], conf: Path) -> None:
             raise UserError(f"{run} is being trained by another process")
         start_logging(run, conf)
         trained, reason = map(read_json(run.metrics).get, ("epochs", "stopped_early"))
-        if timed := MAX_TIME in str(reason):  # maybe within its last epoch, which counts as trained
-            ends = OmegaConf.select(cfg, MAX_TIME) == time
-        else:
-            now = OmegaConf.select(cfg, PATIENCE)
-            ends = reason and is_int(now) and is_int(patience) and now <= patience
+        timed = MAX_TIME in str(reason)  # maybe within its last epoch, which counts as trained
+        key, size = (MAX_TIME, seconds) if timed else (PATIENCE, lambda value: value if is_int(value) else inf)
+        RULES[MAX_TIME](MAX_TIME, OmegaConf.select(cfg, MAX_TIME))
+        ends = reason and size(OmegaConf.select(cfg, key)) <= size(limits[key]) < inf
         if run.state() == "finished" and type(trained) is int and trained >= epochs and not timed:
             log.info("%s is finished. trainer.max_epochs=N, above %d, would go on", run, before)
             return

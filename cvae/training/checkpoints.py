@@ -20,10 +20,11 @@ from cvae.models.vae import VAE
 from cvae.runs.checkpoint import FORMAT, Damaged, read_checkpoint
 from cvae.runs.directory import BEST, LAST, PREVIOUS, Run
 from cvae.runs.storage import save
-from cvae.training.engine import Trainer, timers
+from cvae.training.engine import Trainer
 from cvae.training.means import MINUS_LOSS, SELECTION
 from cvae.training.module import VAEModule
 from cvae.training.signals import signals
+from cvae.training.time_limit import out_of_time
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +87,8 @@ class Checkpoints(Checkpoint):
             return
         if not module.ends:
             return
-        stop, out_of_time = signals.to_stop(trainer), trainer.should_stop and timers(trainer)
-        if stop or out_of_time or trainer.global_step // self.every_n_steps > self.step // self.every_n_steps:
+        stop, step = signals.to_stop(trainer), trainer.global_step
+        if stop or out_of_time(trainer) or step // self.every_n_steps > self.step // self.every_n_steps:
             self.save_last(trainer, module)
         if stop:
             self.read_back(trainer)
@@ -96,14 +97,16 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
         figure = MINUS_LOSS if self.monitor == SELECTION and MINUS_LOSS in module.figures else self.monitor
         score = module.figures.get(figure)
-        if score is not None and (self.best is None or score > self.best):
+        # A run that is given more time goes on from last.ckpt within this epoch, whose end then comes again.
+        within = out_of_time(trainer) and self.step == trainer.global_step and not trainer.is_last_batch
+        if score is not None and (self.best is None or (score > self.best and not within)):
             self.best = score
             trainer.save_checkpoint(self.folder / BEST)
-        if self.keep_every or self.keep_best:
-            self.keep(trainer, figure, score)
-        if trainer.is_last_batch or self.step != trainer.global_step or not timers(trainer):
-            self.save_last(trainer, module)  # else the run, given more time, goes on within this epoch
-        self.drop(trainer)
+        if not within:
+            if self.keep_every or self.keep_best:
+                self.keep(trainer, figure, score)
+            self.save_last(trainer, module)
+            self.drop(trainer)
         if stop := signals.to_stop(trainer, now=True):
             self.read_back(trainer)
             raise Stopped(stop, after_step=True)

@@ -6,9 +6,10 @@ from typing import Any
 from pytorch_lightning import Callback
 
 from cvae.checks import positive_int
-from cvae.training.engine import Trainer, out_of_time
+from cvae.training.engine import Trainer
 from cvae.training.means import MINUS_LOSS, SELECTION
 from cvae.training.module import VAEModule
+from cvae.training.time_limit import out_of_time
 
 __all__ = ["EarlyStopping"]  # what conf/ and saved configs may name
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as L
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, GradientAccumulationScheduler, ModelCheckpoint, Timer
 from pytorch_lightning.plugins import MixedPrecision, Precision
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
@@ -16,11 +16,18 @@ from cvae.data import ImageData
 from cvae.errors import ConfigError
 from cvae.models.vae import VAE
 from cvae.objectives import Objective, Terms
+from cvae.training.gpus import devices
 from cvae.training.graphs import on_device
 
 log = logging.getLogger(__name__)
 
 MINIBATCHES = 10  # of a step of Lightning's loop, which takes about 1 ms itself
+
+# Keys of the trainer that are ours, not Lightning's.
+OURS = (
+    "compile", "cuda_graphs", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "skip_above",
+    "max_time",
+)  # fmt: skip
 
 # What a callback may do with a single minibatch.
 WATCHING = (
@@ -34,6 +41,17 @@ WATCHING = (
 
 # Keys of the trainer by which Lightning counts the steps of its own loop.
 COUNTING = ("limit_train_batches", "overfit_batches", "val_check_interval", "max_steps", "min_steps", "fast_dev_run")
+
+
+def for_lightning(cfg: DictConfig) -> DictConfig:
+    """The config without the trainer's keys that are ours."""
+    cfg = cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    for key in OURS:
+        cfg.trainer.pop(key, None)
+    if "devices" in cfg.trainer:
+        cfg.trainer.devices = devices(cfg.trainer)
+    return cfg
 
 
 def minibatches_of_a_step(options: Mapping[str, Any], watched: bool) -> int:
@@ -51,16 +69,6 @@ def watches_minibatches(callback: L.Callback) -> bool:
     if isinstance(callback, Checkpoint | Timer) or getattr(callback, "steps_are_enough", False):
         return False
     return any(getattr(type(callback), name) is not getattr(L.Callback, name) for name in WATCHING)
-
-
-def timers(trainer: "Trainer") -> list[Timer]:
-    """Those that end the training: that of trainer.max_time, and the user's own."""
-    return [part for part in trainer.callbacks if isinstance(part, Timer) and part.time_remaining() is not None]
-
-
-def out_of_time(trainer: "Trainer") -> bool:
-    """Whether one of these has: such a training goes on where it is given more time."""
-    return any((timer.time_remaining() or 0) <= 0 for timer in timers(trainer))
 
 
 def require_own_step(cfg: DictConfig, trainer: L.Trainer) -> None:

@@ -84,7 +84,8 @@ def of_length(scheduler: Callable, optimizer: Optimizer, length: Callable[[], in
     left_open = [key for key in LENGTHS if keywords.get(key, 0) is None]
     given: dict[str, Any] = dict.fromkeys(left_open, length() if left_open else 0)
     try:
-        if "max_lr" in keywords and len(set(rates)) > 1:  # a critic's rate stays the same share of the model's
+        # A critic's rate stays the same share of the model's.
+        if isinstance(keywords.get("max_lr"), int | float) and len(set(rates)) > 1:
             given["max_lr"] = [keywords["max_lr"] * rate / rates[0] for rate in rates]
         made = scheduler(optimizer, **given)
     except REFUSALS as error:

@@ -30,12 +30,12 @@ from cvae.training.early_stopping import why_early
 from cvae.training.engine import (
     Trainer,
     accumulation,
+    for_lightning,
     graphs_of,
     minibatches_of_a_step,
     require_own_step,
     watches_minibatches,
 )
-from cvae.training.gpus import devices
 from cvae.training.gradients import clipping, without_wrapper
 from cvae.training.initial import begin_with
 from cvae.training.log_rewind import rewind
@@ -50,12 +50,9 @@ from cvae.training.rates import schedule
 from cvae.training.restored import going_on
 from cvae.training.same_data import list_data, require_same_data
 from cvae.training.signals import REQUEUE, requeue, signals
+from cvae.training.time_limit import time_limit
 
 log = logging.getLogger(__name__)
-
-OURS = (
-    "compile", "cuda_graphs", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "skip_above",
-)  # fmt: skip
 
 
 class Parts(NamedTuple):
@@ -196,7 +193,7 @@ def assemble(cfg: DictConfig) -> Parts:
     added, loggers = make(cfg, "callbacks"), [*map(forgiving, make(cfg, "logger").values())]
     require_callbacks(added, loggers)
     accumulated = accumulation(cfg, added)
-    callbacks = into_run(added, Run(cfg.run_dir))
+    callbacks = [*time_limit(cfg), *into_run(added, Run(cfg.run_dir))]
     require_bound(callbacks, vae)
     saves = any(isinstance(part, L.callbacks.Checkpoint) for part in callbacks)  # else Lightning adds one of its own
     own = {"enable_checkpointing": saves, "default_root_dir": cfg.trainer.get("default_root_dir") or cfg.run_dir}
@@ -222,17 +219,6 @@ def assemble(cfg: DictConfig) -> Parts:
     if not trainer.is_global_zero:  # only rank 0 speaks
         logging.getLogger("cvae").setLevel(logging.WARNING)
     return Parts(data, module, trainer, settings)
-
-
-def for_lightning(cfg: DictConfig) -> DictConfig:
-    """The config without the trainer's keys that are ours."""
-    cfg = cfg.copy()
-    OmegaConf.set_struct(cfg, False)
-    for key in OURS:
-        cfg.trainer.pop(key, None)
-    if "devices" in cfg.trainer:
-        cfg.trainer.devices = devices(cfg.trainer)
-    return cfg
 
 
 def evaluation_settings(cfg: DictConfig) -> Settings | None:

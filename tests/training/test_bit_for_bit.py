@@ -4,8 +4,8 @@ import gc
 
 import pytest
 import torch
-from same_run import last, metrics, points, require_equal, table
-from tiny import a_second_a_step, tiny
+from same_run import last, points, require_equal, table
+from tiny import tiny
 from vgg import vgg_words
 
 from cvae.errors import NotFinite
@@ -160,36 +160,6 @@ def test_an_evaluation_that_fails_gives_the_random_numbers_back_at_once(place, t
     before = torch.get_rng_state()
     gc.collect()
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.fixture
-def seconds(monkeypatch):
-    a_second_a_step(monkeypatch)
-    monkeypatch.setattr(engine, "MINIBATCHES", 2)
-
-
-def limit(seconds):
-    return f"trainer.max_time=00:00:00:{seconds:02}"
-
-
-def test_a_run_that_is_given_more_time_ends_as_one_that_had_it(seconds, tmp_path):
-    """It was ended within an epoch of 6 steps, twice, and at the end of one."""
-    words = ["averaging.decay=0.7", "logger=[tensorboard,csv]"]
-    run(tmp_path / "whole", *words, limit(99))
-    for number, (limited, steps) in enumerate([(3, 4), (4, 4), (9, 10), (12, 12)]):
-        run(tmp_path / "limited", *words, limit(limited), resume=number > 0)
-        assert last(tmp_path / "limited")["global_step"] == metrics(tmp_path / "limited")["steps"] == steps
-    run(tmp_path / "limited", *words, limit(99), resume=True)
-    assert last(tmp_path / "whole")["global_step"] == 18
-    require_equal(tmp_path / "limited", tmp_path / "whole")
-
-
-def test_a_run_that_something_else_had_ended_is_not_lengthened_by_time(seconds, tmp_path):
-    stop = "monitor: selection/bound, mode: max, min_delta: 1e9, patience: 1"
-    words = [PLAIN, f"+callbacks.stop={{_target_: pytorch_lightning.callbacks.EarlyStopping, {stop}}}"]
-    for time in (50, 99):
-        run(tmp_path, *words, limit(time), resume=time > 50)
-        assert last(tmp_path)["global_step"] == 12
 
 
 def test_a_longer_run_has_the_learning_rates_of_its_length(tmp_path, recwarn):

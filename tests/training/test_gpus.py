@@ -12,8 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from cvae.runs import storage
+from cvae.training.engine import for_lightning
 from cvae.training.gpus import claimed
-from cvae.training.train import for_lightning
 
 CLAIM = "import sys; from pathlib import Path; from cvae.training.gpus import claimed; "
 CLAIM += "print(claimed(Path(sys.argv[1]), 2), flush=True); sys.stdin.read()"

@@ -1,0 +1,102 @@
+"""trainer.max_time: where a training ends, and that it goes on from there as one that had the time from the start."""
+
+import pytest
+from conftest import config
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Timer
+from same_run import last, metrics, require_equal
+from test_bit_for_bit import PLAIN, run
+from tiny import a_second_a_step
+
+from cvae.training import engine
+from cvae.training.checkpoints import Checkpoints
+from cvae.training.time_limit import TimeLimit, seconds, time_limit
+
+
+@pytest.fixture(autouse=True)
+def a_second(monkeypatch):
+    a_second_a_step(monkeypatch)
+    monkeypatch.setattr(engine, "MINIBATCHES", 2)
+
+
+def limit(seconds):
+    return f"trainer.max_time=00:00:00:{seconds:02}"
+
+
+CHOICES = {  # words -> where the time is over (seconds, optimizer steps then), and the steps of all
+    "plain": (["averaging.decay=0.7", "logger=[tensorboard,csv]"], [(3, 4), (4, 4), (9, 10), (12, 12)], 18),
+    "accumulated": ([PLAIN, "+trainer.accumulate_grad_batches=3"], [(1, 1), (4, 2), (8, 3)], 6),
+    "kept": (
+        [PLAIN, "callbacks.checkpoint.keep_best=1", "callbacks.checkpoint.keep_every=2"],
+        [(3, 4), (9, 10), (15, 16), (16, 16)],
+        18,
+    ),
+    "patience": ([PLAIN, "callbacks.early_stopping.patience=2"], [(3, 4), (9, 10)], 18),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_run_that_is_given_more_time_ends_as_one_that_had_it(name, tmp_path, monkeypatch):
+    """It was ended within epochs of 6 minibatches, and at the end of one. A step that is begun is finished."""
+    if name == "accumulated":
+        monkeypatch.setattr(engine, "MINIBATCHES", 1)
+    words, ends, steps = CHOICES[name]
+    run(tmp_path / "whole", *words, limit(99))
+    for number, (limited, made) in enumerate(ends):
+        run(tmp_path / "limited", *words, limit(limited), resume=number > 0)
+        assert last(tmp_path / "limited")["global_step"] == metrics(tmp_path / "limited")["steps"] == made
+    assert (tmp_path / "limited" / "checkpoints" / "best.ckpt").exists()
+    run(tmp_path / "limited", *words, limit(99), resume=True)
+    assert last(tmp_path / "whole")["global_step"] == steps
+    require_equal(tmp_path / "limited", tmp_path / "whole")
+
+
+def test_a_run_that_something_else_had_ended_is_not_lengthened_by_time(tmp_path):
+    stop = "monitor: selection/bound, mode: max, min_delta: 1e9, patience: 1"
+    words = [PLAIN, f"+callbacks.stop={{_target_: pytorch_lightning.callbacks.EarlyStopping, {stop}}}"]
+    for time in (50, 99):
+        run(tmp_path, *words, limit(time), resume=time > 50)
+        assert last(tmp_path)["global_step"] == 12
+
+
+def test_an_epoch_with_evaluations_that_was_cut_does_not_go_on(tmp_path):
+    """Lightning would leave out the rest of it in silence."""
+    for time in (4, 99):
+        run(tmp_path, PLAIN, "+trainer.val_check_interval=3", limit(time), resume=time > 4)
+        assert last(tmp_path)["global_step"] == 4
+
+
+def test_a_least_number_of_epochs_comes_before_the_time(tmp_path, monkeypatch):
+    saved, save = [], Checkpoints.save_last
+    monkeypatch.setattr(Checkpoints, "save_last", lambda *given: saved.append(given[1].global_step) or save(*given))
+    run(tmp_path, PLAIN, "+trainer.min_epochs=2", "callbacks.checkpoint.every_n_steps=100", limit(2))
+    assert saved == [6, 12]
+
+
+def test_where_other_limits_end_a_training_its_last_figures_are_saved(tmp_path):
+    """The time is not over, and last.ckpt of a step within the epoch is not enough."""
+    run(tmp_path, PLAIN, "trainer.max_steps=8", limit(99))
+    assert last(tmp_path)["global_step"] == 8
+    assert last(tmp_path)["callbacks"]["Checkpoints"]["best"] == max(
+        last(tmp_path, name)["callbacks"]["Checkpoints"]["best"] for name in ("last.ckpt", "best.ckpt")
+    )
+
+
+def test_all_processes_end_where_the_first_one_does():
+    class Strategy:
+        def broadcast(self, over):
+            return not over
+
+    part, trainer = TimeLimit("00:00:00:05"), Trainer(logger=False, barebones=True)
+    trainer._accelerator_connector.strategy = Strategy()
+    part._check_time_remaining(trainer)
+    assert part.over and trainer.should_stop
+
+
+def test_the_time_is_that_of_the_key():
+    assert time_limit(config()) == []
+    for given, expected in (("01:02:03:04", 93784), ("{hours: 1, seconds: 2}", 3602)):
+        (part,) = time_limit(config(f"trainer.max_time={given}"))
+        assert part.time_remaining() == seconds(config(f"trainer.max_time={given}").trainer.max_time) == expected
+        assert part.state_key == Timer().state_key
+    assert seconds(None) == float("inf")
