@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Posteriors, bounds, penalties and autoencoders in one network on MNIST, five minutes of training each: one sweep over the
-# rows in benchmarks/table, a fitted prior where a row has none, samples against images, one table. About two hours a seed.
+# rows in benchmarks/table, a fitted prior where a row has none, samples against images, one table. About two hours.
 #
 #     bash benchmarks/table.sh [FOLDER [WORDS…]]   # FOLDER: of the sweep; WORDS: for train.py, as in trainer.max_time=00:00:00:10
 #
-# Stopped and typed again, it goes on where it was: finished rows are kept. Needs a classifier: python -m cvae features mnist
+# Stopped and typed again, it goes on where it was: finished rows are kept. Another seed needs a folder of its own:
+# bash benchmarks/table.sh outputs/table_1 seed=1. Needs a classifier: python -m cvae features mnist
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
