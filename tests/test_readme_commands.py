@@ -36,6 +36,7 @@ ELSEWHERE = {  # a command that is not run here: why
     "python -m benchmarks.steps": "needs MNIST and an idle machine; tests/test_benchmarks.py runs what it is made of",
     "python -m benchmarks.runs": "takes half an hour of an idle machine",
     "python -m benchmarks.memory trainer=cpu": "takes an hour; tests/test_benchmarks.py runs its parts",
+    "bash benchmarks/table.sh": "takes two hours of MNIST; tests/test_words.py takes a step of each of its rows",
     "python -m benchmarks.nll": "needs MNIST and an idle machine",
     "python -m benchmarks.scaling trainer=cpu": "needs MNIST and an idle machine",
     "bash benchmarks/gpu.sh": "needs a GPU; tests/test_benchmarks.py parses its commands",
