@@ -42,7 +42,7 @@ class AAE(Objective):
     trains_prior = False
 
     def __init__(
-        self, latent_dim: int, weight: float = 1, hidden: int = 1000, layers: int = 2, critic_lr: float = 1
+        self, latent_dim: int, weight: float = 1, hidden: int = 1000, layers: int = 2, critic_lr: float = 0.1
     ) -> None:
         super().__init__()
         self.lr_share = positive_number("critic_lr", critic_lr)

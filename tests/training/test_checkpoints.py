@@ -66,7 +66,7 @@ def test_best_is_the_epoch_with_the_highest_figure(tmp_path, monitor, steps):
 def test_of_two_epochs_with_the_same_figure_the_first_is_best(tmp_path):
     saved = []
     trainer = SimpleNamespace(
-        global_step=3, world_size=1, is_global_zero=True, is_last_batch=True,
+        global_step=3, world_size=1, is_global_zero=True, is_last_batch=True, callbacks=[],
         save_checkpoint=lambda file: saved.append(file.name),
     )  # fmt: skip
     module = SimpleNamespace(figures={"selection/bound": 1.0}, require_finite_weights=lambda: None)

@@ -17,6 +17,7 @@ from cvae.build import config_to_go_on
 from cvae.errors import ConfigError, NotFinite, UserError
 from cvae.objectives import ELBO, Objective
 from cvae.runs.directory import Run
+from cvae.training import engine
 from cvae.training import module as module_file
 from cvae.training import train as train_file
 from cvae.training.module import VAEModule
@@ -58,9 +59,7 @@ class ByLightning(VAEModule):
 def by_lightning(monkeypatch):
     def change():
         monkeypatch.setattr(train_file, "VAEModule", ByLightning)
-        monkeypatch.setattr(
-            train_file, "OURS", tuple(key for key in train_file.OURS if key != "accumulate_grad_batches")
-        )
+        monkeypatch.setattr(engine, "OURS", tuple(key for key in engine.OURS if key != "accumulate_grad_batches"))
         monkeypatch.setattr(train_file, "minibatches_of_a_step", lambda *_: 1)
         monkeypatch.setattr(train_file, "accumulation", lambda *_: lambda epoch: 1)
 
