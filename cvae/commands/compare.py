@@ -163,9 +163,10 @@ def learning_curves(axes: "Axes", table: list[Row], palette: list) -> None:
     """The test ELBO over the optimizer steps, of every run; of the validation split where there is one."""
     shown = []
     for row, colour in zip(table, palette, strict=True):
-        for number, entry in enumerate(row.entries):
-            points = elbo_curve(entry.run)
-            label = as_it_is(row.label) if number == 0 and row.values("ELBO") else None
+        curves = [elbo_curve(entry.run) for entry in row.entries]
+        drawn = any(curves) or row.values("ELBO")  # a run that is still trained has a curve alone
+        for number, points in enumerate(curves):
+            label = as_it_is(row.label) if number == 0 and drawn else None
             axes.plot(*zip(*points, strict=True) if points else ([], []), color=colour, label=label, marker=".", lw=1.2)
             shown += [value for _, value in points[len(points) // 4 :]]
     if shown and max(shown) > min(shown):  # the first steps would flatten the rest

@@ -181,6 +181,19 @@ def test_one_row_is_drawn(tmp_path, figures):
     assert figures[0][0].subfigs[0].legends[0].get_texts()[0].get_text() == "a"
 
 
+def test_a_run_that_is_still_trained_is_in_the_legend(tmp_path, figures):
+    make(tmp_path / "a", "model.latent_dim=2", elbo=-1.0)
+    make(tmp_path / "b", "model.latent_dim=8", state="running", model={"latent_dim": 8, "filters": [32, 64]})
+    board = TensorBoard(str(tmp_path / "b"))
+    board.log_metrics({"test/elbo": -3.0, "test/rate": 0.0}, 1)
+    board.close("success")
+    figure_of(parts(read(find([tmp_path]))), [None], "png")
+    assert [text.get_text() for text in figures[0][0].subfigs[0].legends[0].get_texts()] == [
+        "latent_dim=2",
+        "latent_dim=8",
+    ]
+
+
 @pytest.mark.parametrize(("ending", "begins"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
 def test_the_kind_of_file_is_that_of_its_name(sweep, tmp_path, capsys, ending, begins):
     call(sweep, "--plot", tmp_path / f"a.{ending}")
