@@ -184,7 +184,7 @@ def test_a_run_whose_time_was_over_goes_on_with_more(tmp_path, handlers, monkeyp
     metrics = json.loads(run.metrics.read_text())
     reason = "its time was over after step 2 (trainer.max_time)"
     assert metrics["stopped_early"] == reason and metrics["steps"] == 2
-    for again in ([], ["trainer.max_time=00:00:00:02"], ["trainer.max_epochs=3"]):
+    for again in ([], ["trainer.max_time=00:00:00:01"], ["trainer.max_epochs=3"]):
         resume(run, again, CONF)
         assert f"{run} has ended early: {reason}. A larger one would go on" in run.log_file.read_text()
         assert json.loads(run.metrics.read_text()) == metrics

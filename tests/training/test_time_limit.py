@@ -1,5 +1,7 @@
 """trainer.max_time: where a training ends, and that it goes on from there as one that had the time from the start."""
 
+from types import SimpleNamespace
+
 import pytest
 from conftest import config
 from pytorch_lightning import Trainer
@@ -66,20 +68,38 @@ def test_an_epoch_with_evaluations_that_was_cut_does_not_go_on(tmp_path):
         assert last(tmp_path)["global_step"] == 4
 
 
-def test_a_least_number_of_epochs_comes_before_the_time(tmp_path, monkeypatch):
-    saved, save = [], Checkpoints.save_last
-    monkeypatch.setattr(Checkpoints, "save_last", lambda *given: saved.append(given[1].global_step) or save(*given))
+@pytest.fixture
+def saved(monkeypatch):
+    """The steps after which last.ckpt was saved."""
+    steps, save = [], Checkpoints.save_last
+    monkeypatch.setattr(Checkpoints, "save_last", lambda *given: steps.append(given[1].global_step) or save(*given))
+    return steps
+
+
+def test_a_least_number_of_epochs_comes_before_the_time(tmp_path, saved):
     run(tmp_path, PLAIN, "+trainer.min_epochs=2", "callbacks.checkpoint.every_n_steps=100", limit(2))
     assert saved == [6, 12]
 
 
-def test_where_other_limits_end_a_training_its_last_figures_are_saved(tmp_path):
-    """The time is not over, and last.ckpt of a step within the epoch is not enough."""
+def test_where_other_limits_end_a_training_the_end_of_its_epoch_is_saved(tmp_path, saved):
+    """The time is not over, so last.ckpt of the same step, before the last evaluation, is not enough."""
     run(tmp_path, PLAIN, "trainer.max_steps=8", limit(99))
-    assert last(tmp_path)["global_step"] == 8
-    assert last(tmp_path)["callbacks"]["Checkpoints"]["best"] == max(
-        last(tmp_path, name)["callbacks"]["Checkpoints"]["best"] for name in ("last.ckpt", "best.ckpt")
+    assert saved == [2, 4, 6, 8, 8]
+
+
+def test_an_epoch_that_was_cut_is_best_only_where_none_was_whole(tmp_path):
+    """It comes again, whole, if the run is given more time."""
+    saved, part = [], TimeLimit("00:00:00:05")
+    part.over = True
+    trainer = SimpleNamespace(
+        global_step=3, is_last_batch=False, callbacks=[part], save_checkpoint=lambda file: saved.append(file.name)
     )
+    checkpoints = Checkpoints(str(tmp_path), keep_best=1, keep_every=1)
+    checkpoints.step = 3  # as the end of the time has saved
+    for figure in (1.0, 2.0):
+        module = SimpleNamespace(figures={"selection/bound": figure})
+        checkpoints.on_train_epoch_end(trainer, module)
+    assert saved == ["best.ckpt"] and checkpoints.best == 1.0
 
 
 def test_all_processes_end_where_the_first_one_does():
