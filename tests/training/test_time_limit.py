@@ -92,7 +92,11 @@ def test_an_epoch_that_was_cut_is_best_only_where_none_was_whole(tmp_path):
     saved, part = [], TimeLimit("00:00:00:05")
     part.over = True
     trainer = SimpleNamespace(
-        global_step=3, is_last_batch=False, callbacks=[part], save_checkpoint=lambda file: saved.append(file.name)
+        global_step=3,
+        world_size=1,
+        is_last_batch=False,
+        callbacks=[part],
+        save_checkpoint=lambda file: saved.append(file.name),
     )
     checkpoints = Checkpoints(str(tmp_path), keep_best=1, keep_every=1)
     checkpoints.step = 3  # as the end of the time has saved
