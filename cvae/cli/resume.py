@@ -132,8 +132,8 @@ def resume(run: Run, words: list[str], conf: Path) -> None:
         start_logging(run, conf)
         trained, reason = map(read_json(run.metrics).get, ("epochs", "stopped_early"))
         timed = MAX_TIME in str(reason)  # maybe within its last epoch, which counts as trained
+        RULES[MAX_TIME](MAX_TIME, OmegaConf.select(cfg, MAX_TIME))  # so that it can be compared
         key, size = (MAX_TIME, seconds) if timed else (PATIENCE, lambda value: value if is_int(value) else inf)
-        RULES[MAX_TIME](MAX_TIME, OmegaConf.select(cfg, MAX_TIME))
         ends = reason and size(OmegaConf.select(cfg, key)) <= size(limits[key]) < inf
         if run.state() == "finished" and type(trained) is int and trained >= epochs and not timed:
             log.info("%s is finished. trainer.max_epochs=N, above %d, would go on", run, before)

@@ -89,7 +89,7 @@ class Checkpoints(Checkpoint):
             return
         stop, step = signals.to_stop(trainer), trainer.global_step
         if stop or out_of_time(trainer) or step // self.every_n_steps > self.step // self.every_n_steps:
-            self.save_last(trainer, module)
+            self.save_last(trainer)
         if stop:
             self.read_back(trainer)
             raise Stopped(stop, after_step=True)
@@ -105,7 +105,7 @@ class Checkpoints(Checkpoint):
         if not within:
             if self.keep_every or self.keep_best:
                 self.keep(trainer, figure, score)
-            self.save_last(trainer, module)
+            self.save_last(trainer)
             self.drop(trainer)
         if stop := signals.to_stop(trainer, now=True):
             self.read_back(trainer)
@@ -134,8 +134,7 @@ class Checkpoints(Checkpoint):
             for name in self.dropped:
                 (self.folder / name).unlink(missing_ok=True)
 
-    def save_last(self, trainer: Trainer, module: VAEModule) -> None:
-        module.require_finite_weights()
+    def save_last(self, trainer: Trainer) -> None:
         self.step = trainer.global_step
         trainer.save_checkpoint(self.folder / LAST)
 
