@@ -103,9 +103,9 @@ def test_last_is_written_within_an_epoch_too(tmp_path, monkeypatch, minibatches,
     """Once so many steps are made, whatever the batches of Lightning's loop: here epochs of five steps."""
     saved, save = [], Checkpoints.save_last
 
-    def noted(self, trainer, module):
+    def noted(self, trainer):
         saved.append(trainer.global_step)
-        save(self, trainer, module)
+        save(self, trainer)
 
     monkeypatch.setattr(engine, "MINIBATCHES", minibatches)
     monkeypatch.setattr(Checkpoints, "save_last", noted)
@@ -118,7 +118,7 @@ def test_it_is_not_written_between_the_batches_of_a_step_nor_before_an_evaluatio
     """Lightning cannot go on exactly from there."""
     saved = []
     monkeypatch.setattr(engine, "MINIBATCHES", 1)
-    monkeypatch.setattr(Checkpoints, "save_last", lambda self, trainer, module: saved.append(trainer.global_step))
+    monkeypatch.setattr(Checkpoints, "save_last", lambda self, trainer: saved.append(trainer.global_step))
     many = [*QUIET, "data.source.train_size=24", "callbacks.checkpoint.every_n_steps=1", "trainer.max_epochs=1"]
     trained(tmp_path / "a", *many, "+trainer.accumulate_grad_batches=2")
     assert saved == [1, 1, 2, 2, 3][::2]
