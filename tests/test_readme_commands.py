@@ -27,7 +27,7 @@ ELSEWHERE = {  # a command that is not run here: why
     "pip install -c constraints.txt -e .[hdf5]": ".ci/run installs all extras at once",
     "python train.py data=shapes3d experiment=own_images": "tests/data/test_published.py reads a file of this form",
     "pip install -c constraints.txt -e .[measures]": ".ci/run installs all extras at once",
-    "pip install cvae[huggingface]": ".ci/run installs all extras at once",
+    "pip install -c constraints.txt -e .[huggingface]": ".ci/run installs all extras at once",
     "tensorboard --logdir outputs": "tests/training/test_tensorboard_server.py starts it, and reads its pages",
     "python tests/two_machines.py": "needs root; tests/test_ends.py makes two machines of groups of processes",
     "python tests/soak.py": "takes an hour; tests/test_kills.py runs its trainings with fewer kills",

@@ -119,7 +119,7 @@ class HuggingFace:
         try:
             return importlib.import_module("datasets")
         except ImportError as error:
-            raise UserError('data=huggingface needs the library datasets: pip install "cvae[huggingface]"') from error
+            raise UserError("data=huggingface needs the library datasets: pip install -e '.[huggingface]'") from error
 
     def _images(self, dataset: Any) -> Images:
         wanted = [name for name in (self.image, self.label) if name is not None]

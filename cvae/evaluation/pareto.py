@@ -11,7 +11,7 @@ HIGH = 0.7  # k-hat, above which no estimate can be relied on, from however many
 
 
 def can_fit() -> bool:
-    """Whether the package that fits the tail is there: `pip install "cvae[psis]"`."""
+    """Whether the package that fits the tail is there: `pip install -e '.[psis]'`."""
     return importlib.util.find_spec("arviz_stats") is not None
 
 

@@ -21,7 +21,7 @@ class BetaTCVAE(Objective):
     With q(z) the aggregate posterior over the training set, the three are log q(z|x) - log q(z),
     log q(z) - sum_j log q(z_j) and sum_j log q(z_j) - log p(z), at one draw of z an image. They sum to the rate, image
     by image, so beta=1 is the ELBO. For a prior that is not independent over the dimensions the last one is
-    KL(prod_j q(z_j) || p(z)).
+    sum_j log q(z_j) - log p(z), whose mean over q(z) is no KL and can be below 0.
 
     The batch estimates q(z) as sum_n W_n q(z|x_n). Here n = 0 is the image that z was drawn for, N the number of
     training images (`prepare`) and B the batch size:
@@ -37,7 +37,8 @@ class BetaTCVAE(Objective):
         sampling: weighted or stratified
 
     Raises:
-        ConfigError: a value is not allowed; at the first call, the posterior is not independent over the dimensions.
+        ConfigError: a value is not allowed; at the first call, the posterior is not independent over the dimensions, or
+            there are several groups of latents.
     """
 
     def __init__(self, beta: float | Callable = 6, sampling: str = "weighted") -> None:

@@ -28,7 +28,7 @@ class InfoVAE(Objective):
         bandwidth: above 0, see `mmd`
 
     Raises:
-        ConfigError: a value is not allowed; at the first call, latents are codes.
+        ConfigError: a value is not allowed; at the first call, latents are codes, or there are several groups of them.
     """
 
     def __init__(self, alpha: float = 1, lambda_: float = 1000, kernel: str = "rbf", bandwidth: float = 1) -> None:
@@ -76,7 +76,7 @@ KERNELS = {"rbf": rbf, "imq": imq}
 
 
 def mmd(a: Tensor, b: Tensor, kernel: str, bandwidth: float) -> Tensor:
-    """The unbiased estimate of MMD^2 between two samples a (N, D), b (M, D): () (Gretton et al. 2012, eq. 3).
+    """The unbiased estimate of MMD^2 between two samples a (N, D), b (M, D): () (Gretton et al. 2012, lemma 6).
 
     The kernels are functions of r = |z - z'| and c = 2 D bandwidth^2. bandwidth=1 fits a standard normal: c is then the
     mean r^2 between two of its draws. As the estimate is unbiased, it can be below 0 if the samples are much alike.

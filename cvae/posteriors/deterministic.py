@@ -10,7 +10,7 @@ from cvae.posteriors.posterior import Posterior
 class Deterministic(Posterior):
     """z is the features themselves, as in an autoencoder: there is no density, so no rate, no ELBO and no log p(x).
 
-    It needs an objective that asks for none of these (`cvae.objectives.Autoencoder`, WAE, RAE).
+    It needs an objective that asks for none of these (`cvae.objectives.Autoencoder`, WAE, RAE, AAE).
     """
 
     deterministic = True
