@@ -15,7 +15,7 @@ from cvae.distributions.codes import Codes, OneHots, Point, is_discrete
 from cvae.distributions.continuous_bernoulli import ContinuousBernoulli
 from cvae.distributions.discretized import DiscretizedLogistic, MixtureOfLogistics
 from cvae.distributions.factors import factorizes, is_standard_normal
-from cvae.distributions.flow import Flow, Located, stable
+from cvae.distributions.flow import Flow, Located, scratch, stable
 from cvae.distributions.from_noise import from_noise
 from cvae.distributions.mixture import Mixture
 from cvae.distributions.points import Dirac, Unknown, has_density
@@ -46,6 +46,7 @@ __all__ = [
     "is_discrete",
     "is_standard_normal",
     "rsample_and_log_prob",
+    "scratch",
     "stable",
     "to_ball",
 ]

@@ -1,6 +1,7 @@
 """zuko's flows with a mean, stable at the start and in half precision, whose tensors are freed after use."""
 
 import itertools
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -36,12 +37,14 @@ class Affine(MonotonicAffineTransform):
     """zuko's, which keeps no inverse."""
 
     inv = new_inverse
+    kept = (3, 0)  # about how many floats for the backward pass: for each of its parameters, and besides
 
 
 class Spline(MonotonicRQSTransform):
     """zuko's, which keeps no inverse."""
 
     inv = new_inverse
+    kept = (5, 32)
 
 
 class Located(AffineTransform):
@@ -70,8 +73,7 @@ class Autoregressive(AutoregressiveTransform):
         self.lazy, self.context = lazy, context
 
     def _inverse(self, y: Tensor) -> Tensor:
-        kind = y.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        if in_autocast(y.device.type):
             return super()._inverse(y)
         lazy, c, stages = self.lazy, self.context, self.lazy.stages
         (w, b), *inner, (w_out, b_out) = stages.sorted(lazy.hyper)
@@ -128,6 +130,37 @@ class Stages(nn.Module):
             ((layer.mask * layer.weight)[after][:, before], layer.bias[after])
             for layer, before, after in zip(linear(network), orders, orders[1:], strict=False)
         ]
+
+
+def in_autocast(device: str) -> bool:
+    """Whether operations on this type of device are under autocast."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def scratch(transforms: Iterable[Any]) -> int:
+    """About how many floats of 4 bytes log_prob of one z keeps for the backward pass, with what is in force now.
+
+    transforms: zuko's lazy ones, prepared by `stable`, of which z goes through the inverses
+    """
+    return max(1, round(sum(map(_scratch, transforms))))
+
+
+def _scratch(lazy: Any) -> float:
+    """Of one transform: z is inverted, and the result passes through the network once more, for the determinant."""
+    weight = next(lazy.parameters())
+    device, size = weight.device.type, weight.element_size() / 4
+    each, besides = getattr(lazy.univariate, "func", lazy.univariate).kept
+    if not isinstance(lazy, MaskedAutoregressiveTransform):  # one dimension: no parameter depends on z
+        return 2 * size * besides
+    dims, layers = len(lazy.order), linear(lazy.hyper)
+    univariate = size * dims * (each * lazy.total + besides)  # also under autocast, see `stable`
+    hidden = sum(layer.out_features for layer in layers[:-1])
+    # ReLU's backward pass reads the output, which the next layer keeps anyway; that of others reads the input, too.
+    network = layers[0].in_features + (1 if isinstance(lazy.hyper[1], nn.ReLU) else 2) * hidden
+    if in_autocast(device):
+        return (lazy.passes + 1) * (torch.get_autocast_dtype(device).itemsize / 4 * network + univariate)
+    stages = dims * (dims - 1) / 2 + hidden + sum(map(sum, lazy.stages.ends))  # the inputs of each stage, and the units
+    return size * (network + stages) + 2 * univariate
 
 
 def linear(network: nn.Module) -> list[MaskedLinear]:

@@ -15,8 +15,8 @@ class Mixture(MixtureSameFamily):
     """torch's mixture, batch (), for many components and many z: it works through the z in chunks, to bound memory.
 
     The backward pass recomputes the chunks instead of keeping them. A batch of the usual size is a single chunk, unless
-    one component needs more than D floats for the log-density of one z; its distribution then says so by an attribute
-    `scratch`. `diagonal_normal_log_prob` scores components that are diagonal Gaussians.
+    one component needs more than D floats for the log-density of one z; its distribution then says how many by a
+    function `scratch`. `diagonal_normal_log_prob` scores components that are diagonal Gaussians.
     """
 
     floats = 2**24  # of each intermediate result of a chunk: 64 MiB in float32
@@ -32,7 +32,7 @@ class Mixture(MixtureSameFamily):
     def _chunk(self, drawn: bool = False) -> int:
         """The number of z to score, or draw, at once."""
         components, event = self.component_distribution, self.event_shape.numel()
-        scored = 2 if self._diagonal else getattr(components, "scratch", event)  # a float64 is two floats
+        scored = 2 if self._diagonal else getattr(components, "scratch", lambda: event)()  # a float64 is two floats
         return max(1, self.floats // (components.batch_shape[-1] * (event if drawn else scored)))
 
     def _log_prob(self, z: Tensor) -> Tensor:

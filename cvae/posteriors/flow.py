@@ -1,6 +1,5 @@
 """A conditional flow as posterior."""
 
-import math
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ from zuko.flows import MaskedAutoregressiveTransform
 from zuko.transforms import ComposedTransform, MonotonicAffineTransform, MonotonicRQSTransform
 
 from cvae.checks import one_of, positive_int
-from cvae.distributions import Flow, Located, stable
+from cvae.distributions import Flow, Located, scratch, stable
 from cvae.errors import ConfigError
 from cvae.posteriors.gaussian import diagonal_normal
 from cvae.posteriors.posterior import Posterior
@@ -70,10 +69,6 @@ class FlowPosterior(Posterior):
             stable(MaskedAutoregressiveTransform(latent_dim, context, order=orders[i % 2], **options))
             for i in range(positive_int("transforms", transforms))
         )
-        # About how many floats log_prob of one z keeps for the backward pass, at most: under autocast D passes through
-        # each network. Without it there is one, which keeps fewer.
-        outputs = latent_dim * sum(math.prod(shape) for shape in shapes)
-        self.scratch = transforms * latent_dim * (outputs + context + 4 * hidden)
 
     def forward(self, features: Tensor) -> Distribution:
         mean, logvar, context = features.split(self.sizes, dim=-1)
@@ -82,5 +77,5 @@ class FlowPosterior(Posterior):
             *(transform(context) for transform in self.transforms), Located(mean, (logvar / 2).exp(), event_dim=1)
         )
         q = Flow(forward.inv, eps)  # zuko's flows take the inverse, z -> eps
-        q.scratch = self.scratch
+        q.scratch = partial(scratch, self.transforms)
         return q

@@ -1,5 +1,7 @@
 """The inverse autoregressive flow."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -7,7 +9,7 @@ from zuko.flows import MaskedAutoregressiveTransform
 from zuko.transforms import ComposedTransform
 
 from cvae.checks import positive_int
-from cvae.distributions import Flow, stable
+from cvae.distributions import Flow, scratch, stable
 from cvae.posteriors.gaussian import diagonal_normal
 from cvae.posteriors.posterior import Posterior
 
@@ -47,13 +49,10 @@ class IAF(Posterior):
             )
             for i in range(positive_int("transforms", transforms))
         )
-        # About how many floats log_prob of one z keeps for the backward pass, at most: under autocast D passes through
-        # each network. Without it there is one, which keeps fewer.
-        self.scratch = transforms * latent_dim * (latent_dim + context + 4 * hidden)
 
     def forward(self, features: Tensor) -> Distribution:
         mean, logvar, context = features.split(self.sizes, dim=-1)
         forward = ComposedTransform(*(transform(context) for transform in self.transforms))  # z_0 -> z
         q = Flow(forward.inv, diagonal_normal(mean, logvar))  # zuko's flows take the inverse, z -> z_0
-        q.scratch = self.scratch
+        q.scratch = partial(scratch, self.transforms)
         return q

@@ -47,7 +47,7 @@ def test_chunks_are_as_large_as_the_memory_allows(monkeypatch):
     """2^24 floats: for one z, K components take 2 K (diagonal, in float64), K D, or K times what the component says."""
     iaf = IAF(3, transforms=2, hidden=8, context=4)
     of_flow = iaf(torch.randn(5, iaf.num_features))
-    for components, scored in ((diagonal(5, 3), 2), (full(5, 3), 3), (of_flow, of_flow.scratch)):
+    for components, scored in ((diagonal(5, 3), 2), (full(5, 3), 3), (of_flow, of_flow.scratch())):
         p = mixture(components)
         assert p._chunk() == 2**24 // (5 * scored)
         assert p._chunk(drawn=True) == 2**24 // (5 * 3)
@@ -83,20 +83,32 @@ def saved_floats(function):
     return sum(t.untyped_storage().nbytes() for t in kept.values()) / 4
 
 
-def test_scratch_is_what_an_iaf_keeps_for_one_z():
-    """Up to a factor of 2 under autocast, whatever the sizes are; without it an IAF keeps less."""
-    for sizes in ({"hidden": 32, "context": 8}, {"hidden": 4, "context": 128}):
-        iaf = IAF(8, transforms=3, **sizes)
-        q = iaf(torch.randn(1, iaf.num_features))
-        few, many = (torch.randn(num, 1, 8) for num in (10, 30))
-        for_one = {}
-        for half in (True, False):
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                for_one[half] = (saved_floats(partial(q.log_prob, many)) - saved_floats(partial(q.log_prob, few))) / 20
-        assert 0.5 < q.scratch / for_one[True] < 2 and 0 < for_one[False] < for_one[True]
-    assert IAF(3, transforms=2, hidden=5, context=7).scratch == 2 * 3 * (3 + 7 + 4 * 5)
-    flow = FlowPosterior(3, transforms=2, hidden=5, context=7, bins=4)
-    assert flow(torch.zeros(1, flow.num_features)).scratch == flow.scratch == 2 * 3 * (3 * (4 + 4 + 3) + 7 + 4 * 5)
+IN_FORCE = {"float32": (torch.float32, False), "float64": (torch.float64, False), "autocast": (torch.float32, True)}
+FLOWS = {
+    "iaf": IAF(8, transforms=3, hidden=32, context=8),
+    "iaf of a large context": IAF(8, transforms=2, hidden=4, context=128),
+    "iaf of two dimensions": IAF(2, transforms=3, hidden=32, context=8),
+    "affine": FlowPosterior(8, "affine", transforms=3, hidden=32, context=8),
+    "spline": FlowPosterior(8, "spline", transforms=2, hidden=32, context=8),
+    "spline of many bins": FlowPosterior(4, "spline", transforms=2, hidden=4, context=4, bins=32),
+    "spline of one dimension": FlowPosterior(1, "spline", transforms=3, hidden=8, context=8, bins=4),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("in_force", IN_FORCE)
+def test_a_chunk_of_flows_keeps_as_much_as_is_allowed(monkeypatch, name, in_force):
+    """2^20 floats here, for the backward pass, whatever dtype is in force where the mixture is asked."""
+    dtype, half = IN_FORCE[in_force]
+    flow = FLOWS[name].to(dtype)
+    p = mixture(flow(torch.randn(3, flow.num_features, dtype=dtype)))
+    monkeypatch.setattr(Mixture, "floats", 2**20)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        num = p._chunk()
+        z = torch.randn(num, flow.sizes[0], dtype=dtype)
+        kept = saved_floats(partial(p.log_prob, z)) - saved_floats(partial(p.log_prob, z[:1]))  # without the weights
+    assert num > 10
+    assert 0.85 < kept / (2**20 * (num - 1) / num) < 1.1
 
 
 def test_the_backward_pass_recomputes_the_chunks(monkeypatch):
