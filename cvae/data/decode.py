@@ -199,8 +199,10 @@ def in_levels(image: Image.Image, deep: bool, white: float | None) -> tuple[Imag
 
     deep: whether it has 16 bits, which Pillow's own conversion cuts off at 255 instead of scaling
     """
-    if not deep and image.mode not in ("I", "F") and (white is None or image.mode not in ("L", "RGB")):
+    if not deep and image.mode not in ("I", "F") and (white is None or image.mode == "1"):
         return image, None
+    if not deep and image.mode not in ("I", "F", "L", "RGB"):  # their numbers are places in a palette, or opacity
+        raise ValueError(f"data.white is for files of grey or RGB values, the mode of this one is {image.mode}")
     values = np.asarray(image)
     if white is None and not deep:
         raise ValueError("its pixels are 32-bit numbers of an unknown range: data.white=VALUE says which one is white")
@@ -225,16 +227,24 @@ def fit(image: Image.Image, size: tuple[int, int], reading: Reading) -> Image.Im
     return ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=pixel)
 
 
-def advised(decoded: Decoded) -> str | None:
-    """Advice for files whose values all stay far below the largest possible one; None if they do not."""
+def advised(decoded: Decoded, white: float | None = None) -> str | None:
+    """Advice for files whose values all stay far below `white`; None if they do not.
+
+    white: that of the `Reading`
+    """
     fine = np.ones(len(decoded.peaks), bool)
     fine[list(decoded.faults)] = False
     if not fine.any() or (peak := float(decoded.peaks[fine].max())) >= 0.25:
         return None
+    if not peak:
+        return f"all {fine.sum():,} images are black: no value in them is above 0"
+    said = f"all {fine.sum():,} images are almost black: the largest value in them is"
+    if white is not None:
+        return f"{said} {peak * white:g}, and data.white={white:g} says that this is white"
     deep = int(decoded.bits[fine].max())
     largest = round(peak * (2**deep - 1))
-    bits = max(largest, 1).bit_length()
+    bits = largest.bit_length()
     return (
-        f"all {fine.sum():,} images are almost black: the largest value in them is {largest:,}, that of {deep} bits is "
-        f"{2**deep - 1:,}. If another value is white, say it: data.white={largest if bits < 8 else 2**bits - 1}"
+        f"{said} {largest:,}, that of {deep} bits is {2**deep - 1:,}. If another value is white, say it: "
+        f"data.white={largest if bits < 8 else 2**bits - 1}"
     )

@@ -169,7 +169,7 @@ class ImageFolder:
             read[list(decoded.faults)] = False
             images, splits = images.take(torch.from_numpy(np.flatnonzero(read))), splits[read]
         self.contents = of_files(images.names, decoded.digests[read])  # type: ignore[arg-type]
-        say_what_was_read(decoded)
+        say_what_was_read(decoded, self.reading.white)
         # A split is one block: a slice of it takes no memory.
         wanted = ("train", "test", *(["validation"] if "validation" in listing.splits else []))
         blocks = [np.flatnonzero(splits == split) for split in wanted]
@@ -195,9 +195,9 @@ def unreadable(faults: Iterable[tuple[Path, str]], count: int, then: str, most: 
     return "\n".join([f"{len(lines):,} of {count:,} images cannot be read{then}:", *lines[:most], *more])
 
 
-def say_what_was_read(decoded: Decoded) -> None:
+def say_what_was_read(decoded: Decoded, white: float | None) -> None:
     """Log what may surprise about the values: 16 bits that become 8, images that are almost black."""
     if deep := int((decoded.bits == 16).sum()):
         log.info("%s of the images have 16 bits, which become 8: likelihoods have 256 levels", f"{deep:,}")
-    if advice := advised(decoded):
+    if advice := advised(decoded, white):
         log.warning("%s", advice)

@@ -49,10 +49,11 @@ def factor_figures(run: Run, step: int | None, weights: str = RAW) -> dict[str, 
     files = sorted(run.factor_figures.glob("*.json"))[:MOST]
     found = [content for file in files if isinstance((content := read_json(file)).get("settings"), dict)]
     found = [content for content in found if content["settings"].get("checkpoint") == LAST]
-    found = [content for content in found if all(is_int(content["settings"].get(key)) for key in ("images", "step"))]
+    keys = ("step", "images", "seed")
+    found = [content for content in found if all(is_int(content["settings"].get(key)) for key in keys)]
     found = [content for content in found if step in (None, content["settings"]["step"])]
     found = [content for content in found if content["settings"].get("weights", RAW) == weights]
-    best = max(found, key=lambda content: (content["settings"]["step"], content["settings"]["images"]), default={})
+    best = max(found, key=rank_of_factors, default={})
     values = {f"evaluation/{name}": part.get("value") for name, part in best.items() if isinstance(part, dict)}
     return {name: value for name, value in values.items() if is_number(value)}
 
@@ -94,6 +95,11 @@ def rank(content: dict) -> tuple[int, int, int, float]:
     """The higher, the better; the fewer nats --until allows, the more samples are taken."""
     settings = content["settings"]
     return settings["step"], settings["images"], settings["samples"], -until(settings)
+
+
+def rank_of_factors(content: dict) -> tuple[int, int, int]:
+    settings = content["settings"]
+    return settings["step"], settings["images"], -settings["seed"]
 
 
 def until(settings: dict) -> float:

@@ -2,13 +2,16 @@
 
 import os
 import struct
+import warnings
 import zlib
+from hashlib import blake2b
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cvae.data.decode import Reading, advised, content_of, decode, read_file
+from cvae.data.decode import Reading, advised, content_of, decode, read_file, reading_of
 from cvae.errors import ConfigError
 
 
@@ -61,6 +64,9 @@ def test_images_of_another_aspect_ratio(tmp_path):
     assert (read(path, (1, 8, 8), fit="pad", transparent="black")[0][[0, 7]] == 0).all()
     alpha = read(path, (2, 8, 8), fit="pad", transparent="alpha")
     assert (alpha[1, [0, 1, 6, 7]] == 0).all() and (alpha[1, 2:6] == 255).all()
+    assert (alpha[0, [0, 1, 6, 7]] == 255).all()
+    orange = read(path, (3, 8, 8), fit="pad", transparent="#ff8800")
+    assert orange[:, 0, 0].tolist() == [255, 136, 0] and orange[:, 4, 0].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("dtype, white", [(np.uint16, 4095), (np.uint8, 2), (np.int32, 1000), (np.float32, 0.5)])
@@ -74,6 +80,32 @@ def test_the_value_that_is_white(tmp_path, dtype, white):
         read(path, (1, 4, 4), white=white / 2)
 
 
+def test_the_value_that_is_white_in_colour(tmp_path):
+    colours = np.array([[[0, 1, 2], [2, 2, 0]]], np.uint8)
+    x = read(saved(tmp_path / "a.png", colours), (3, 1, 2), white=2)
+    assert x.transpose(1, 2, 0).tolist() == [[[0, 128, 255], [255, 255, 0]]]
+    black = Image.fromarray(np.array([[False, True]]))
+    black.save(tmp_path / "b.png")
+    assert read(tmp_path / "b.png", (1, 1, 2), white=2).tolist() == [[[0, 255]]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "how"), [("RGBA", {}), ("LA", {}), ("P", {"transparent": "black"}), ("RGBA", {"transparent": "alpha"})]
+)
+def test_a_value_that_is_white_is_not_ignored_silently(tmp_path, mode, how):
+    """Where the numbers of a file are not all levels of grey or of colours."""
+    Image.new(mode, (4, 4)).save(tmp_path / "a.png")
+    found = decode([tmp_path / "a.png"], Reading((4 if how.get("transparent") == "alpha" else 3, 4, 4), white=2, **how))
+    assert found.faults == {0: f"data.white is for files of grey or RGB values, the mode of this one is {mode}"}
+
+
+def test_what_is_no_number_is_refused(tmp_path):
+    values = np.full((4, 4), 0.5, np.float32)
+    values[1, 2] = np.nan
+    faults = decode([saved(tmp_path / "a.tif", values)], Reading((1, 4, 4), white=1)).faults
+    assert faults == {0: "its values go from nan to nan, they must be from 0 to 1 (data.white)"}
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -81,6 +113,8 @@ def test_the_value_that_is_white(tmp_path, dtype, white):
          "value is white, say it: data.white=4095"),
         (np.arange(16, dtype=np.uint8).reshape(4, 4) % 3, "value in them is 2, that of 8 bits is 255. If another "
          "value is white, say it: data.white=2"),
+        (np.full((4, 4), 63, np.uint8), "value in them is 63, that of 8 bits is 255. If another value is white, say it: "
+         "data.white=63"),
         (np.full((4, 4), 64, np.uint8), None),
         (np.full((4, 4), 40_000, np.uint16), None),
     ],
@@ -89,6 +123,24 @@ def test_images_that_stay_far_below_the_range(tmp_path, values, said):
     files = [saved(tmp_path / "a.png", values), saved(tmp_path / "b.png", 0 * values), tmp_path / "missing.png"]
     advice = advised(decode(files, Reading((1, 4, 4))))
     assert advice is None if said is None else advice.startswith("all 2 images are almost black") and said in advice
+
+
+def test_of_black_images_no_value_is_advised(tmp_path):
+    """Nor where none can be read."""
+    black = saved(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
+    found = advised(decode([black, tmp_path / "missing.png"], Reading((1, 4, 4))))
+    assert found == "all 1 images are black: no value in them is above 0"
+    assert advised(decode([tmp_path / "missing.png"], Reading((1, 4, 4)))) is None
+
+
+@pytest.mark.parametrize(("dtype", "white", "value"), [(np.uint16, 60000, 12345), (np.uint8, 200, 40)])
+def test_far_below_what_is_said_to_be_white(tmp_path, dtype, white, value):
+    reading = Reading((1, 4, 4), white=white)
+    found = advised(decode([saved(tmp_path / "a.png", np.full((4, 4), value, dtype))], reading), reading.white)
+    assert found == (
+        f"all 1 images are almost black: the largest value in them is {value}, and data.white={white} says that this "
+        "is white"
+    )
 
 
 RIGHT = Image.Exif()
@@ -150,6 +202,7 @@ def test_one_file_is_remembered_by_its_bytes(tmp_path):
     assert one.stat().st_size == two.stat().st_size
     decoded = decode([one, two, tmp_path / "3.bmp", tmp_path / "no.bmp"], Reading((1, 4, 4)))
     first, second, third, none = decoded.digests.tolist()
+    assert f"{first:016x}" == blake2b(one.read_bytes(), digest_size=8).hexdigest()  # which runs and caches keep
     assert first == third != second and none == 0
     assert decoded.faults == {3: "not a file, or a link to none"} and decoded.x[3].max() == 0
 
@@ -186,3 +239,51 @@ def test_files_of_16_bits_alone(tmp_path, white):
     found = decode([tmp_path / "0.png", tmp_path / "1.png"], Reading((1, 4, 4), white=white))
     np.testing.assert_allclose(found.peaks, [0, 30000 / (white or 65535)], rtol=1e-6)
     assert not found.faults and found.bits.tolist() == [16, 16] and found.x[1, 0, 0, 0] == (128 if white else 117)
+
+
+def test_peaks_are_of_all_channels_and_the_same_in_one_thread(tmp_path):
+    files = []
+    for number, colour in enumerate([(10, 51, 20), (0, 0, 255), (102, 0, 1)]):
+        pixels = np.zeros((4, 4, 3), np.uint8)
+        pixels[1, 2] = colour
+        files.append(saved(tmp_path / f"{number}.png", pixels))
+    files.insert(1, tmp_path / "missing.png")
+    several, one = decode(files, Reading((3, 4, 4))), decode(files, Reading((3, 4, 4)), threads=1)
+    np.testing.assert_allclose(several.peaks, [0.2, 0, 1, 0.4], rtol=1e-6)
+    assert several.bits.tolist() == [8, 0, 8, 8] and several.x[2, :, 1, 2].tolist() == [0, 0, 255]
+    for name in ("x", "digests", "peaks", "bits"):
+        np.testing.assert_array_equal(getattr(several, name), getattr(one, name))
+    assert several.faults == one.faults == {1: "not a file, or a link to none"}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(MemoryError(), "MemoryError"), (SyntaxError("a\n  b"), "a b"), (KeyError(3), "3")]
+)
+def test_any_error_of_a_decoder_is_a_line(tmp_path, monkeypatch, error, said):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fails)
+    assert decode([saved(tmp_path / "a.png", np.zeros((4, 4), np.uint8))], Reading((1, 4, 4))).faults == {0: said}
+
+
+def test_a_palette_with_degrees_of_transparency(tmp_path):
+    """Pillow warns of it, and a warning is a fault where it tells of too many pixels."""
+    image = Image.fromarray(np.arange(4, dtype=np.uint8).reshape(2, 2) % 2)
+    image = image.convert("P")
+    image.putpalette([10, 10, 10, 40, 40, 40])
+    image.save(tmp_path / "a.png", transparency=bytes([0, 100]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = decode([tmp_path / "a.png"], Reading((2, 2, 2), transparent="alpha"))
+    assert not found.faults and found.x[0, :, 0].tolist() == [[10, 40], [0, 100]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "transparent"), [((1, 8, 8), "white"), ((2, 8, 8), "alpha"), ((3, 8, 8), "white"), ((4, 8, 8), "alpha")]
+)
+def test_how_files_are_read_for_data_that_are_no_files(shape, transparent):
+    data = SimpleNamespace(image_shape=shape, source=SimpleNamespace())
+    assert reading_of(data) == Reading(shape, transparent=transparent)
+    own = Reading((1, 4, 4), fit="pad")
+    assert reading_of(SimpleNamespace(image_shape=shape, source=SimpleNamespace(reading=own))) is own

@@ -5,15 +5,17 @@ import json
 import pytest
 from runs_to_compare import make
 
+from cvae.runs import evaluations
 from cvae.runs.comparison import find, read
 from cvae.runs.directory import Run
-from cvae.runs.evaluations import best_evaluation
+from cvae.runs.evaluations import best_evaluation, factor_figures, qualities
 from cvae.runs.tables import Part, as_csv, as_markdown, columns, remarks, rows
 
 
-def evaluated(folder, nll, step=7, images=100, samples=10, until=None, checkpoint="last.ckpt", **figures):
+def evaluated(folder, nll, step=7, images=100, samples=10, until=None, checkpoint="last.ckpt", about=(), **figures):
     """An evaluation as `python -m cvae evaluate` leaves it."""
     settings = {"checkpoint": checkpoint, "step": step, "images": images, "samples": samples, "seed": 0, "until": until}
+    settings |= dict(about)
     said = {name: {"value": value, "standard_error": None} for name, value in {"nll": nll, **figures}.items()}
     Run(folder).save_evaluation({**said, "settings": settings})
 
@@ -71,6 +73,87 @@ def test_what_it_says(tmp_path):
     assert found.by == "5,000 samples, 10,000 images"
     evaluated(tmp_path, 2.5, samples=5000, images=10000, until=0.01)
     assert best_evaluation(Run(tmp_path), 7).by == "5,000 samples or more, until 0.01, 10,000 images"
+
+
+def test_evaluations_of_averaged_weights_are_apart(tmp_path):
+    """One that does not say its weights, as of earlier versions, is of raw ones."""
+    evaluated(tmp_path, 1.0)
+    evaluated(tmp_path, 2.0, samples=5000, about={"weights": "averaged"})
+    run = Run(tmp_path)
+    assert best_evaluation(run, 7).figures == best_evaluation(run, 7, "raw").figures == {"evaluation/nll": 1.0}
+    averaged = best_evaluation(run, 7, "averaged")
+    assert averaged.figures == {"evaluation/nll": 2.0}
+    assert averaged.by == "5,000 samples, 100 images, averaged weights"
+
+
+def test_a_bound_that_no_number_of_samples_makes_tight(tmp_path):
+    for meaning, bound in (("-log p(x), at most, by 10 samples", True), ("-log p(x) by 10 samples", False)):
+        evaluated(tmp_path, 1.0)
+        (file,) = (tmp_path / "evaluation").iterdir()
+        content = json.loads(file.read_text())
+        content["nll"]["meaning"] = meaning
+        file.write_text(json.dumps(content))
+        assert best_evaluation(Run(tmp_path), 7).at_most is bound
+
+
+def test_so_many_files_are_read_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluations, "MOST", 2)
+    for folder, figures in (("evaluation", "nll"), ("factors", "mig"), ("quality", "kid")):
+        (tmp_path / folder).mkdir()
+        for number in range(3):
+            about = {"checkpoint": "last.ckpt", "step": 7, "images": 10 + number, "samples": 9, "seed": 0}
+            about |= {"weights": "raw", "features": "own"}
+            content = {figures: {"value": float(number)}, "settings": about}
+            (tmp_path / folder / f"{number}.json").write_text(json.dumps(content))
+    run = Run(tmp_path)
+    assert best_evaluation(run, 7).figures == {"evaluation/nll": 1.0}
+    assert factor_figures(run, 7) == {"evaluation/mig": 1.0}
+    assert qualities(run, 7) == {"own 9/10": {"kid": 0.0}, "own 9/11": {"kid": 1.0}}
+
+
+def told(folder, name, value, **about):
+    """Figures of factors as `python -m cvae evaluate RUN --factors` leaves them."""
+    (folder / "factors").mkdir(exist_ok=True)
+    settings = {"checkpoint": "last.ckpt", "step": 7, "images": 9, "seed": 0} | about
+    content = {"mig": {"value": value}, "sap": {"value": None}, "settings": settings}
+    (folder / "factors" / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_of_figures_of_factors_those_of_the_most_steps_then_images_then_the_least_seed(tmp_path):
+    """A file's name sorts seed 10 before seed 2."""
+    run = Run(tmp_path)
+    assert factor_figures(run, 7) == {}
+    told(tmp_path, "last_images=9_seed=10", 1.0, seed=10)
+    told(tmp_path, "last_images=9_seed=2", 2.0, seed=2)
+    assert factor_figures(run, 7) == factor_figures(run, None) == {"evaluation/mig": 2.0}
+    told(tmp_path, "more", 3.0, images=10, seed=4)
+    assert factor_figures(run, 7) == {"evaluation/mig": 3.0}
+    told(tmp_path, "later", 4.0, step=8, images=5)
+    assert factor_figures(run, None) == factor_figures(run, 8) == {"evaluation/mig": 4.0}
+    told(tmp_path, "averaged", 5.0, step=9, weights="averaged")
+    told(tmp_path, "best", 6.0, step=9, checkpoint="best.ckpt")
+    told(tmp_path, "no seed", 7.0, step=9, seed=None)
+    assert factor_figures(run, None) == {"evaluation/mig": 4.0} and factor_figures(run, 9) == {}
+    assert factor_figures(run, 9, "averaged") == {"evaluation/mig": 5.0}
+
+
+def test_figures_of_samples_by_their_features_and_those_of_lpips_by_its_network(tmp_path):
+    about = {"checkpoint": "last.ckpt", "step": 7, "weights": "raw", "features": "own-1", "samples": 1000, "images": 20}
+    for number, (value, changed) in enumerate([
+        (0.1, {"lpips": "vgg16-2"}), (0.2, {"lpips": "vgg16-2", "seed": 1}), (0.3, {"images": 3000}),
+        (0.4, {"features": "x" * 60}), (0.5, {"step": 8}), (0.6, {"weights": "averaged"}), (0.7, {"weights": None}),
+    ]):  # fmt: skip
+        figures = {"kid": {"value": value}, "recall": {"value": None}}
+        figures |= {"lpips": {"value": -value}} if "lpips" in changed else {}
+        Run(tmp_path).save_evaluation(figures | {"settings": about | {"seed": 0, "number": number} | changed})
+    expected = {
+        "own-1 1,000/20": {"kid": 0.1}, "vgg16-2 20": {"lpips": -0.1}, "own-1 1,000/3,000": {"kid": 0.3},
+        "x" * 50 + " 1,000/20": {"kid": 0.4},
+    }  # fmt: skip
+    assert qualities(Run(tmp_path), 7) == expected
+    assert qualities(Run(tmp_path), 7, "averaged") == {"own-1 1,000/20": {"kid": 0.6}}
+    assert qualities(Run(tmp_path), 8) == {"own-1 1,000/20": {"kid": 0.5}}
+    assert qualities(Run(tmp_path), 9) == {}
 
 
 def cells(table):

@@ -59,6 +59,24 @@ def test_half_of_a_file_is_no_file(tmp_path):
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"first")]
 
 
+def test_what_a_check_refuses_is_not_saved_and_what_was_before_is_kept(tmp_path):
+    """It is given the whole file, under the name that it has until then."""
+    path, previous, seen = tmp_path / "a", tmp_path / "before", []
+
+    def check(file):
+        seen.append((file.name, file.read_bytes(), path.exists() and path.read_bytes()))
+        if file.read_bytes() == b"bad":
+            raise ValueError("bad")
+
+    save(path, b"one", previous, check)
+    assert os.listdir(tmp_path) == ["a"]
+    save(path, b"two", previous, check)
+    with pytest.raises(ValueError, match="bad"):
+        save(path, b"bad", previous, check)
+    assert seen == [(".a.part", b"one", False), (".a.part", b"two", b"one"), (".a.part", b"bad", b"two")]
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a": b"two", "before": b"one"}
+
+
 def test_a_new_folder_is_never_an_old_one(tmp_path):
     made = [new_folder(tmp_path / "deep" / "run") for _ in range(3)]
     assert [path.name for path in made] == ["run", "run_2", "run_3"]
@@ -109,7 +127,9 @@ def test_the_lock_of_another_process_ends_with_it(tmp_path, other):
     process, said = other(code)
     taken, child = said.split()
     try:
-        assert taken == "True" and locked(file) and not lock(file)
+        assert taken == "True"
+        before = os.listdir("/dev/fd")
+        assert locked(file) and not lock(file) and os.listdir("/dev/fd") == before
         assert locked(file) and file.resolve() not in storage.HELD  # asking and failing have changed nothing
         process.send_signal(signal.SIGKILL)
         process.wait()
