@@ -1,6 +1,7 @@
 """The plane on the page: the test images as points, zoomed by wheel, fingers and keys, with marks on them."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from nicegui import events, run, ui
@@ -14,6 +15,7 @@ from cvae.explorer.widgets import Latest
 
 CLOSE = 0.012  # of the plane's side: the name of an image that is so near to the pointer is shown
 NORMAL = 700  # pixels of the screen, in which the writing on the plane is neither large nor small
+PATIENCE = 20.0  # seconds in which a browser says how wide it is
 FARTHEST, CLOSEST = 4.0, 1 / 500  # of the plane's first size
 ZOOMS = {"+": 0.8, "=": 0.8, "-": 1.25, "_": 1.25, "0": None}
 KEYS = """(event) => {
@@ -67,8 +69,10 @@ class Map:
 
     async def fit(self) -> None:
         """Write larger where the screen is narrow, now that there is one."""
-        width = await ui.run_javascript(f"getHtmlElement({self.picture.id}).clientWidth")
-        if (scale := NORMAL / max(width, 1)) > 1.2:
+        width = None
+        with suppress(TimeoutError):  # a browser that does not answer has a plane all the same
+            width = await ui.run_javascript(f"getHtmlElement({self.picture.id}).clientWidth", timeout=PATIENCE)
+        if width and (scale := NORMAL / width) > 1.2:  # None: the page is gone
             self.scale = min(scale, 2.0)
             await self.draw()
 

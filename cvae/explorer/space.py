@@ -149,7 +149,7 @@ class Space:
             raise UserError("not an image of a known format") from None
         except Exception as error:  # a damaged file can make a decoder raise almost anything
             raise UserError(f"cannot be read: {error or type(error).__name__}") from error
-        return self.data.as_tested(torch.from_numpy(pixels)[None])[0]
+        return self.data.as_tested(torch.tensor(pixels)[None])[0]
 
 
 def called(images: Images, index: int) -> str:

@@ -62,7 +62,7 @@ def require_figures(cfg: DictConfig, trainer: L.Trainer, module: VAEModule, spli
         if monitor is None or part._target_.startswith("cvae.") or not part.get("strict", True):
             continue
         allowed, when = [*measured, *trained], ""
-        if part._target_ == "pytorch_lightning.callbacks.EarlyStopping":
+        if part._target_.endswith(".EarlyStopping"):  # Lightning's can be named by several modules
             each_epoch = trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1.0
             at_end = part.get("check_on_train_epoch_end")
             if each_epoch if at_end is None else at_end:

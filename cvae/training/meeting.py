@@ -15,7 +15,7 @@ from typing import Any
 import torch.distributed as dist
 from pytorch_lightning.plugins.environments import ClusterEnvironment
 
-from cvae.errors import UserError
+from cvae.errors import UserError, printable
 
 LOOPBACK = "127.0.0.1"
 MINUTE = 50.0  # seconds in which a process must have reached the others, and have said so if it has not
@@ -29,7 +29,7 @@ VARIABLES = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")  # what each of several 
 
 def require_addresses(nodes: int) -> None:
     """Raise UserError unless the environment gives this machine its number and the address of the first one."""
-    if missing := [name for name in VARIABLES if name not in os.environ]:
+    if missing := [name for name in VARIABLES if not os.environ.get(name)]:
         raise UserError(
             f"trainer.num_nodes={nodes}: {', '.join(missing)} must be set in each machine's environment: NODE_RANK "
             "is its number, from 0 on, MASTER_ADDR the address of the first one, MASTER_PORT a free port of that"
@@ -189,7 +189,7 @@ class Lifeline:
         """
         if self.over.is_set():
             return
-        self.reason = reason
+        self.reason = printable(reason)  # the store takes no text with bytes of a name that is not UTF-8
         self.over.set()
         self.thread.join(SHORT)
 

@@ -306,6 +306,13 @@ def test_a_way_between_test_images(tiny_run, call):
         assert frame.shape == (224, 224) and abs(frame.astype(int) - expected).max() <= 3
 
 
+@pytest.mark.parametrize(("shape", "size"), [([1, 8, 16], (112, 224)), ([1, 2, 225], (2, 225))])
+def test_frames_are_enlarged_to_about_224_pixels_and_large_ones_stay(tiny_run, call, shape, size):
+    run = tiny_run(f"data.image_shape={shape}".replace(" ", ""))
+    call("interpolate", run, "0", "1", "--steps", 2)
+    assert [(time, frame.shape) for time, frame in played(run / "interpolation.gif")] == [(800, size), (800, size)]
+
+
 def test_a_way_between_files_and_test_images_of_a_class(tiny_run, call, tmp_path):
     """A file named like a number is the file. The class is that of A, or as it is said."""
     run = tiny_run("conditional=true")

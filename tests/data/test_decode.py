@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cvae.data.decode import Reading, advised, content_of, decode, read_file, reading_of
+from cvae.data.folder import ImageFolder
 from cvae.errors import ConfigError
 
 
@@ -113,8 +114,8 @@ def test_what_is_no_number_is_refused(tmp_path):
          "value is white, say it: data.white=4095"),
         (np.arange(16, dtype=np.uint8).reshape(4, 4) % 3, "value in them is 2, that of 8 bits is 255. If another "
          "value is white, say it: data.white=2"),
-        (np.full((4, 4), 63, np.uint8), "value in them is 63, that of 8 bits is 255. If another value is white, say it: "
-         "data.white=63"),
+        (np.full((4, 4), 63, np.uint8), "value in them is 63, that of 8 bits is 255. If another value is white, "
+         "say it: data.white=63"),
         (np.full((4, 4), 64, np.uint8), None),
         (np.full((4, 4), 40_000, np.uint16), None),
     ],
@@ -134,13 +135,12 @@ def test_of_black_images_no_value_is_advised(tmp_path):
 
 
 @pytest.mark.parametrize(("dtype", "white", "value"), [(np.uint16, 60000, 12345), (np.uint8, 200, 40)])
-def test_far_below_what_is_said_to_be_white(tmp_path, dtype, white, value):
-    reading = Reading((1, 4, 4), white=white)
-    found = advised(decode([saved(tmp_path / "a.png", np.full((4, 4), value, dtype))], reading), reading.white)
-    assert found == (
-        f"all 1 images are almost black: the largest value in them is {value}, and data.white={white} says that this "
-        "is white"
-    )
+def test_far_below_what_is_said_to_be_white(tmp_path, caplog, dtype, white, value):
+    for number in range(4):
+        saved(tmp_path / f"{number}.png", np.full((4, 4), value, dtype))
+    ImageFolder(Reading((1, 4, 4), white=white), str(tmp_path), 0.5, 0).load()
+    said = f"all 4 images are almost black: the largest value in them is {value}, and data.white={white} says that this"
+    assert caplog.messages == [f"{said} is white"]
 
 
 RIGHT = Image.Exif()

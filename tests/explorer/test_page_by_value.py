@@ -17,6 +17,8 @@ from cvae.explorer.overlay import Mark, overlay, pointer
 from cvae.explorer.plane import nearest
 
 pytest.importorskip("nicegui", reason="needs NiceGUI: pip install -e '.[explore]'")
+from nicegui import ElementFilter
+
 from cvae.explorer import map as map_module
 from cvae.explorer import page as module
 from cvae.explorer.page import LOOK, A, B, Page
@@ -322,7 +324,7 @@ def test_keys_on_the_plane(tmp_path, monkeypatch):
         place = page.map.place(page.z)
         await page.steer(SimpleNamespace(args={"key": "+", "shift": True}))
         assert page.map.place(page.z) == pytest.approx(place, abs=1e-5)  # around where one is
-        assert page.map.plane.high[0] - page.map.plane.low[0] == pytest.approx(0.8 * (plane.high[0] - plane.low[0]))
+        assert width(page.map.plane) == pytest.approx(0.8 * width(plane))
         await page.steer(SimpleNamespace(args={"key": "0", "shift": False}))
         assert page.map.plane == plane
         await page.steer(SimpleNamespace(args={"key": "Enter", "shift": False}))
@@ -331,6 +333,31 @@ def test_keys_on_the_plane(tmp_path, monkeypatch):
         shows(page.original.shown, found.original(index))
 
     visiting("classes", tmp_path, monkeypatch, act)
+
+
+def width(plane):
+    return plane.high[0] - plane.low[0]
+
+
+def test_buttons_zoom_around_the_middle(tmp_path, monkeypatch):
+    async def act(page, found):
+        plane = page.map.plane
+        buttons = {button.props.get("aria-label"): button for button in ElementFilter(kind=module.ui.button)}
+        for name, wanted in (
+            ("Zoom in", plane.zoomed(0.5, 0.5, 0.7)), ("Zoom out", plane),
+            ("Zoom out", plane.zoomed(0.5, 0.5, 1 / 0.7)), ("Show all images", plane),
+        ):  # fmt: skip
+            (pressed,) = [own for own in buttons[name]._event_listeners.values() if own.type == "click"]
+            before = page.map.plane
+            pressed.handler(None)
+            for _ in range(2000):  # NiceGUI calls it at its own time
+                if page.map.plane != before:
+                    break
+                await asyncio.sleep(0.005)
+            for part in ("low", "high"):
+                assert getattr(page.map.plane, part) == pytest.approx(getattr(wanted, part))
+
+    visiting("two", tmp_path, monkeypatch, act)
 
 
 def test_zoom(tmp_path, monkeypatch):
@@ -346,12 +373,14 @@ def test_zoom(tmp_path, monkeypatch):
         assert index == nearest(closer.places(found.means), 0.4, 0.4)[0]
         for factor, most in ((0.001, 1 / 500), (10**6, 4)):  # within limits
             await page.map.zoom_by(0.5, 0.5, factor)
-            assert page.map.plane.high[0] - page.map.plane.low[0] == pytest.approx(
-                most * (plane.high[0] - plane.low[0])
-            )
+            assert width(page.map.plane) == pytest.approx(most * width(plane))
+        await page.map.zoom_by(0.1, 0.1, None)
+        assert page.map.plane == plane
+        await page.map.zoom_by(0.5, 0.5, 1e-9)  # the limits are of the first size again
+        assert page.map.zoomed == 1 / 500 and width(page.map.plane) == pytest.approx(width(plane) / 500)
         page.map.draw.busy = True  # one plane, when another is chosen
         page.map.show(plane)
-        assert page.map.draw.outdated
+        assert page.map.draw.outdated and page.map.zoomed == 1
         page.map.draw.busy = False
         asked = []
         monkeypatch.setattr(render, "plane_png", lambda *of: asked.append(of[1]) or b"")
@@ -363,16 +392,29 @@ def test_zoom(tmp_path, monkeypatch):
 
 def test_a_narrow_screen_has_larger_writing(tmp_path, monkeypatch):
     async def act(page, found):
-        for width, scale in ((900, 1.0), (600, 1.0), (400, 1.75), (100, 2.0)):
+        closed, busy, hidden = None, TimeoutError("JavaScript did not respond"), 0
+        for width, scale in (
+            (closed, 1.0),
+            (busy, 1.0),
+            (hidden, 1.0),
+            (900, 1.0),
+            (600, 1.0),
+            (400, 1.75),
+            (100, 2.0),
+        ):
 
-            async def measured(_, width=width):
+            async def measured(_, timeout, width=width):
+                if width is busy:
+                    raise width
                 return width
 
             monkeypatch.setattr(map_module.ui, "run_javascript", measured)
             await page.begin()
             assert page.map.scale == scale
+            page.index = 3
             page.draw_marks()
             assert f"h{24 * scale:g}M" in page.map.picture.content
+            assert f'r="{11 * scale:g}" fill="none"' in page.map.picture.content
         assert page.map.picture.source == render.url(render.plane_png(found, page.map.plane, 2.0))
 
     visiting("two", tmp_path, monkeypatch, act)

@@ -1,6 +1,7 @@
 """What a pointer's place means, and which image is where."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -231,7 +232,14 @@ def png(pixels):
 
 def test_a_users_image_is_seen_as_a_test_image():
     levels = np.random.default_rng(0).integers(0, 256, (8, 8)).astype(np.uint8)
-    static = space("model.latent_dim=2", "data.invert=true").read(png(levels))
+    inverted = space("model.latent_dim=2", "data.invert=true")
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # torch warns of memory that cannot be written
+            static = inverted.read(png(levels))
+    finally:
+        torch.set_warn_always(False)
     assert static.shape == (1, 8, 8)
     close(static[0], (255 - levels > 127).astype(np.float32))
     grey = space("model.latent_dim=2", "data.binarization=none", "likelihood=gaussian").read(png(levels))

@@ -141,11 +141,14 @@ def test_figures_of_samples_by_their_features_and_those_of_lpips_by_its_network(
     about = {"checkpoint": "last.ckpt", "step": 7, "weights": "raw", "features": "own-1", "samples": 1000, "images": 20}
     for number, (value, changed) in enumerate([
         (0.1, {"lpips": "vgg16-2"}), (0.2, {"lpips": "vgg16-2", "seed": 1}), (0.3, {"images": 3000}),
-        (0.4, {"features": "x" * 60}), (0.5, {"step": 8}), (0.6, {"weights": "averaged"}), (0.7, {"weights": None}),
+        (0.4, {"features": "x" * 60}), (0.5, {"step": 8}), (0.6, {"weights": "averaged"}), (0.7, {"features": "old"}),
     ]):  # fmt: skip
         figures = {"kid": {"value": value}, "recall": {"value": None}}
         figures |= {"lpips": {"value": -value}} if "lpips" in changed else {}
-        Run(tmp_path).save_evaluation(figures | {"settings": about | {"seed": 0, "number": number} | changed})
+        settings = about | {"seed": 0, "number": number} | changed
+        if changed.get("features") == "old":  # it does not say of which weights
+            del settings["weights"]
+        Run(tmp_path).save_evaluation(figures | {"settings": settings})
     expected = {
         "own-1 1,000/20": {"kid": 0.1}, "vgg16-2 20": {"lpips": -0.1}, "own-1 1,000/3,000": {"kid": 0.3},
         "x" * 50 + " 1,000/20": {"kid": 0.4},

@@ -2,16 +2,18 @@
 
 import inspect
 import re
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as L
 import torch
+from omegaconf import OmegaConf
 from pytorch_lightning import callbacks as lightnings
 from tiny import QUIET, tiny
 
 import cvae
 from cvae.errors import ConfigError, UserError
-from cvae.training.added import refusal
+from cvae.training.added import lightnings_errors, refusal, require_figures
 from cvae.training.options import require_an_image_each
 from cvae.training.train import assemble, train
 
@@ -236,3 +238,77 @@ def test_errors_of_other_code_keep_their_trace(tmp_path):
     with pytest.raises(AttributeError, match="nonsense") as found:
         train(cfg)
     assert not refusal(found.value)
+
+
+def raised_in(*modules, kind=ValueError):
+    """An error as the last of these modules raises it, called by the one before, and so on."""
+    inner = None
+    for module in reversed(modules):
+        space = {"__name__": module, "inner": inner, "kind": kind}
+        exec("def call(): " + ("inner()" if inner else "raise kind('too\\n  large')"), space)
+        inner = space["call"]
+    inner()
+
+
+THROUGH = ("pytorch_lightning.utilities.rank_zero", "lightning_utilities.core", "lightning_fabric.utilities.types")
+
+
+@pytest.mark.parametrize(
+    ("modules", "place"),
+    [
+        (["cvae.training.train", "pytorch_lightning.callbacks.timer"], "pytorch_lightning.callbacks.timer"),
+        (["pytorch_lightning.trainer.a", *THROUGH, "torch.optim", "json.decoder"], "pytorch_lightning.trainer.a"),
+        (["pytorch_lightning.trainer.a", "pytorch_lightning.tuner.b"], "pytorch_lightning.tuner.b"),
+        (["pytorch_lightning.loops.a", "cvae.training.module"], ""), (["cvae.training.train", "torch.nn"], ""),
+        (["pytorch_lightning.loops.a", "cvae.training.module", "torch.nn"], ""),
+        (["pytorch_lightning.loops.a", "pytorch_lightning.strategies.ddp"], ""),
+        (["pytorch_lightning.loops.a", "lightning_fabric.plugins.b"], ""),
+    ],
+)  # fmt: skip
+def test_whose_error_it_is(modules, place):
+    """Lightning's own, through what it calls of torch, Python's library and its utilities; else it stays as it is."""
+    kind, said = (UserError, f"^{place}: ValueError: too large .HYDRA_FULL_ERROR=1 shows where.$")
+    with pytest.raises(kind if place else ValueError, match=said if place else "large") as found, lightnings_errors():
+        raised_in(*modules)
+    assert type(found.value) is (UserError if place else ValueError)
+    for other in (OSError, UserError):
+        with pytest.raises(other, match="^too\n  large$"), lightnings_errors():
+            raised_in(*modules, kind=other)
+
+
+EPOCH, BOTH, CODES = "train_epoch/elbo", "pytorch_lightning.callbacks.ModelCheckpoint", "test/perplexity"
+SAME = "pytorch_lightning.callbacks.early_stopping.EarlyStopping"
+AFTER = ", after an evaluation (check_on_train_epoch_end: false)"
+
+
+@pytest.mark.parametrize(
+    ("monitor", "changed", "said"),
+    [
+        (EPOCH, {}, None), ("test/elbo", {}, None), ("test/bound", {}, None), ("selection/bound", {}, None),
+        (EPOCH, {"interval": 0.5}, AFTER), (EPOCH, {"interval": 0.5, "kind": SAME}, AFTER),
+        ("test/elbo", {"interval": 0.5}, None), (EPOCH, {"every": 2}, AFTER),
+        (EPOCH, {"interval": 0.5, "at_end": True}, None), (EPOCH, {"every": 2, "at_end": True}, None),
+        (EPOCH, {"interval": 0.5, "kind": BOTH}, None), ("elbo", {"kind": BOTH}, ""),
+        (CODES, {"codes": 8}, None), (CODES, {}, ", at an epoch's end"), ("train_epoch/perplexity", {"codes": 8}, ""),
+        ("validation/elbo", {"split": "validation"}, None), ("test/elbo", {"split": "validation"}, ""),
+        (EPOCH, {"relaxed": True}, ""), ("train_epoch/relaxed_elbo", {"relaxed": True}, None),
+        ("test/elbo", {"relaxed": True}, None), ("elbo", {"kind": "cvae.training.checkpoints.Checkpoints"}, None),
+    ],
+)  # fmt: skip
+def test_which_figures_can_be_monitored_when(monitor, changed, said):
+    """An EarlyStopping looks at an epoch's end where there is one evaluation an epoch, or where it is told so."""
+    given = {
+        "interval": 1.0, "every": 1, "at_end": None, "codes": None, "relaxed": False, "split": "test",
+        "kind": "pytorch_lightning.callbacks.EarlyStopping",
+    } | changed  # fmt: skip
+    own = {"_target_": given["kind"], "monitor": monitor, "check_on_train_epoch_end": given["at_end"]}
+    cfg = OmegaConf.create({"callbacks": {"left_out": None, "own": own}})
+    trainer = SimpleNamespace(check_val_every_n_epoch=given["every"], val_check_interval=given["interval"])
+    vae = SimpleNamespace(posterior=SimpleNamespace(num_codes=given["codes"], relaxed=given["relaxed"]))
+    module = SimpleNamespace(names=("elbo", "bound", "rate"), vae=vae)
+    if said is None:
+        require_figures(cfg, trainer, module, given["split"])
+        return
+    with pytest.raises(ConfigError, match=f"^callbacks.own.monitor={monitor}: must be one of selec") as refused:
+        require_figures(cfg, trainer, module, given["split"])
+    assert str(refused.value).endswith(said)

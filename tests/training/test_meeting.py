@@ -2,10 +2,12 @@
 
 import os
 import socket
+import struct
 import sys
 import threading
 import time
 from contextlib import closing
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -62,6 +64,62 @@ def test_gloo_is_told_of_the_interface_that_leads_to_the_first_machine():
     assert interface_to("no.such.host.invalid") is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_of_several_interfaces_the_one_with_the_address(monkeypatch):
+    """Linux is asked for the address (SIOCGIFADDR) of each; one may have none."""
+    addresses = {"eth0": "10.0.0.1", "eth1": "127.0.0.1", "eth2": "10.0.0.2"}
+
+    def asked(_, request, name):
+        if (name := name.rstrip(b"\0").decode()) not in addresses:
+            raise OSError(99, "Cannot assign requested address")
+        assert request == 0x8915
+        return struct.pack("16sHH4s", name.encode(), socket.AF_INET, 0, socket.inet_aton(addresses[name])).ljust(256)
+
+    monkeypatch.setattr("fcntl.ioctl", asked)
+    monkeypatch.setattr(socket, "if_nameindex", lambda: list(enumerate(["none", *addresses], 1)))
+    assert interface_to("127.0.0.1") == "eth1"
+    del addresses["eth1"]
+    assert interface_to("127.0.0.1") is None
+
+
+def test_the_first_asks_itself_and_the_others_its_address(place):
+    """By its own name it may reach another address than they do."""
+    place.main_address = "127.0.0.2"
+    met = [Meeting(place, rank, 2, 2) for rank in (0, 1)]
+    assert [each.store.underlying_store.host for each in met] == ["127.0.0.1", "127.0.0.2"]
+    assert {each.place for each in met} == {f"127.0.0.2:{place.main_port}"}
+    assert met[1].store.underlying_store.timeout == timedelta(minutes=30)
+    assert Lifeline(met[1], range(2)).store.underlying_store.timeout == timedelta(seconds=30)
+
+
+def test_who_comes_before_the_first_tries_again(place, monkeypatch):
+    connect, refused, met = socket.create_connection, threading.Event(), []
+
+    def tried(*given, **more):
+        try:
+            return connect(*given, **more)
+        except OSError:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(socket, "create_connection", tried)
+    second = threading.Thread(target=lambda: met.append(Meeting(place, 1, 2, 1)), daemon=True)
+    second.start()
+    assert refused.wait(100)
+    first = Meeting(place, 0, 2, 1)
+    second.join(100)
+    met[0].store.set("key", "value")
+    assert first.store.get("key") == b"value"
+
+
+def test_the_next_run_may_have_the_port_of_one_that_has_just_ended(place):
+    """Whose others have not left yet."""
+    first, second = (Meeting(place, rank, 2, 1) for rank in (0, 1))
+    second.store.set("key", "")
+    del first
+    assert not Meeting(place, 0, 2, 1).store.check(["key"])
+
+
 def test_a_port_in_use_is_a_line(place):
     with closing(socket.create_server(("127.0.0.1", place.main_port))):
         with pytest.raises(UserError, match=f"^MASTER_PORT={place.main_port}: .* in use. Set another one"):
@@ -95,10 +153,11 @@ def test_who_does_not_come_is_named(place):
 
 
 def test_torchruns_store_is_used_anew_after_each_of_its_restarts(place, monkeypatch):
-    keeper = Meeting(place, 0, 1, 1)  # in place of torchrun
+    place.main_address = "127.0.0.2"
+    keeper = Meeting(place, 0, 1, 2)  # in place of torchrun
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     first = Meeting(place, 0, 1, 1)
-    assert first.server is None
+    assert first.server is None and first.place == f"127.0.0.2:{place.main_port}"
     first.store.set("key", "")
     assert keeper.store.check(["key"])
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
@@ -109,15 +168,20 @@ def test_torchruns_store_is_used_anew_after_each_of_its_restarts(place, monkeypa
     ("changed", "said"),
     [
         ({"MASTER_PORT": None, "NODE_RANK": None}, "^trainer.num_nodes=2: NODE_RANK, MASTER_PORT must be set"),
+        ({"MASTER_ADDR": ""}, "^trainer.num_nodes=2: MASTER_ADDR must be set"),
         ({"NODE_RANK": "2"}, "^NODE_RANK=2: must be the number of this machine, 0 to 1$"),
         ({"NODE_RANK": "-1"}, "^NODE_RANK=-1: "),
         ({"MASTER_PORT": "port"}, "^MASTER_PORT=port: must be a number from 1 to 65535$"),
         ({"MASTER_PORT": "65536"}, "^MASTER_PORT=65536: "),
+        ({"MASTER_PORT": "0"}, "^MASTER_PORT=0: "),
     ],
 )
 def test_each_machine_has_to_be_told_where_the_first_is(monkeypatch, changed, said):
     monkeypatch.setattr(os, "environ", os.environ | {"NODE_RANK": "1", "MASTER_ADDR": "there", "MASTER_PORT": "5"})
     require_addresses(2)
+    for fine in ({"NODE_RANK": "0"}, {"MASTER_PORT": "65535"}, {"MASTER_PORT": "1"}):
+        monkeypatch.setattr(os, "environ", os.environ | fine)
+        require_addresses(2)
     for name, value in changed.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
     with pytest.raises(UserError, match=said):
@@ -145,6 +209,23 @@ def test_an_end_that_is_that_of_all_is_heard_by_all(place):
     assert until(first.lost) == "process 2 (the first is 0): too large"
     first.end("process 0 (the first is 0): connection closed")  # a consequence
     assert first.store.get("lost") == b"process 2 (the first is 0): too large"
+
+
+def test_the_reason_of_an_end_may_have_bytes_of_a_name_that_is_no_text(place):
+    _, (first, second) = lifelines(place, 2)
+    second.end("process 1 (the first is 0): ValueError: caf\udce9")
+    assert until(first.lost) == "process 1 (the first is 0): ValueError: caf\\udce9"
+
+
+def test_who_has_ended_as_it_should_is_missed_by_nobody(place, monkeypatch):
+    _, (first, second, third) = lifelines(place)
+    assert [sorted(each.heard) for each in (first, second, third)] == [[1, 2], [0], [0]]
+    second.end()
+    assert until(lambda: sorted(first.heard) == [2])
+    first.end()
+    assert until(lambda: not third.heard)
+    monkeypatch.setattr(meeting, "SHORT", 0)
+    assert third.lost(after_error=True) == ""
 
 
 def test_silence_is_an_end_too(place, monkeypatch):
@@ -194,9 +275,13 @@ def test_an_end_does_not_wait_for_a_store_that_never_answers(place, monkeypatch)
         cut.wait(100)
         return False
 
-    second.store = SimpleNamespace(set=lambda key, value: None, check=unanswered)
+    told = {}
+    second.store = SimpleNamespace(set=told.__setitem__, check=unanswered)
     assert asked.wait(100)
     began = time.monotonic()
     second.end("process 1 (the first is 0): connection closed")
     assert time.monotonic() - began < 50 and second.thread.is_alive()
+    second.end()  # once more, when the process leaves: what is to be told stays
     cut.set()
+    second.thread.join(100)
+    assert told["ended/1"] == "" and told["lost"] == "process 1 (the first is 0): connection closed"

@@ -276,6 +276,11 @@ def hook(state, bucket):
             ["trainer.strategy={_target_: pytorch_lightning.strategies.DDPStrategy, ddp_comm_state: 1}"],
             "trainer.strategy={'_target_': 'pytorch_lightning.strategies.DDPStrategy', 'ddp_comm_state': 1}: must be",
         ),
+        (
+            ["trainer.strategy={_target_: pytorch_lightning.strategies.DDPStrategy, start_method: spawn}"],
+            "trainer.strategy={'_target_': 'pytorch_lightning.strategies.DDPStrategy', 'start_method': 'spawn'}: must "
+            "be one that starts processes of their own, as ddp",
+        ),
         (["trainer.precision=16-true"], "trainer.precision=16-true: must be one of 32-true, bf16-mixed, 16-mixed"),
         (
             ["~trainer.precision", "trainer.plugins=[{_target_: pytorch_lightning.plugins.HalfPrecision}]"],

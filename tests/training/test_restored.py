@@ -1,12 +1,27 @@
 """What a checkpoint must be like before a training takes it, by value."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as L
 import torch
+from pytorch_lightning import callbacks as lightnings
 
 from cvae.errors import UserError
-from cvae.training.restored import require_like, require_optimizer, require_sums, scheduled_anew, texts
+from cvae.training import restored
+from cvae.training.restored import (
+    complete,
+    give_back,
+    going_on,
+    require_like,
+    require_optimizer,
+    require_state,
+    require_sums,
+    scheduled_anew,
+    take_up,
+    texts,
+)
 
 
 @pytest.mark.parametrize(
@@ -122,3 +137,145 @@ def test_states_of_something_else_are_refused(change, said):
     change(optimizer, scheduler, one)
     with pytest.raises(UserError, match=said):
         require_optimizer(optimizer, scheduler, adam, halved)
+
+
+def test_an_error_before_a_checkpoint_is_taken_is_the_checkpoints(tmp_path):
+    file, error = tmp_path / "last.ckpt", ValueError("first\nsecond")
+    with pytest.raises(UserError) as found, going_on(file, lambda: False):
+        raise error
+    assert str(found.value) == f"{file} does not hold the state of this training: ValueError: first"
+    assert found.value.__cause__ is error
+    for checkpoint, begun in ((None, False), (None, True), (file, True)):
+        with pytest.raises(ValueError, match="first"), going_on(checkpoint, lambda begun=begun: begun):
+            raise error
+    for other in (UserError("mine"), OSError("disk")):
+        with pytest.raises(type(other), match="^(mine|disk)$"), going_on(file, lambda: False):
+            raise other
+
+
+class Mine(L.Callback):
+    """A user's own, whose state is its own affair."""
+
+    def state_dict(self):
+        return {"wait_count": 0}
+
+
+STOP = lightnings.EarlyStopping("test/elbo")
+
+
+def saved(**changed):
+    """What `require_state` reads of a checkpoint."""
+    return {
+        "optimizer_states": [{}], "lr_schedulers": [{}], "cvae": {"data": "abc"}, "loops": {"fit_loop": {"epoch": 3}},
+        "callbacks": {},
+    } | changed  # fmt: skip
+
+
+def stands():
+    """What it looks at of a trainer."""
+    loop = SimpleNamespace(state_dict=lambda: {"epoch": 0})
+    return SimpleNamespace(datamodule=SimpleNamespace(fingerprint="abc"), fit_loop=loop, callbacks=[Mine(), STOP])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {}, {"cvae": {}}, {"cvae": {"data": None}}, {"loops": {"fit_loop": {"epoch": 0}}},
+        {"callbacks": {Mine().state_key: {"wait_count": "x"}, STOP.state_key: {"wait_count": 4}}},
+        {"callbacks": {"gone": {"best_model_path": "run/checkpoints/best.ckpt", "a.b": 1}}},
+    ],
+)  # fmt: skip
+def test_a_state_of_this_training(changed):
+    require_state(stands(), saved(**changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"optimizer_states": [{}, {}]}, "has not the states of one optimizer and one schedule"),
+        ({"optimizer_states": []}, "has not the states of one"), ({"lr_schedulers": []}, "has not the states of one"),
+        ({"lr_schedulers": [{}, {}]}, "has not the states of one"), ({"cvae": {"data": "abd"}}, "with other images$"),
+        ({"loops": {"fit_loop": {"epoch": -1}}}, "loops.fit_loop.epoch is not what"),
+        ({"loops": {}}, "loops.fit_loop is not what"),
+        ({"callbacks": {STOP.state_key: {"wait_count": "x"}}}, "callbacks.EarlyStopping.wait_count is not what"),
+        ({"callbacks": {"gone": [{"path": "run/../mine"}]}}, "name 'run/../mine', which leads out of the run$"),
+        ({"callbacks": {"gone": {"s3://mine": 0.5}}}, "name 's3://mine', which leads out of the run$"),
+    ],
+)  # fmt: skip
+def test_a_state_of_another_training(changed, said):
+    with pytest.raises(UserError, match=f"^the checkpoint.*{said}"):
+        require_state(stands(), saved(**changed))
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_what_a_module_gets_back(monkeypatch, old):
+    """Of its own process; a checkpoint of earlier versions has neither averages, nor guard, nor an end."""
+    required, loaded = [], []
+    monkeypatch.setattr(restored, "require_state", lambda *given: required.append(given))
+    monkeypatch.setattr(restored, "as_counted_here", lambda content, minibatches: (content, minibatches))
+    own = {"processes": ["of 0", "of 1"], "figures": {"a": 1.0}, "points": {"a": 3}, "max_epochs": 5}
+    own |= {} if old else {"averages": {"w": 2}, "gradients": {"g": 1}, "should_stop": True}
+    trainer, checkpoint = SimpleNamespace(datamodule=SimpleNamespace(minibatches=10)), {"cvae": own}
+    module = SimpleNamespace(trainer=trainer, global_rank=1, guard=SimpleNamespace(load_state=loaded.append))
+    give_back(checkpoint, module)
+    assert required == [(trainer, checkpoint)] and trainer.datamodule.minibatches == (checkpoint, 10)
+    assert (module.figures, module.points, module.sums, module.planned) == ({"a": 1.0}, {"a": 3}, "of 1", 5)
+    assert module.figures is not own["figures"] and module.points is not own["points"]
+    assert (module.averaged, loaded, module.stopping) == (({}, [{}], False) if old else ({"w": 2}, [{"g": 1}], True))
+
+
+@pytest.mark.parametrize(("planned", "by_step", "stops", "counted"), [
+    (4, True, True, None), (4, False, False, None), (3, True, True, 7), (3, False, False, 2),
+])  # fmt: skip
+def test_where_a_training_begins(monkeypatch, planned, by_step, stops, counted):
+    """One of another length than planned does not end where that one was ended, and has a schedule of its length."""
+    asked, loaded = [], []
+    monkeypatch.setattr(restored, "require_optimizer", lambda *given: asked.append(given))
+    monkeypatch.setattr(restored, "scheduled_anew", lambda *given: given)
+    schedule, sums = SimpleNamespace(scheduler="old"), {
+        name: {"names": ["a"], "sums": [torch.zeros(1)]} for name in ("window", "epoch")
+    }  # fmt: skip
+    trainer = SimpleNamespace(
+        lr_scheduler_configs=[schedule], max_epochs=4, global_step=7, current_epoch=2, should_stop=False
+    )
+    module = SimpleNamespace(
+        trainer=trainer, sums=sums, names=("a",), planned=planned, stopping=stops, by_step=by_step, device="cpu",
+        make_optimizer="optimizers", make_scheduler="schedulers",
+    )  # fmt: skip
+    for name in sums:
+        totals = SimpleNamespace(load_state_dict=lambda *given, name=name: loaded.append((name, *given)))
+        setattr(module, name, totals)
+    take_up(module, "optimizer")
+    assert asked == [("optimizer", "old", "optimizers", "schedulers")]
+    assert loaded == [(name, sums[name], "cpu") for name in ("window", "epoch")]
+    assert trainer.should_stop is (stops and planned == 4)
+    assert schedule.scheduler == ("old" if counted is None else ("optimizer", "schedulers", counted))
+    module.sums, module.names = sums, ("b",)
+    with pytest.raises(UserError, match="other figures in window"):
+        take_up(module, "optimizer")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_a_checkpoint_gets(monkeypatch, first):
+    """The first process alone knows where the curves are. The weights are those that the steps change."""
+    monkeypatch.setattr(restored, "positions", lambda loggers: [loggers])
+    monkeypatch.setattr(restored, "of_all_processes", lambda own: [own])
+    monkeypatch.setattr(restored, "goes_on", lambda trainer: trainer.out)
+    data = SimpleNamespace(minibatches=10, fingerprint="abc")
+    trainer = SimpleNamespace(datamodule=data, max_epochs=5, should_stop=True, out=first, is_global_zero=first)
+    parts = {name: SimpleNamespace(state_dict=lambda name=name: name) for name in ("window", "epoch")}
+    averages = SimpleNamespace(of_checkpoint=lambda: ({"w": 1}, {"w": 2})) if first else None
+    module = SimpleNamespace(
+        trainer=trainer, figures={"a": 1.0}, points={"a": 3}, guard=SimpleNamespace(state=lambda: "g"), loggers="logs",
+        averages=averages, require_finite_weights=lambda: trainer.__setattr__("asked", True), **parts,
+    )  # fmt: skip
+    checkpoint = {"state_dict": {"vae.w": 1, "other": 3}}
+    complete(checkpoint, module)
+    own = checkpoint["cvae"]
+    expected = {
+        "processes": [{"window": "window", "epoch": "epoch"}], "figures": {"a": 1.0}, "points": {"a": 3},
+        "minibatches": 10, "max_epochs": 5, "gradients": "g", "should_stop": not first, "data": "abc",
+        "logs": ["logs"] if first else [],
+    } | ({"averages": {"w": 1}} if first else {})  # fmt: skip
+    assert own == expected | {"format": restored.FORMAT, "version": restored.VERSION} and trainer.asked
+    assert checkpoint["state_dict"] == {"vae.w": 2 if first else 1, "other": 3}

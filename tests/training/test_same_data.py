@@ -1,19 +1,25 @@
 """A run on a user's own images goes on with these images alone."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from conftest import config
 from omegaconf import OmegaConf
 from PIL import Image
 from tiny import QUIET, TINY, tiny
 
 from cvae.build import load_data
+from cvae.data.contents import fingerprint
 from cvae.data.dataset import images_of
+from cvae.data.images import Images, texts
 from cvae.errors import DataError, UserError
 from cvae.runs.checkpoint import read_checkpoint
 from cvae.runs.comparison import read
 from cvae.runs.directory import Run
 from cvae.runs.small_files import read_json
+from cvae.training.same_data import list_data, require_same_data
 from cvae.training.train import train
 
 
@@ -165,3 +171,40 @@ def test_a_gaussian_as_wide_as_the_range_is_advised_against(tmp_path, images, ca
     words = ["likelihood=gaussian", f"likelihood.scale={scale}", "data.binarization=none", "trainer.max_epochs=1"]
     train(own(tmp_path / "run", images, *words))
     assert ("likelihood.scale=global learns it" in caplog.text) == said
+
+
+def test_what_of_the_data_is_put_into_the_config(tmp_path):
+    """A config of before there were fingerprints stays without one, and data known by name have none."""
+    contents, mark = {"a.png": "0" * 16}, fingerprint({"a.png": "0" * 16})
+    for known, before, put, then in (
+        (contents, {"fingerprint": None}, {"fingerprint": mark}, mark), (contents, {}, {}, "before"),
+        (None, {"fingerprint": None}, {"fingerprint": None}, "before"),
+    ):  # fmt: skip
+        cfg = OmegaConf.create({"run_dir": str(tmp_path), "data": before}, flags={"struct": True})
+        data = SimpleNamespace(contents=known, fingerprint="before")
+        require_same_data(cfg, data)
+        assert cfg.data == put and data.fingerprint == then
+
+
+def split_of(*names, label=0):
+    levels = torch.zeros(len(names), 1, 2, 2, dtype=torch.uint8)
+    return SimpleNamespace(images=Images(levels, torch.full((len(names),), label), None, texts(names), ("cat", "dog")))
+
+
+def test_the_list_of_a_run_has_each_split_and_is_written_once(tmp_path):
+    run = Run(tmp_path)
+    splits = {"train": split_of("a.png", "b.png"), "validation": split_of("c.png", label=1), "test": split_of("d.png")}
+    contents = {name: name[0] * 16 for name in ("a.png", "b.png", "c.png", "d.png")}
+    list_data(run, SimpleNamespace(contents=None, source=SimpleNamespace(), **splits))  # data known by name
+    assert not run.data.exists()
+    list_data(run, SimpleNamespace(contents=contents, source=SimpleNamespace(left_out={"e.png": "empty"}), **splits))
+    lines = [f"{name[0]}.png,{name[2:]},{name[0] * 16},\n" for name in (
+        "a train,cat,0", "b train,cat,0", "c validation,dog,1", "d test,cat,0",
+    )]  # fmt: skip
+    expected = "name,split,class,label,digest,left out\n" + "".join(lines) + "e.png,,,,,empty\n"
+    assert run.data.read_text() == expected
+    list_data(run, SimpleNamespace(contents={}, source=SimpleNamespace(), **splits | {"validation": None}))
+    assert run.data.read_text() == expected  # a run that goes on keeps the list that it began with
+    run.data.unlink()
+    list_data(run, SimpleNamespace(contents={}, source=SimpleNamespace(), **splits | {"validation": None}))
+    assert [line[:9] for line in run.data.read_text().splitlines()[1:]] == ["a.png,tra", "b.png,tra", "d.png,tes"]
