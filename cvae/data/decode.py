@@ -120,7 +120,6 @@ def limited(pixels: int | None) -> Iterator[None]:
     before = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        warnings.filterwarnings("ignore", "Palette images with Transparency")  # they are converted, as it wants
         Image.MAX_IMAGE_PIXELS = pixels or before
         try:
             yield

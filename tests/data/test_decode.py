@@ -194,6 +194,17 @@ def test_a_file_that_is_read_in_parts_is_whole(tmp_path, monkeypatch):
     assert content_of(tmp_path / "a") == content
 
 
+def test_of_thousands_of_files_none_stays_open(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"content")
+    begin, end, opened, closed = os.open, os.close, [], []
+    monkeypatch.setattr(os, "open", lambda *given: opened.append(begin(*given)) or opened[-1])
+    monkeypatch.setattr(os, "close", lambda descriptor: closed.append(descriptor) or end(descriptor))
+    assert content_of(tmp_path / "a") == b"content" and len(opened) == 1
+    with pytest.raises(ValueError, match="not a file"):
+        content_of(tmp_path)
+    assert len(opened) == 2 and closed == opened
+
+
 def test_one_file_is_remembered_by_its_bytes(tmp_path):
     """BMP files of one size differ by their content alone; a copy is the same."""
     one = saved(tmp_path / "1.bmp", np.zeros((4, 4), np.uint8))
@@ -268,15 +279,17 @@ def test_any_error_of_a_decoder_is_a_line(tmp_path, monkeypatch, error, said):
 
 
 def test_a_palette_with_degrees_of_transparency(tmp_path):
-    """Pillow warns of it, and a warning is a fault where it tells of too many pixels."""
-    image = Image.fromarray(np.arange(4, dtype=np.uint8).reshape(2, 2) % 2)
-    image = image.convert("P")
+    """Pillow would warn if they went lost."""
+    image = Image.fromarray(np.arange(4, dtype=np.uint8).reshape(2, 2) % 2, "P")
     image.putpalette([10, 10, 10, 40, 40, 40])
     image.save(tmp_path / "a.png", transparency=bytes([0, 100]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = decode([tmp_path / "a.png"], Reading((2, 2, 2), transparent="alpha"))
+        white = decode([tmp_path / "a.png"], Reading((3, 2, 2)))
     assert not found.faults and found.x[0, :, 0].tolist() == [[10, 40], [0, 100]]
+    mixed = round(255 + (40 - 255) * 100 / 255)
+    assert not white.faults and white.x[0, :, 0].tolist() == [[255, mixed]] * 3
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,10 @@ def test_half_of_a_file_is_no_file(tmp_path):
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"first")]
 
 
-def test_what_a_check_refuses_is_not_saved_and_what_was_before_is_kept(tmp_path):
-    """It is given the whole file, under the name that it has until then."""
+def test_what_a_check_refuses_is_not_saved_and_what_was_before_is_kept(tmp_path, monkeypatch):
+    """It is given the whole file, which is on the disk then, under the name that it has until then."""
     path, previous, seen = tmp_path / "a", tmp_path / "before", []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(os.fstat(descriptor).st_size))
 
     def check(file):
         seen.append((file.name, file.read_bytes(), path.exists() and path.read_bytes()))
@@ -73,7 +74,8 @@ def test_what_a_check_refuses_is_not_saved_and_what_was_before_is_kept(tmp_path)
     save(path, b"two", previous, check)
     with pytest.raises(ValueError, match="bad"):
         save(path, b"bad", previous, check)
-    assert seen == [(".a.part", b"one", False), (".a.part", b"two", b"one"), (".a.part", b"bad", b"two")]
+    given = [(".a.part", b"one", False), (".a.part", b"two", b"one"), (".a.part", b"bad", b"two")]
+    assert seen == [3, given[0], 3, given[1], 3, given[2]]
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a": b"two", "before": b"one"}
 
 
@@ -128,8 +130,7 @@ def test_the_lock_of_another_process_ends_with_it(tmp_path, other):
     taken, child = said.split()
     try:
         assert taken == "True"
-        before = os.listdir("/dev/fd")
-        assert locked(file) and not lock(file) and os.listdir("/dev/fd") == before
+        assert locked(file) and not lock(file)
         assert locked(file) and file.resolve() not in storage.HELD  # asking and failing have changed nothing
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -140,6 +141,15 @@ def test_the_lock_of_another_process_ends_with_it(tmp_path, other):
         unlock(file)
     finally:
         os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_lock_that_another_has_keeps_no_file_open(tmp_path, monkeypatch):
+    begin, end, opened, closed = os.open, os.close, [], []
+    monkeypatch.setattr(os, "open", lambda *given: opened.append(begin(*given)) or opened[-1])
+    monkeypatch.setattr(os, "close", lambda descriptor: closed.append(descriptor) or end(descriptor))
+    monkeypatch.setattr(storage, "take", lambda *_, **__: False)
+    assert not lock(tmp_path / "lock") and locked(tmp_path / "lock")
+    assert len(opened) == 2 and closed == opened
 
 
 def test_who_asks_does_not_disturb_who_asks(tmp_path, other):

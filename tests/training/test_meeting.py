@@ -220,6 +220,7 @@ def test_the_reason_of_an_end_may_have_bytes_of_a_name_that_is_no_text(place):
 def test_who_has_ended_as_it_should_is_missed_by_nobody(place, monkeypatch):
     _, (first, second, third) = lifelines(place)
     assert [sorted(each.heard) for each in (first, second, third)] == [[1, 2], [0], [0]]
+    assert first.thread.daemon  # it holds up no process that ends in another way
     second.end()
     assert until(lambda: sorted(first.heard) == [2])
     first.end()
