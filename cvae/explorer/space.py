@@ -6,13 +6,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from PIL import UnidentifiedImageError
 from rich.progress import track
 from torch import Tensor
 
 from cvae import pictures
 from cvae.data import ImageData
-from cvae.data.decode import limited, read_file, reading_of
+from cvae.data.decode import decode, reading_of
 from cvae.data.images import Images
 from cvae.distributions import Unknown
 from cvae.errors import UserError
@@ -141,15 +140,15 @@ class Space:
         if len(content) > LARGEST_FILE:
             raise UserError(f"the file has {len(content):,} bytes, at most {LARGEST_FILE:,} are taken")
         try:
-            with TemporaryDirectory() as folder, limited(None):
+            with TemporaryDirectory() as folder:
                 file = Path(folder, "image")
                 file.write_bytes(content)
-                pixels, *_ = read_file(file, reading_of(self.data))
-        except UnidentifiedImageError:
-            raise UserError("not an image of a known format") from None
-        except Exception as error:  # a damaged file can make a decoder raise almost anything
-            raise UserError(f"cannot be read: {error or type(error).__name__}") from error
-        return self.data.as_tested(torch.tensor(pixels)[None])[0]
+                decoded = decode([file], reading_of(self.data), threads=1)
+        except OSError as error:
+            raise UserError(f"cannot be read: {error}") from error
+        if decoded.faults:
+            raise UserError(decoded.faults[0])
+        return self.data.as_tested(torch.from_numpy(decoded.x))[0]
 
 
 def called(images: Images, index: int) -> str:

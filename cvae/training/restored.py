@@ -4,6 +4,8 @@ A checkpoint may come from somebody else. When it is read, its values are known 
 to be those of this training, before a step uses them: torch's fused optimizers check no sizes.
 """
 
+import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,10 +24,14 @@ from cvae.training.means import of_all_processes
 from cvae.training.time_limit import goes_on
 from cvae.version import VERSION
 
+LIBRARIES = ("cvae", "torch", "pytorch_lightning", "lightning_fabric", "lightning_utilities", "omegaconf", "numpy")
+
 
 @contextmanager
 def going_on(file: Path | None, has_begun: Callable[[], bool]) -> Iterator[None]:
     """Turn what Lightning and torch raise about an incomplete checkpoint into a UserError.
+
+    An error in what the user added stays as it is, with its trace: such a callback is called before all is taken, too.
 
     file: the checkpoint that a training goes on from, None for a new one
     has_begun: whether the training has taken all of it, so that a later error has another cause
@@ -35,10 +41,17 @@ def going_on(file: Path | None, has_begun: Callable[[], bool]) -> Iterator[None]
     except (UserError, OSError):
         raise
     except Exception as error:
-        if file is None or has_begun():
+        if file is None or has_begun() or in_other_code(error):
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{file} does not hold the state of this training: {reason}") from error
+
+
+def in_other_code(error: Exception) -> bool:
+    """Whether an error passed through code that is neither cvae's nor that of the libraries it restores with."""
+    frames = traceback.walk_tb(error.__traceback__)
+    roots = {frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in frames}
+    return not roots <= {*LIBRARIES, *sys.stdlib_module_names}
 
 
 def complete(checkpoint: dict[str, Any], module: Any) -> None:

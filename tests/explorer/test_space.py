@@ -246,11 +246,15 @@ def test_a_users_image_is_seen_as_a_test_image():
     close(grey[0], levels.astype(np.float32) / 255)
 
 
+def fails(error):
+    raise error
+
+
 def test_files_that_are_no_images(monkeypatch):
     found = space("model.latent_dim=2")
     with pytest.raises(UserError, match="^not an image of a known format$"):
         found.read(b"hello")
-    with pytest.raises(UserError, match="^cannot be read: .*truncated"):
+    with pytest.raises(UserError, match="truncated"):
         whole = png(np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8))
         found.read(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="^the file has 20,000,001 bytes, at most 20,000,000 are taken$"):
@@ -261,10 +265,17 @@ def test_files_that_are_no_images(monkeypatch):
     monkeypatch.setattr("cvae.explorer.space.LARGEST_FILE", 20_000_000)
     for limit in (63, 31):  # Pillow warns of more pixels, and raises at twice as many
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(UserError, match=r"^cannot be read: Image size \(64 pixels\) exceeds limit"):
+        with pytest.raises(UserError, match=r"^Image size \(64 pixels\) exceeds limit"):
             found.read(png(np.zeros((8, 8), np.uint8)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64)
     assert found.read(png(np.zeros((8, 8), np.uint8))).sum() == 0
+    for place, error, said in (
+        ("PIL.Image.open", MemoryError(), "MemoryError"),  # which has no message
+        ("pathlib.Path.write_bytes", OSError(28, "No space left on device"), "cannot be read: .*No space left"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=f"^{said}"):
+            patch.setattr(place, lambda *_, error=error, **__: fails(error))
+            found.read(small)
 
 
 def test_any_number_of_dimensions_and_colours():

@@ -238,16 +238,20 @@ def test_errors_of_other_code_keep_their_trace(tmp_path):
     with pytest.raises(AttributeError, match="nonsense") as found:
         train(cfg)
     assert not refusal(found.value)
+    train(tiny(tmp_path / "other", *QUIET, "trainer.max_epochs=1"))
+    cfg.run_dir = str(tmp_path / "other")
+    with pytest.raises(AttributeError, match="nonsense"):  # nor is its checkpoint to blame
+        train(cfg, resume=True)
 
 
-def raised_in(*modules, kind=ValueError):
-    """An error as the last of these modules raises it, called by the one before, and so on."""
+def calls(*modules, kind=ValueError):
+    """A function of the first of these modules that calls one of the next, and so on; the last raises an error."""
     inner = None
     for module in reversed(modules):
         space = {"__name__": module, "inner": inner, "kind": kind}
         exec("def call(): " + ("inner()" if inner else "raise kind('too\\n  large')"), space)
         inner = space["call"]
-    inner()
+    return inner
 
 
 THROUGH = ("pytorch_lightning.utilities.rank_zero", "lightning_utilities.core", "lightning_fabric.utilities.types")
@@ -269,11 +273,11 @@ def test_whose_error_it_is(modules, place):
     """Lightning's own, through what it calls of torch, Python's library and its utilities; else it stays as it is."""
     kind, said = (UserError, f"^{place}: ValueError: too large .HYDRA_FULL_ERROR=1 shows where.$")
     with pytest.raises(kind if place else ValueError, match=said if place else "large") as found, lightnings_errors():
-        raised_in(*modules)
+        calls(*modules)()
     assert type(found.value) is (UserError if place else ValueError)
     for other in (OSError, UserError):
         with pytest.raises(other, match="^too\n  large$"), lightnings_errors():
-            raised_in(*modules, kind=other)
+            calls(*modules, kind=other)()
 
 
 EPOCH, BOTH, CODES = "train_epoch/elbo", "pytorch_lightning.callbacks.ModelCheckpoint", "test/perplexity"

@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as L
 import torch
 from pytorch_lightning import callbacks as lightnings
+from test_added import calls
 
 from cvae.errors import UserError
 from cvae.training import restored
@@ -139,18 +140,33 @@ def test_states_of_something_else_are_refused(change, said):
         require_optimizer(optimizer, scheduler, adam, halved)
 
 
+def restores(file, begun, *modules, kind=ValueError):
+    """An error while a checkpoint is taken, raised by the last of these modules, in a chain of calls."""
+    space = {"going_on": going_on, "file": file, "begun": lambda: begun, "__name__": "cvae.training.train"}
+    space["call"] = calls(*modules, kind=kind)
+    exec("def restore():\n with going_on(file, begun): call()", space)
+    space["restore"]()
+
+
 def test_an_error_before_a_checkpoint_is_taken_is_the_checkpoints(tmp_path):
-    file, error = tmp_path / "last.ckpt", ValueError("first\nsecond")
-    with pytest.raises(UserError) as found, going_on(file, lambda: False):
-        raise error
-    assert str(found.value) == f"{file} does not hold the state of this training: ValueError: first"
-    assert found.value.__cause__ is error
+    file, modules = tmp_path / "last.ckpt", ("pytorch_lightning.trainer", "cvae.training.module", "torch.optim", "copy")
+    with pytest.raises(UserError) as found:
+        restores(file, False, *modules)
+    assert str(found.value) == f"{file} does not hold the state of this training: ValueError: too"
+    assert isinstance(found.value.__cause__, ValueError)
     for checkpoint, begun in ((None, False), (None, True), (file, True)):
-        with pytest.raises(ValueError, match="first"), going_on(checkpoint, lambda begun=begun: begun):
-            raise error
-    for other in (UserError("mine"), OSError("disk")):
-        with pytest.raises(type(other), match="^(mine|disk)$"), going_on(file, lambda: False):
-            raise other
+        with pytest.raises(ValueError, match="large"):
+            restores(checkpoint, begun, *modules)
+    for kind in (UserError, OSError):
+        with pytest.raises(kind, match="^too\n  large$"):
+            restores(file, False, *modules, kind=kind)
+
+
+@pytest.mark.parametrize("more", [(), ("torch.optim",), ("cvae.training.module", "pytorch_lightning.trainer")])
+def test_an_error_of_what_the_user_added_is_not_the_checkpoints(tmp_path, more):
+    with pytest.raises(ValueError, match="large") as found:
+        restores(tmp_path / "last.ckpt", False, "pytorch_lightning.trainer", "my_callbacks", *more)
+    assert type(found.value) is ValueError
 
 
 class Mine(L.Callback):
