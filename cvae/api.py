@@ -96,7 +96,7 @@ class TrainedRun:
             samples: importance samples for each image
             checkpoint: last.ckpt or best.ckpt
             weights: averaged or raw; None: the averages where there are some
-            settings: images, aggregate_images, memory, seed, until: see `cvae.evaluation.Settings`
+            settings: images, draw, aggregate_images, memory, seed, until: see `cvae.evaluation.Settings`
 
         Returns:
             the figures by name, as in `metrics`: evaluation/nll, evaluation/elbo, … in nats per image

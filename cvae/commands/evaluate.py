@@ -42,7 +42,10 @@ def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> N
         "bias and two standard errors, is below this, as in 0.05. About 95 of 100 blocks are then within it, unless "
         "the Pareto k-hat is high. At most 50,000 samples an image; --samples is the first number",
     )
-    evaluate.add_argument("--images", type=int, metavar="N", help="only the first N test images (default: all)")
+    evaluate.add_argument("--images", type=int, metavar="N", help="only N test images, the first ones (default: all)")
+    evaluate.add_argument(
+        "--draw", type=int, metavar="SEED", help="with --images: these are drawn from all test images by this seed"
+    )
     evaluate.add_argument(
         "--aggregate-images",
         type=int,
@@ -88,7 +91,7 @@ def measure(args: argparse.Namespace) -> None:
 
     samples = SAMPLES if args.samples is None else args.samples
     try:
-        settings = Settings(samples, args.images, args.aggregate_images, args.memory, args.seed, args.until)
+        settings = Settings(samples, args.images, args.draw, args.aggregate_images, args.memory, args.seed, args.until)
     except ConfigError as error:
         raise ConfigError("--" + error.key.replace("_", "-"), error.value, error.allowed) from error
     device = device_of(args)

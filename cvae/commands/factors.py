@@ -37,6 +37,8 @@ def measure(args: argparse.Namespace) -> None:
     """
     if args.until is not None:
         raise ConfigError("--until", args.until, "left out with --factors")
+    if args.draw is not None:
+        raise ConfigError("--draw", args.draw, "left out with --factors")
     if args.images is not None:
         positive_int("--images", args.images)
     import torch
@@ -51,7 +53,8 @@ def measure(args: argparse.Namespace) -> None:
     vae, step, weights = model_of(args, str(device))
     data = load_data(run, args.data_root)
     count = min(args.images or len(data.test), len(data.test))
-    known = coded(vae, test_batches(vae, data, count, device), data.test.images, args.seed)
+    rows = range(count)
+    known = coded(vae, test_batches(vae, data, rows, device), data.test.images, rows, args.seed)
     found = measured(known, args.seed, lambda rows: watched(rows, "measuring", len(rows)))
     about = {
         "images": count, "seed": args.seed, "factors": list(known.names), "latents": known.z.shape[1],

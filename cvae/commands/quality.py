@@ -59,6 +59,8 @@ def measure(args: argparse.Namespace) -> None:
 
     if args.until is not None:
         raise ConfigError("--until", args.until, "left out with --quality")
+    if args.draw is not None:
+        raise ConfigError("--draw", args.draw, "left out with --quality")
     wanted = {} if args.samples is None else {"samples": args.samples}
     try:
         settings = QualitySettings(**wanted, images=args.images, seed=args.seed)

@@ -66,7 +66,7 @@ def move(args: argparse.Namespace) -> None:
     data = data_of(args)
     x, y = images_of([args.image], args, vae, data)
     with fixed_noise(args.seed, torch.device("cpu")):
-        batches = test_batches(vae, data, len(data.test), torch.device("cpu"))
+        batches = test_batches(vae, data, range(len(data.test)), torch.device("cpu"))
         found = latents(vae, watched(batches, "encoding", math.ceil(len(data.test) / IMAGES)))
     shown = traverse(vae, found, x, y, args.dims, args.steps)
     names = data.test.images.names

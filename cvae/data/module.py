@@ -109,9 +109,7 @@ class ImageData(LightningDataModule):
         """
         return self._counted() if self.num_classes is None else self.num_classes
 
-    def batch(
-        self, split: str, indices: list[int] | range, device: torch.device | str = "cpu"
-    ) -> tuple[Tensor, Tensor]:
+    def batch(self, split: str, indices: Sequence[int], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Images of a split as the model sees them, in the order of `indices`, on `device`. Call setup() first.
 
         Returns x float32 (B, C, H, W) in [0, 1], binarized as configured, and y int64 (B,). If binarization=stochastic,

@@ -58,8 +58,8 @@ def can_measure(vae: VAE, images: Images) -> bool:
 
 
 @torch.no_grad()
-def coded(vae: VAE, batches: Iterable[Batch], images: Images, seed: int) -> Coded:
-    """The means of q(z|x), of several groups of the top one, for the first images (x, y) with their factors.
+def coded(vae: VAE, batches: Iterable[Batch], images: Images, rows: Sequence[int], seed: int) -> Coded:
+    """The means of q(z|x), of several groups of the top one, for batches (x, y) of the images at `rows`; their factors.
 
     Factors with one value, or with fewer than LEAST images for each, are left out.
 
@@ -73,7 +73,7 @@ def coded(vae: VAE, batches: Iterable[Batch], images: Images, seed: int) -> Code
     device = next(vae.parameters()).device
     with fixed_noise(seed, device), float32(device):
         z = torch.cat([posterior_mean(vae.encode(x, y)).cpu() for x, y in batches]).numpy().astype(np.float64)
-    known = images.factors[: len(z)].cpu().numpy()
+    known = images.factors[list(rows)].cpu().numpy()
     names = images.factor_names or tuple(f"factor {f}" for f in range(known.shape[1]))
     return of_arrays(z, known, names)
 
@@ -120,12 +120,12 @@ def of_information(known: Coded, seed: int) -> dict[str, Figure]:
     return {name: Figure(value[n], float(error[n]), "", meaning) for n, (name, meaning) in enumerate(meanings.items())}
 
 
-def at_the_end(vae: VAE, batches: Iterable[Batch], images: Images, seed: int) -> dict[str, Figure]:
+def at_the_end(vae: VAE, batches: Iterable[Batch], images: Images, rows: Sequence[int], seed: int) -> dict[str, Figure]:
     """MIG, as the evaluation of a run has it: at once. Nothing where there is nothing to measure."""
     if not can_measure(vae, images):
         return {}
     try:
-        return {"mig": of_information(coded(vae, batches, images, seed), seed)["mig"]}
+        return {"mig": of_information(coded(vae, batches, images, rows, seed), seed)["mig"]}
     except UserError as error:
         log.info("No MIG: %s", error)
         return {}

@@ -33,7 +33,7 @@ class TestData(Protocol):
     test: "ImageDataset"
     binarization: str
 
-    def batch(self, split: str, indices: range, device: torch.device) -> tuple[Tensor, Tensor]:
+    def batch(self, split: str, indices: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) and labels y (B,) of a split, as the model sees them."""
 
 
@@ -51,8 +51,8 @@ def report(
         UserError: a figure is not finite, or there is not enough memory.
     """
     device = next(vae.parameters()).device
-    count = min(settings.images or len(data.test), len(data.test))
-    aggregated = min(count, settings.aggregate_images)
+    rows = measured_rows(settings, len(data.test))
+    count, aggregated = len(rows), min(len(rows), settings.aggregate_images)
     with progress_bar(*columns()) as bar:
         totals: dict[str, tuple[str, int | None]] = {  # as `evaluate` calls its steps -> what they are, how many
             "rows": ("importance samples", None if settings.until else count * settings.samples),
@@ -68,12 +68,13 @@ def report(
             bar.update(tasks[what], advance=count, visible=True)
 
         try:
-            figures = evaluate(vae, test_batches(vae, data, count, device), settings, advance)
+            figures = evaluate(vae, test_batches(vae, data, rows, device), settings, advance)
         except torch.OutOfMemoryError as error:
             raise UserError(f"there is not enough memory with memory={settings.memory:g}: try less") from error
-    figures |= at_the_end(vae, test_batches(vae, data, count, device), data.test.images, settings.seed)
+    figures |= at_the_end(vae, test_batches(vae, data, rows, device), data.test.images, rows, settings.seed)
     about = asdict(settings) | {
-        "images": count, "aggregate_images": aggregated, "checkpoint": checkpoint, "step": step, "split": "test",
+        "images": count, "draw": settings.draw if count < len(data.test) else None, "aggregate_images": aggregated,
+        "checkpoint": checkpoint, "step": step, "split": "test",
         "binarization": data.binarization, "device": device.type, "weights": weights,
     }  # fmt: skip
     content = {name: figure._asdict() for name, figure in figures.items()} | {"settings": about}
@@ -89,10 +90,19 @@ def columns() -> tuple:
     )  # fmt: skip
 
 
-def test_batches(vae: VAE, data: TestData, count: int, device: torch.device) -> Iterator[Batch]:
-    """The first `count` test images as the model sees them, with labels; all of them in every process of several."""
-    for start in range(0, count, IMAGES):
-        x, y = data.batch("test", range(start, min(start + IMAGES, count)), device)
+def measured_rows(settings: Settings, total: int) -> Sequence[int]:
+    """The numbers of the test images that are measured, of so many in all, in ascending order."""
+    count = min(settings.images or total, total)
+    if settings.draw is None:
+        return range(count)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(settings.draw))
+    return sorted(order[:count].tolist())
+
+
+def test_batches(vae: VAE, data: TestData, rows: Sequence[int], device: torch.device) -> Iterator[Batch]:
+    """Test images by their numbers, as the model sees them, with labels; all of them in every process of several."""
+    for start in range(0, len(rows), IMAGES):
+        x, y = data.batch("test", rows[start : start + IMAGES], device)
         yield x, vae.labels(y)
 
 
@@ -103,7 +113,8 @@ def table(figures: dict[str, Figure], settings: dict, said: Sequence[str] = ()) 
     said: what must be said of the test images (cvae.runs.modelled.remarks)
     """
     samples = taken(figures, settings["samples"], settings.get("until"))
-    title = f"{settings['images']:,} test images{samples}, {settings['checkpoint']}"
+    drawn = "" if settings.get("draw") is None else f" drawn by seed {settings['draw']}"
+    title = f"{settings['images']:,} test images{drawn}{samples}, {settings['checkpoint']}"
     caption = "binarization: {binarization}; seed: {seed}"
     if not is_of_autoencoder(figures):
         caption += "\nmutual information is at most log {aggregate_images} = {limit:.2f}"

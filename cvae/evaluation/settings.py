@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from cvae.checks import positive_int, positive_number, seed_number
+from cvae.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -11,7 +12,9 @@ class Settings:
 
     Args:
         samples: importance samples per image
-        images: only the first so many test images; None: all
+        images: only so many test images; None: all
+        draw: the seed that draws these, so that a model is measured on the same ones whatever its own seed; None: the
+            first ones, which differ from the others where files have an order, as those of MNIST have
         aggregate_images: at most so many of them for the aggregate posterior; its cost grows with their square. Most of
             the time goes there if the posterior scores foreign z slowly, as flows do
         memory: about how many GiB the activations of a decoded block may take. The block is the unit of randomness too:
@@ -26,6 +29,7 @@ class Settings:
 
     samples: int = 5000
     images: int | None = None
+    draw: int | None = None
     aggregate_images: int = 2000
     memory: float = 1.0
     seed: int = 0
@@ -35,6 +39,10 @@ class Settings:
         positive_int("samples", self.samples)
         if self.images is not None:
             positive_int("images", self.images)
+        if self.draw is not None and self.images is None:
+            raise ConfigError("draw", self.draw, "left out where all images are measured: it needs images")
+        if self.draw is not None:
+            seed_number("draw", self.draw)
         positive_int("aggregate_images", self.aggregate_images)
         positive_number("memory", self.memory)
         seed_number("seed", self.seed)

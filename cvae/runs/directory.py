@@ -272,7 +272,8 @@ class Run:
         kept = "_averaged" if about.get("weights") == AVERAGED else ""
         folder, by = (self.qualities, f"_{about['features']}") if "features" in about else (self.evaluations, "")
         name = f"{Path(about['checkpoint']).stem}{kept}{by}_samples={about['samples']}"
-        name += f"_images={about['images']}_seed={about['seed']}"
+        drawn = "" if about.get("draw") is None else f"_draw={about['draw']}"
+        name += f"_images={about['images']}{drawn}_seed={about['seed']}"
         for number in itertools.count(1):
             file = folder / (f"{name}.json" if number == 1 else f"{name}_{number}.json")
             if not file.exists() or read_json(file).get("settings") == about:

@@ -19,7 +19,7 @@ class Evaluation(NamedTuple):
 
 
 def best_evaluation(run: Run, step: int | None, weights: str = RAW) -> Evaluation | None:
-    """The evaluation of the last checkpoint on the most test images; of several, that with the most samples.
+    """The evaluation of the last checkpoint on the most test images, rather drawn than the first; then on most samples.
 
     Args:
         step: how many optimizer steps the model has had; None: the most that one was evaluated after
@@ -91,10 +91,11 @@ def readable(content: dict) -> bool:
     return all(is_int(settings.get(key)) for key in ("step", "images", "samples")) and is_number(nll.get("value"))
 
 
-def rank(content: dict) -> tuple[int, int, int, float]:
+def rank(content: dict) -> tuple[int, int, bool, int, float]:
     """The higher, the better; the fewer nats --until allows, the more samples are taken."""
     settings = content["settings"]
-    return settings["step"], settings["images"], settings["samples"], -until(settings)
+    drawn = is_int(settings.get("draw"))
+    return settings["step"], settings["images"], drawn, settings["samples"], -until(settings)
 
 
 def rank_of_factors(content: dict) -> tuple[int, int, int]:
@@ -109,4 +110,5 @@ def until(settings: dict) -> float:
 def by(settings: dict) -> str:
     more = f" or more, until {until(settings):g}" if until(settings) < math.inf else ""
     averaged = ", averaged weights" if settings.get("weights") == AVERAGED else ""
-    return f"{settings['samples']:,} samples{more}, {settings['images']:,} images{averaged}"
+    drawn = f" drawn by seed {settings['draw']}" if is_int(settings.get("draw")) else ""
+    return f"{settings['samples']:,} samples{more}, {settings['images']:,} images{drawn}{averaged}"

@@ -227,7 +227,7 @@ class Pictures(Callback):
             shown = pictures.grid(vae.variations(VARIATIONS, y).flatten(0, 1), VARIATIONS)
             yield self.run.groups, pictures.headed(shown, "a row a group of latents: it alone is drawn")
         (latent_dim,), codes = vae.shapes[0], is_discrete(vae.p_z())
-        found, labels = latents(vae, test_batches(vae, data, len(data.test), device)), data.test.images.y.cpu()
+        found, labels = latents(vae, test_batches(vae, data, range(len(data.test)), device)), data.test.images.y.cpu()
         classes = data.test.images.classes
         if latent_dim == (3 if vae.posterior.sphere else 2) and not codes:
             for label in range(min(vae.num_classes, self.max_classes)) if vae.num_classes else [None]:

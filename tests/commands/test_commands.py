@@ -73,7 +73,7 @@ def test_evaluate_reports_everywhere(run, call):
     ((name, report),) = evaluations(run).items()
     assert name == "last_samples=3_images=128_seed=5.json"
     assert report["settings"] == {
-        "samples": 3, "images": 128, "aggregate_images": 50, "memory": 1.0, "seed": 5, "until": None,
+        "samples": 3, "images": 128, "draw": None, "aggregate_images": 50, "memory": 1.0, "seed": 5, "until": None,
         "checkpoint": "last.ckpt", "step": 7, "split": "test", "binarization": "static", "device": "cpu",
         "weights": "raw",
     }  # fmt: skip
@@ -92,13 +92,15 @@ def test_each_evaluation_keeps_its_file(run, call):
     call(*arguments)
     (first,) = evaluations(run).values()
     call(*arguments, "--images", 50)
+    call(*arguments, "--images", 50, "--draw", 3)
     call(*arguments, "--seed", 6)
     call(*arguments[:-1], 10)  # another number of images for the aggregate posterior: the name is the same
     call(*arguments)  # the same again: replaced by the same
     files = evaluations(run)
     assert sorted(files) == [
         "last_samples=2_images=128_seed=0.json", "last_samples=2_images=128_seed=0_2.json",
-        "last_samples=2_images=128_seed=6.json", "last_samples=2_images=50_seed=0.json",
+        "last_samples=2_images=128_seed=6.json", "last_samples=2_images=50_draw=3_seed=0.json",
+        "last_samples=2_images=50_seed=0.json",
     ]  # fmt: skip
     assert files["last_samples=2_images=128_seed=0.json"] == first
     weights = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
@@ -189,6 +191,10 @@ def test_what_is_wrong_in_one_message(run, call, tmp_path):
         (("evaluate", tmp_path), "not a run directory"),
         (("evaluate", run, "--samples", 0), "--samples=0: must be a positive integer"),
         (("evaluate", run, "--images", 0), "--images=0"),
+        (("evaluate", run, "--draw", 1), "--draw=1: must be left out where all images are measured"),
+        (("evaluate", run, "--images", 5, "--draw", -1), "--draw=-1: must be an integer from 0 to"),
+        (("evaluate", run, "--draw", 0, "--factors"), "--draw=0: must be left out with --factors"),
+        (("evaluate", run, "--draw", 0, "--quality"), "--draw=0: must be left out with --quality"),
         (("evaluate", run, "--aggregate-images", -1), "--aggregate-images=-1"),
         (("evaluate", run, "--memory", 0), "--memory=0.0: must be a finite number above 0"),
         (("evaluate", run, "--seed", -1), "--seed=-1"),

@@ -39,7 +39,7 @@ def test_it_measures_writes_and_prints(run, call, monkeypatch):
     file = run / "factors" / "last_images=150_seed=4.json"
     content = json.loads(file.read_text())
     data, vae = load_data(Run(run)), load(run)
-    known = coded(vae, batches_of(vae, data, 150, torch.device("cpu")), data.test.images, 4)
+    known = coded(vae, batches_of(vae, data, range(150), torch.device("cpu")), data.test.images, range(150), 4)
     expected = of_information(known, 4)["mig"]
     assert content["mig"] == expected._asdict() and set(content) == {
         "mig", "modularity", "factor_vae_score", "sap_of_lines", "settings"

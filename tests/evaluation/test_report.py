@@ -1,6 +1,7 @@
 """The report: which images are measured, what the bars count, what stands in the file and in the table."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -124,11 +125,45 @@ def test_what_is_measured_and_written(reported, images, limit, measured, aggrega
         "active_units": {"value": 2, "standard_error": None, "unit": "of 3 latents", "meaning": "active units"},
         "aggregate_kl": {"value": None, "standard_error": None, "unit": "nats", "meaning": "KL(q(z) || p(z))"},
         "settings": {
-            "samples": 7, "images": measured, "aggregate_images": aggregated, "memory": 0.5, "seed": 9, "until": None,
-            "checkpoint": "best.ckpt", "step": 12, "split": "test", "binarization": "static", "device": "cpu",
-            "weights": "raw",
+            "samples": 7, "images": measured, "draw": None, "aggregate_images": aggregated, "memory": 0.5, "seed": 9,
+            "until": None, "checkpoint": "best.ckpt", "step": 12, "split": "test", "binarization": "static",
+            "device": "cpu", "weights": "raw",
         },
     }  # fmt: skip
+
+
+def test_drawn_images_are_measured_and_said(reported):
+    settings = Settings(samples=7, images=120, draw=4)
+    seen, again, other = (reported(230, chosen, 3) for chosen in (settings, settings, replace(settings, draw=5)))
+    asked = [number for _, numbers, _ in seen.data.asked for number in numbers]
+    assert [len(numbers) for _, numbers, _ in seen.data.asked] == [100, 20]
+    assert asked == sorted(set(asked)) and asked != list(range(120)) and 100 < max(asked) < 230
+    assert torch.cat([x[:, 0, 0, 0] for x, _ in seen.batches]).tolist() == asked
+    assert again.data.asked == seen.data.asked != other.data.asked
+    assert seen.run.content["settings"]["draw"] == 4 and "120 test images drawn by seed 4, 7 imp" in seen.printed
+    whole = reported(120, settings, 3)
+    assert [number for _, numbers, _ in whole.data.asked for number in numbers] == list(range(120))
+    assert whole.run.content["settings"]["draw"] is None and "120 test images, 7 imp" in whole.printed
+
+
+def test_each_image_is_drawn_as_often(reported):
+    drawn = [row for seed in range(400) for row in module.measured_rows(Settings(images=3, draw=seed), 10)]
+    assert all(80 < drawn.count(row) < 165 for row in range(10))  # 120 of 400, standard deviation 9
+
+
+def test_the_factors_are_those_of_the_drawn_images(reported, monkeypatch):
+    told = []
+
+    def at_the_end(vae, batches, images, *more):
+        told.append((list(batches), *more))
+        return {"mig": Figure(0.5, None, "", "MIG")}
+
+    monkeypatch.setattr(module, "at_the_end", at_the_end)
+    seen = reported(230, Settings(images=120, draw=4, seed=9), 3)
+    ((batches, rows, seed),) = told
+    asked = [number for _, numbers, _ in seen.data.asked[:2] for number in numbers]
+    assert torch.cat([x[:, 0, 0, 0] for x, _ in batches]).tolist() == list(rows) == asked and seed == 9
+    assert seen.run.content["mig"]["value"] == 0.5
 
 
 def test_a_model_without_classes_gets_no_labels(reported):

@@ -159,6 +159,15 @@ def test_figures_of_samples_by_their_features_and_those_of_lpips_by_its_network(
     assert qualities(Run(tmp_path), 9) == {}
 
 
+def test_drawn_images_come_before_as_many_first_ones(tmp_path):
+    evaluated(tmp_path, 3.5, samples=10, images=2000, about={"draw": 0})
+    evaluated(tmp_path, 2.5, samples=5000, images=2000)
+    found = best_evaluation(Run(tmp_path), 7)
+    assert found.figures["evaluation/nll"] == 3.5 and found.by == "10 samples, 2,000 images drawn by seed 0"
+    evaluated(tmp_path, 4.5, samples=10, images=2001)
+    assert best_evaluation(Run(tmp_path), 7).by == "10 samples, 2,001 images"
+
+
 def cells(table):
     """(titles, lines)"""
     shown = columns(table)
