@@ -9,6 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cvae.data import OWN
 from cvae.runs.directory import Run
 from cvae.runs.modelled import last_name
 from cvae.runs.small_files import read_config
@@ -113,11 +114,15 @@ def say_what_came_of_it(metrics: dict, run: Run, said: list[str]) -> None:
     name, figure = ("ELBO", "elbo") if "test/elbo" in metrics else ("distortion", "distortion")
     value = f"{metrics[f'test/{figure}']:.2f} nats per image"
     log.info("Test %s %s. The run is in %s", name, "; ".join([value, *said]), run)
-    prior = last_name(read_config(run.config_file).get("prior")) != "NoPrior"
+    config = read_config(run.config_file)
+    kind = last_name(config.get("prior"))
+    prior = kind != "NoPrior"
     if run.gif.exists():
         log.info("Open %s: reconstructions%s, epoch after epoch", run.gif, " and samples" if prior else "")
     after = "Next: python -m cvae sample %s" if prior else "Next, for samples: python -m cvae fit-prior %s prior=gmm"
-    log.info(after, shlex.quote(str(run)))
+    # Own images are few, mostly: q(z) is then far from N(0, I), whose samples are blobs, and close to a mixture.
+    fitted = " --prior gmm" if kind == "StandardNormal" and last_name(config.get("data")) in OWN else ""
+    log.info(f"{after}{fitted}", shlex.quote(str(run)))
 
 
 def parameters(module: VAEModule) -> int:

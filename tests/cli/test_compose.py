@@ -53,6 +53,15 @@ def test_what_the_user_typed_wins(typed, key, value):
     assert config("experiment=vampprior", typed).objective[key] == value
 
 
+def test_own_images_have_a_scale_for_each_pixel_where_they_have_levels():
+    """A Gaussian keeps its own: where a background is the same in all images, its density would grow without end."""
+    own = ("experiment=own_images", "data=npz", "data.root=x")
+    assert config(*own).likelihood == {"_target_": "cvae.likelihoods.DiscretizedLogistic", "scale": "pixel"}
+    assert config(*own, "likelihood.scale=global").likelihood.scale == "global"
+    cfg = config(*own, "likelihood=gaussian")
+    assert cfg.likelihood.scale == 1 and len(cfg.experiment.left_out) == 1
+
+
 def test_an_experiment_of_the_users_own(tmp_path):
     """A key with a plus is new; a misspelt one is said."""
     from conftest import ROOT

@@ -24,6 +24,7 @@ from cvae.runs.directory import RAW, Run
 from cvae.runtime.noise import fixed_noise, seed_step
 from cvae.training import train as training
 from cvae.training.means import CodeCounts, Totals
+from cvae.training.progress import say_what_came_of_it
 
 SPLITS = {"train": "train_epoch", "validation": "validation", "test": "test"}
 
@@ -350,6 +351,26 @@ def test_no_picture_is_named_that_there_is_not(tmp_path, caplog):
     trained(folder, *QUIET, "trainer.max_epochs=1")
     *_, end, following = (record.message for record in caplog.records if record.name == "cvae.training.progress")
     assert end.startswith("Test ELBO ") and following == f"Next: python -m cvae sample '{folder}'"
+
+
+@pytest.mark.parametrize(
+    ("data", "prior", "words"),
+    [
+        ("cvae.data.image_folder", "cvae.priors.StandardNormal", "sample RUN --prior gmm"),
+        ("cvae.data.npz", "cvae.priors.StandardNormal", "sample RUN --prior gmm"),
+        ("cvae.data.npz", "cvae.priors.Mixture", "sample RUN"),
+        ("cvae.data.npz", "cvae.priors.NoPrior", "fit-prior RUN prior=gmm"),
+        ("cvae.data.ImageData", "cvae.priors.StandardNormal", "sample RUN"),
+    ],
+)
+def test_samples_of_own_images_are_drawn_from_a_fitted_prior(tmp_path, monkeypatch, caplog, data, prior, words):
+    caplog.set_level("INFO")
+    monkeypatch.chdir(tmp_path)
+    run = Run("RUN")
+    run.config_file.parent.mkdir(parents=True)
+    run.config_file.write_text(f"data: {{_target_: {data}}}\nprior: {{_target_: {prior}}}\n")
+    say_what_came_of_it({"test/elbo": -1.0}, run, [])
+    assert caplog.messages[-1].endswith(f": python -m cvae {words}")
 
 
 def test_no_checkpoint_is_chosen_by_relaxed_draws(tmp_path):
