@@ -105,8 +105,8 @@ def of_each_place(what: str, count: int, places: Sequence[int]) -> int:
     if count % (height * width):
         allowed = (
             f"false where {what}, {count}, are no multiple of the map's places, {height}x{width}. Make "
-            f"model.latent_dim a multiple of {height * width}; conditional=true, posterior=full_gaussian and iaf do "
-            "not go with it"
+            f"model.latent_dim a multiple of {height * width}; conditional=true, posterior=full_gaussian, flow and "
+            "iaf do not go with it"
         )
         raise ConfigError("latent_map", True, allowed)
     return count // (height * width)

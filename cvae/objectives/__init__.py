@@ -33,11 +33,12 @@ from cvae.objectives.iwae import IWAE
 from cvae.objectives.miwae import CIWAE, MIWAE, PIWAE
 from cvae.objectives.perceptual_gan import PerceptualGAN
 from cvae.objectives.renyi import Renyi
-from cvae.objectives.terms import Objective, Terms
+from cvae.objectives.terms import Objective, Terms, penalized
 from cvae.objectives.vae_gan import VAEGAN
 from cvae.objectives.wae import WAE
 
 __all__ = [
     "AAE", "CIWAE", "DIPVAE", "ELBO", "IWAE", "MIWAE", "PIWAE", "RAE", "VAEGAN", "WAE", "Autoencoder", "BetaTCVAE",
     "Capacity", "FactorVAE", "InfoVAE", "Objective", "PerceptualGAN", "Renyi", "Terms",
+    "penalized",
 ]  # fmt: skip

@@ -110,7 +110,8 @@ def of_bound(bound: Tensor, weights: Weights, trace: Trace) -> Terms:
 def only_group(trace: Trace, objective: str) -> Latent:
     """The one group of latents, or ConfigError where there are several."""
     if len(trace.latents) > 1:
-        allowed = f"elbo or iwae, or another model=: this one has {len(trace.latents)} groups of latents"
+        several = "elbo, capacity, iwae, miwae, ciwae, renyi"
+        allowed = f"one of {several}, or another model=: this one has {len(trace.latents)} groups of latents"
         raise ConfigError("objective", objective, allowed)
     return trace.latents[0]
 

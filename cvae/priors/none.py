@@ -16,5 +16,5 @@ class NoPrior(Prior):
         super().__init__()
         self.latent_dim = latent_dim
 
-    def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
+    def forward(self, infer: Callable[[Tensor], Distribution] | None = None) -> Distribution:
         return Unknown(self.latent_dim)

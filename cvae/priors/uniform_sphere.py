@@ -20,5 +20,5 @@ class UniformSpherePrior(Prior):
         super().__init__()
         self.register_buffer("like", torch.zeros(latent_dim), persistent=False)  # moves with the model
 
-    def forward(self, encode: Callable[[Tensor], Distribution] | None = None) -> Distribution:
+    def forward(self, infer: Callable[[Tensor], Distribution] | None = None) -> Distribution:
         return UniformSphere(self.like)

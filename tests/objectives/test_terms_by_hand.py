@@ -18,6 +18,7 @@ from cvae.priors import FlowPrior, MixtureOfGaussians
 from cvae.schedules import Linear
 
 K, B, SHAPE = 3, 4, (1, 2, 3)
+SEVERAL = "elbo, capacity, iwae, miwae, ciwae, renyi"  # objectives for several groups of latents
 
 
 def normal(*shape):
@@ -285,10 +286,10 @@ def test_messages_of_what_does_not_go_together():
         "as posterior=diagonal_gaussian with prior=standard_normal is": lambda: ELBO(free_bits=0.5)(Fixed(full), x),
         "objective=beta_tcvae: must be another objective, or posterior=diagonal_gaussian: beta_tcvae needs independent "
         "dimensions of q(z|x)": lambda: tcvae(Fixed(full), x),
-        "objective=beta_tcvae: must be elbo or iwae, or another model=: this one has 2 groups of latents": (
+        f"objective=beta_tcvae: must be one of {SEVERAL}, or another model=: this one has 2 groups of latents": (
             lambda: tcvae(several, x)
         ),
-        "objective=infovae: must be elbo or iwae, or another model=: this one has 2 groups of latents": (
+        f"objective=infovae: must be one of {SEVERAL}, or another model=: this one has 2 groups of latents": (
             lambda: InfoVAE()(several, x)
         ),
         "objective.gradient=dreg: must be plain or stl, or another model=: this one has 2 groups of latents": (
