@@ -46,6 +46,7 @@ class Map:
         self.picture.props(f'tabindex=0 role=application aria-label="The latent space. {HINT} {ON_KEYS}"')
         self.picture.on("keydown", steer, js_handler=KEYS)
         self.picture.on("zoom", self.zoom, js_handler="(event) => emit(event.detail)")
+        self.picture.on("resized", lambda: self.fit(), js_handler="() => emit()")
         with ui.row(wrap=False).classes("head items-start gap-2"):
             with ui.column().classes("gap-0 grow"):
                 ui.label(HINT).classes("quiet")
@@ -68,12 +69,17 @@ class Map:
         self.places = self.space.places(plane)  # (N, 2), of the test images
 
     async def fit(self) -> None:
-        """Write larger where the screen is narrow, now that there is one."""
+        """Write larger while the screen is narrow."""
         width = None
         with suppress(TimeoutError):  # a browser that does not answer has a plane all the same
             width = await ui.run_javascript(f"getHtmlElement({self.picture.id}).clientWidth", timeout=PATIENCE)
-        if width and (scale := NORMAL / width) > 1.2:  # None: the page is gone
-            self.scale = min(scale, 2.0)
+        if not width:  # None: the page is gone
+            return
+        scale = min(NORMAL / width, 2.0)
+        scale = scale if scale > 1.2 else 1.0
+        if scale != self.scale:
+            self.scale = scale
+            self.changed()
             await self.draw()
 
     async def zoom(self, event: events.GenericEventArguments) -> None:

@@ -1,4 +1,5 @@
-// What NiceGUI's widgets do not do: files dropped anywhere, and zooming by wheel, trackpad and two fingers.
+// What NiceGUI's widgets do not do: files dropped anywhere, zooming by wheel, trackpad and two fingers, and telling of a
+// window that is another size.
 for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => {
   event.preventDefault();
   const upload = document.querySelector(".files");
@@ -43,3 +44,10 @@ document.addEventListener("touchmove", (event) => {
 }, { passive: false });
 
 for (const name of ["touchend", "touchcancel"]) document.addEventListener(name, () => { apart = null; });
+
+let resizing = null;
+
+window.addEventListener("resize", () => {
+  clearTimeout(resizing);  // while a border is dragged
+  resizing = setTimeout(() => document.querySelector(".zooms")?.dispatchEvent(new CustomEvent("resized")), 200);
+});

@@ -227,8 +227,12 @@ def test_the_keyboard_alone(page, run):
 
 
 def test_a_narrow_screen(page):
-    """What a click is for lies above the plane, both are seen at once, and nothing is wider than the screen."""
-    size = {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    """What a click is for lies above the plane, both are seen at once, and nothing is wider than the screen.
+
+    What is written on the plane is larger, until the window is wide again.
+    """
+    cross = "return document.querySelector('.plane svg path').getAttribute('d').match(/h([\\d.]+)M/)[1]"
+    usual, size = page.image(".plane img"), {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         page.driver.refresh()
@@ -243,8 +247,12 @@ def test_a_narrow_screen(page):
         assert page.run("return document.documentElement.scrollWidth") <= 420
         tops = "[...document.querySelectorAll('.q-select')].slice(0, 3).map((e) => e.getBoundingClientRect().top)"
         assert len(set(page.run(f"return {tops}"))) == 1  # the plane, and its two dimensions
+        soon(lambda: float(page.run(cross)) > 24, "a larger cross")
+        soon(lambda: not np.array_equal(page.image(".plane img"), usual), "larger points")
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    soon(lambda: float(page.run(cross)) == 24, "a cross of the usual size")
+    soon(lambda: np.array_equal(page.image(".plane img"), usual), "points of the usual size")
 
 
 def test_another_class(page, run):

@@ -391,7 +391,10 @@ def test_zoom(tmp_path, monkeypatch):
 
 
 def test_a_narrow_screen_has_larger_writing(tmp_path, monkeypatch):
+    """As long as it is narrow."""
+
     async def act(page, found):
+        page.index = 3
         closed, busy, hidden = None, TimeoutError("JavaScript did not respond"), 0
         for width, scale in (
             (closed, 1.0),
@@ -401,6 +404,9 @@ def test_a_narrow_screen_has_larger_writing(tmp_path, monkeypatch):
             (600, 1.0),
             (400, 1.75),
             (100, 2.0),
+            (hidden, 2.0),
+            (900, 1.0),
+            (350, 2.0),
         ):
 
             async def measured(_, timeout, width=width):
@@ -411,11 +417,9 @@ def test_a_narrow_screen_has_larger_writing(tmp_path, monkeypatch):
             monkeypatch.setattr(map_module.ui, "run_javascript", measured)
             await page.begin()
             assert page.map.scale == scale
-            page.index = 3
-            page.draw_marks()
             assert f"h{24 * scale:g}M" in page.map.picture.content
             assert f'r="{11 * scale:g}" fill="none"' in page.map.picture.content
-        assert page.map.picture.source == render.url(render.plane_png(found, page.map.plane, 2.0))
+            assert page.map.picture.source == render.url(render.plane_png(found, page.map.plane, scale))
 
     visiting("two", tmp_path, monkeypatch, act)
 
