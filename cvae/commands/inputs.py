@@ -139,7 +139,7 @@ def own_levels(words: Sequence[str], args: argparse.Namespace) -> "tuple[ImageDa
     from cvae.build import make, saved_config
     from cvae.data.cache import files_now, read_all
     from cvae.data.decode import reading_of
-    from cvae.data.folder import SHOWN, unreadable
+    from cvae.data.folder import unreadable
     from cvae.data.mapped import Mapped
 
     data = make(saved_config(Run(args.run, args.trust)), "data")  # nothing is read: only what is done to images
@@ -153,7 +153,7 @@ def own_levels(words: Sequence[str], args: argparse.Namespace) -> "tuple[ImageDa
         faults = [(files.paths[number], why) for number, why in decoded.faults.items()]
         if not getattr(data.source, "skip_unreadable", False) or len(faults) == len(there):
             raise UserError(unreadable(faults, len(there), ". Repair or delete them"))
-        log.warning("%s", unreadable(faults, len(there), " and are left out, as data.skip_unreadable=true says", SHOWN))
+        log.warning("%s", unreadable(faults, len(there), " and are left out, as data.skip_unreadable=true says"))
         rows = [number for number in range(len(there)) if number not in decoded.faults]
         files, levels = files.take(rows), levels.take(rows) if isinstance(levels, Mapped) else levels[rows]
     return data, files, levels

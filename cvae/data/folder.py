@@ -26,7 +26,7 @@ __all__ = ["image_folder"]  # what conf/ and saved configs may name
 
 log = logging.getLogger(__name__)
 
-SHOWN = 10  # files in a warning
+SHOWN = 10  # files in a message
 MANY = 1000  # images, from which on data.cache=auto keeps them decoded
 BESIDE = ".cvae_cache"  # the folder of data.cache=auto, in that of the images
 
@@ -152,7 +152,7 @@ class ImageFolder:
     def load(self) -> tuple[Images, ...]:
         """(train, test), or (train, test, validation) where there is a folder for validation.
 
-        Raises DataError if the folder is missing or empty, or names each unreadable file.
+        Raises DataError if the folder is missing or empty, or names unreadable files.
         """
         listing = self.listing()
         classes, count = listing.classes, len(listing.names)
@@ -183,16 +183,14 @@ class ImageFolder:
         if not self.skip_unreadable:
             advice = ". Repair or delete them, or leave them out with data.skip_unreadable=true"
             raise DataError(unreadable(faults, len(listing.names), advice))
-        log.warning(
-            "%s", unreadable(faults, len(listing.names), " and are left out (a run lists all in data.csv)", SHOWN)
-        )
+        log.warning("%s", unreadable(faults, len(listing.names), " and are left out (a run lists all in data.csv)"))
 
 
-def unreadable(faults: Iterable[tuple[Path, str]], count: int, then: str, most: int | None = None) -> str:
-    """A message: how many of `count` files cannot be read, what follows from it, and why; of the first `most`."""
+def unreadable(faults: Iterable[tuple[Path, str]], count: int, then: str) -> str:
+    """A message: how many of `count` files cannot be read, what follows from it, and why, of the first SHOWN."""
     lines = [f"  {one_line(str(path))}: {why}" for path, why in faults]
-    more = [] if most is None or len(lines) <= most else [f"  … and {len(lines) - most:,} more"]
-    return "\n".join([f"{len(lines):,} of {count:,} images cannot be read{then}:", *lines[:most], *more])
+    more = [f"  … and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
+    return "\n".join([f"{len(lines):,} of {count:,} images cannot be read{then}:", *lines[:SHOWN], *more])
 
 
 def say_what_was_read(decoded: Decoded, white: float | None) -> None:

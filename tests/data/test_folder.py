@@ -403,6 +403,20 @@ def test_all_unreadable_files_are_named_in_one_error(tmp_path):
     assert all(len(line.split(": ", 1)[1]) > 5 for line in lines)  # each with its reason
 
 
+def test_of_many_unreadable_files_ten_are_named(tmp_path):
+    for number in range(13):
+        save(tmp_path / "a" / f"{number:02}.png", np.full((8, 8), 1000 if number else 200, np.uint16))
+    data = folder_data(tmp_path, white=255)
+    with pytest.raises(DataError) as error:
+        data.setup()
+    first, *lines, last = str(error.value).splitlines()
+    assert first.startswith("12 of 13 images cannot be read. Repair or delete them")
+    why = "its values go from 1000 to 1000, they must be from 0 to 255 (data.white)"
+    assert len(set(lines)) == 10
+    assert set(lines) < {f"  {tmp_path}/a/{number:02}.png: {why}" for number in range(1, 13)}
+    assert last == "  … and 2 more"
+
+
 @pytest.mark.parametrize("limit", [63, 32, 31])  # at twice the limit Pillow raises; above the limit it warns
 def test_decompression_bombs_are_named(tmp_path, monkeypatch, limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
