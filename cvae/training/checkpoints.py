@@ -24,7 +24,7 @@ from cvae.training.engine import Trainer
 from cvae.training.means import MINUS_LOSS, SELECTION
 from cvae.training.module import VAEModule
 from cvae.training.signals import signals
-from cvae.training.time_limit import out_of_time
+from cvae.training.time_limit import between_minibatches, out_of_time
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +82,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, module: VAEModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        # Not where Lightning cannot go on exactly: before an evaluation, or with gradients that are not used yet.
-        if trainer.val_check_batch != trainer.num_training_batches or trainer.is_last_batch:
-            return
-        if not module.ends:
+        if not between_minibatches(trainer, module):
             return
         stop, step = signals.to_stop(trainer), trainer.global_step
         if stop or out_of_time(trainer) or step // self.every_n_steps > self.step // self.every_n_steps:
@@ -151,13 +148,15 @@ class Checkpoints(Checkpoint):
         signals.waits = False
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "step": self.step, "ranked": self.ranked, "dropped": self.dropped}
+        ours = ("best", "step", "ranked", "dropped", "evaluated")
+        return {name: getattr(self, name) for name in ours}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises UserError if it names a file that is none of this callback's."""
         self.best, self.step = state_dict["best"], state_dict["step"]
         self.ranked = [list(pair) for pair in state_dict.get("ranked", [])]
         self.dropped = list(state_dict.get("dropped", []))
+        self.evaluated = state_dict.get("evaluated", False)
         if not all(len(pair) == 2 and isinstance(pair[1], float) and isfinite(pair[1]) for pair in self.ranked):
             raise UserError(f"the checkpoint's callbacks rank {self.ranked!r:.200}, which are no files with figures")
         for name in [*(pair[0] for pair in self.ranked), *self.dropped]:

@@ -21,7 +21,7 @@ from cvae.runs.checkpoint import FORMAT
 from cvae.training.engine import Trainer
 from cvae.training.log_rewind import positions
 from cvae.training.means import of_all_processes
-from cvae.training.time_limit import goes_on
+from cvae.training.time_limit import out_of_time
 from cvae.version import VERSION
 
 LIBRARIES = ("cvae", "torch", "pytorch_lightning", "lightning_fabric", "lightning_utilities", "omegaconf", "numpy")
@@ -71,7 +71,7 @@ def complete(checkpoint: dict[str, Any], module: Any) -> None:
         "minibatches": data.minibatches,
         "max_epochs": module.trainer.max_epochs,
         "gradients": module.guard.state(),
-        "should_stop": module.trainer.should_stop and not goes_on(module.trainer),
+        "should_stop": module.trainer.should_stop and not out_of_time(module.trainer),
         "data": data.fingerprint,
         "logs": positions(module.loggers) if module.trainer.is_global_zero else [],
     }

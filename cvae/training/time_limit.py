@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class TimeLimit(Timer):
-    """Lightning's, which ends the training after a whole optimizer step: a checkpoint of it can go on exactly.
+    """Lightning's, which ends the training where a checkpoint can go on exactly: see `between_minibatches`.
 
     `over` is whether it has ended the training; it is the same in all processes.
     """
@@ -28,11 +28,12 @@ class TimeLimit(Timer):
         return Timer.__qualname__
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *given: Any, **more: Any) -> None:
-        if module.ends:  # minibatches of an accumulated step that wait for others would be lost
+        if between_minibatches(trainer, module):
             super().on_train_batch_end(trainer, module, *given, **more)
 
     def on_train_epoch_end(self, trainer: Trainer, *given: Any) -> None:
-        self._check_time_remaining(trainer)
+        if trainer.is_last_batch:  # else something has cut the epoch
+            self._check_time_remaining(trainer)
 
     def _check_time_remaining(self, trainer: Trainer) -> None:
         if not trainer.fit_loop._can_stop_early:  # min_epochs or min_steps come first
@@ -64,9 +65,11 @@ def out_of_time(trainer: Trainer) -> bool:
     return any(isinstance(part, TimeLimit) and part.over for part in trainer.callbacks)
 
 
-def goes_on(trainer: Trainer) -> bool:
-    """Whether a checkpoint of a training that is out of time goes on exactly where it is given more.
+def between_minibatches(trainer: Trainer, module: LightningModule) -> bool:
+    """Whether a checkpoint that is saved now goes on exactly, with the next minibatch of this epoch.
 
-    Not within an epoch that has evaluations: Lightning would leave out the rest of it.
+    Not with gradients that are not used yet, and not where an evaluation comes next: Lightning would leave that out.
     """
-    return out_of_time(trainer) and (trainer.is_last_batch or trainer.val_check_batch == trainer.num_training_batches)
+    every, loop = trainer.val_check_batch, trainer.fit_loop.epoch_loop  # None: evaluations come by the clock
+    number = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
+    return bool(module.ends) and not trainer.is_last_batch and (every is None or (number + 1) % every != 0)

@@ -126,7 +126,10 @@ def test_it_is_not_written_between_the_batches_of_a_step_nor_before_an_evaluatio
     assert saved == [1, 1, 2, 2, 3][::2]
     saved.clear()
     trained(tmp_path / "b", *many, "+trainer.val_check_interval=3")
-    assert saved == [6]
+    assert saved == [1, 2, 4, 5, 6]
+    saved.clear()
+    trained(tmp_path / "c", *many, "+trainer.val_check_interval=0.5", "+trainer.accumulate_grad_batches=3")
+    assert saved == [2]
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "null"])

@@ -276,7 +276,7 @@ def test_what_a_checkpoint_gets(monkeypatch, first):
     """The first process alone knows where the curves are. The weights are those that the steps change."""
     monkeypatch.setattr(restored, "positions", lambda loggers: [loggers])
     monkeypatch.setattr(restored, "of_all_processes", lambda own: [own])
-    monkeypatch.setattr(restored, "goes_on", lambda trainer: trainer.out)
+    monkeypatch.setattr(restored, "out_of_time", lambda trainer: trainer.out)
     data = SimpleNamespace(minibatches=10, fingerprint="abc")
     trainer = SimpleNamespace(datamodule=data, max_epochs=5, should_stop=True, out=first, is_global_zero=first)
     parts = {name: SimpleNamespace(state_dict=lambda name=name: name) for name in ("window", "epoch")}

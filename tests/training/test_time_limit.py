@@ -34,6 +34,21 @@ CHOICES = {  # words -> where the time is over (seconds, optimizer steps then), 
         [(3, 4), (9, 10), (15, 16), (16, 16)],
         18,
     ),
+    "evaluated within epochs": (  # after 3 and 6 minibatches
+        ["averaging.decay=0.7", "+trainer.val_check_interval=3", "logger=[tensorboard,csv]"],
+        [(2, 2), (3, 4), (6, 6), (9, 10), (13, 13)],
+        18,
+    ),
+    "evaluated before the end of epochs": (
+        [PLAIN, "+trainer.val_check_interval=4", "callbacks.checkpoint.keep_best=2"],
+        [(4, 5), (9, 9), (10, 11), (12, 12), (17, 17)],
+        18,
+    ),
+    "evaluated across epochs": (
+        [PLAIN, "+trainer.val_check_interval=4", "+trainer.check_val_every_n_epoch=null"],
+        [(2, 2), (4, 5), (8, 9), (14, 14)],
+        18,
+    ),
     "patience": ([PLAIN, "callbacks.early_stopping.patience=2"], [(3, 4), (9, 10)], 18),
 }
 
@@ -54,19 +69,33 @@ def test_a_run_that_is_given_more_time_ends_as_one_that_had_it(name, tmp_path, m
     require_equal(tmp_path / "limited", tmp_path / "whole")
 
 
+def test_an_epoch_that_something_else_has_cut_is_not_gone_on_with(tmp_path):
+    """Its rest would be left out. The second evaluation, after 4 minibatches, ends it, and the time is over, too."""
+    stop = "monitor: selection/bound, mode: max, min_delta: 1e9, patience: 1"
+    words = [PLAIN, f"+callbacks.stop={{_target_: pytorch_lightning.callbacks.EarlyStopping, {stop}}}"]
+    for time in (4, 99):
+        run(tmp_path, *words, "+trainer.val_check_interval=2", limit(time), resume=time > 4)
+        assert last(tmp_path)["global_step"] == 4
+
+
+def test_where_evaluations_come_by_the_clock_it_goes_on_within_an_epoch(tmp_path):
+    for time, steps in ((4, 4), (99, 18)):
+        run(tmp_path, PLAIN, "+trainer.val_check_interval='00:01:00:00'", limit(time), resume=time > 4)
+        assert last(tmp_path)["global_step"] == steps
+
+
+def test_where_an_evaluation_follows_each_step_the_epoch_ends_first(tmp_path):
+    for time, steps in ((4, 6), (99, 18)):
+        run(tmp_path, PLAIN, "+trainer.val_check_interval=1", limit(time), resume=time > 4)
+        assert last(tmp_path)["global_step"] == steps
+
+
 def test_a_run_that_something_else_had_ended_is_not_lengthened_by_time(tmp_path):
     stop = "monitor: selection/bound, mode: max, min_delta: 1e9, patience: 1"
     words = [PLAIN, f"+callbacks.stop={{_target_: pytorch_lightning.callbacks.EarlyStopping, {stop}}}"]
     for time in (50, 99):
         run(tmp_path, *words, limit(time), resume=time > 50)
         assert last(tmp_path)["global_step"] == 12
-
-
-def test_an_epoch_with_evaluations_that_was_cut_does_not_go_on(tmp_path):
-    """Lightning would leave out the rest of it in silence."""
-    for time in (4, 99):
-        run(tmp_path, PLAIN, "+trainer.val_check_interval=3", limit(time), resume=time > 4)
-        assert last(tmp_path)["global_step"] == 4
 
 
 @pytest.fixture
