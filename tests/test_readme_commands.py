@@ -64,7 +64,7 @@ ELSEWHERE = {  # a command that is not run here: why
     "python -m cvae fit-prior VQ prior=autoregressive prior.hidden=64 --rounds 8": "the same",
     "python -m cvae evaluate RUN --samples 100 --images 2000": "tests/commands/test_commands.py evaluates a run",
     "python -m cvae data /my/images": "tests/data/test_survey.py looks at folders and arrays",
-    "python -m cvae encode RUN /my/images": "tests/commands/test_use.py encodes a folder",
+    "python -m cvae encode RUN /my/images": "tests/commands/test_use_latents.py encodes a folder",
     **{
         f"python train.py -m experiment=iwae objective=elbo {words} trainer.max_epochs=15 evaluation.samples=500 "
         "evaluation.images=2000": "eight trainings; tests/test_sphere.py trains one"
