@@ -151,6 +151,10 @@ def test_each_image_is_drawn_as_often(reported):
     assert all(80 < drawn.count(row) < 165 for row in range(10))  # 120 of 400, standard deviation 9
 
 
+def test_a_seed_draws_the_same_images_in_each_version():
+    assert module.measured_rows(Settings(images=3, draw=0), 10) == [1, 4, 7]
+
+
 def test_the_factors_are_those_of_the_drawn_images(reported, monkeypatch):
     told = []
 
