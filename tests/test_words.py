@@ -26,6 +26,8 @@ BEFORE = {  # words that go with others alone
     "prior=wrapped_normal": ["posterior=wrapped_normal"],
 }
 TABLE = ROOT / "benchmarks" / "table"
+DATA = "cvae.data.ImageData"
+FACTORS = ROOT / "benchmarks" / "factors"
 ROWS = sorted(path.stem for path in (TABLE / "experiment").glob("row_*.yaml"))
 
 
@@ -79,6 +81,16 @@ def test_a_row_of_the_table_makes_a_step_in_the_one_network(row):
     assert (cfg.trainer.max_time, cfg.data.batch_size, cfg.evaluation.samples) == ("00:00:05:00", 100, 100)
     assert not cfg.experiment.left_out, "all values of a row apply"
     assert (step(cfg).bound is None) == (cfg.posterior._target_ == "cvae.posteriors.Deterministic")
+
+
+@pytest.mark.parametrize("file", sorted((FACTORS / "experiment").glob("factors_*.yaml")), ids=lambda file: file.stem)
+def test_a_row_of_the_table_of_factors_makes_a_step(file):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", [f"experiment={file.stem}", f"hydra.searchpath=[file://{FACTORS}]", "model.hidden=[8]"])
+    assert (cfg.data._target_, cfg.model._target_, cfg.model.latent_dim) == (DATA, "cvae.networks.mlp", 10)
+    assert cfg.data.image_shape == [1, 32, 32] and cfg.trainer.max_time == "00:00:05:00"
+    assert not cfg.experiment.left_out, "all values of a row apply"
+    step(cfg)
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
