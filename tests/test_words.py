@@ -78,7 +78,7 @@ def test_a_row_of_the_table_makes_a_step_in_the_one_network(row):
         small = ["data=synthetic", "data.image_shape=[1,8,8]", "model.hidden=[8]"]
         cfg = compose("config", [f"experiment={row}", search, *small])
     assert cfg.model._target_ == "cvae.networks.mlp" and cfg.model.latent_dim == (4 if row == "row_vq" else 16)
-    assert (cfg.trainer.max_time, cfg.data.batch_size, cfg.evaluation.samples) == ("00:00:05:00", 100, 100)
+    assert (cfg.trainer.max_time, cfg.data.batch_size, cfg.evaluation.samples) == ("00:00:05:00", 100, 1000)
     assert not cfg.experiment.left_out, "all values of a row apply"
     assert (step(cfg).bound is None) == (cfg.posterior._target_ == "cvae.posteriors.Deterministic")
 

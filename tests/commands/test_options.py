@@ -25,7 +25,7 @@ from cvae.evaluation.measure import Figure
 EVALUATE = {
     "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "samples": None, "images": None, "aggregate_images": 2000,
     "memory": 1.0, "until": None, "data_root": None, "device": None, "trust": False, "call": evaluate_module.measure,
-    "weights": None, "quality": False, "features": None, "lpips": None, "factors": False,
+    "weights": None, "quality": False, "features": None, "lpips": None, "factors": False, "draw": None,
 }  # fmt: skip
 SAMPLE = {
     "run": "RUN", "checkpoint": "last.ckpt", "seed": 0, "num": 64, "label": None, "out": None, "trust": False,
@@ -41,7 +41,7 @@ def test_defaults():
     assert parsed("evaluate", "RUN") == EVALUATE and parsed("sample", "RUN") == SAMPLE
     settings = Settings()
     assert settings.samples == evaluate_module.SAMPLES
-    names = ("images", "aggregate_images", "memory", "seed", "until")
+    names = ("images", "draw", "aggregate_images", "memory", "seed", "until")
     assert all(getattr(settings, name) == EVALUATE[name] for name in names)
 
 
@@ -50,7 +50,7 @@ def test_defaults():
     [
         (["--samples", "7"], {"samples": 7}), (["--images", "7"], {"images": 7}), (["--seed", "7"], {"seed": 7}),
         (["--aggregate-images", "7"], {"aggregate_images": 7}), (["--memory", "0.5"], {"memory": 0.5}),
-        (["--until", "0.5"], {"until": 0.5}),
+        (["--until", "0.5"], {"until": 0.5}), (["--draw", "7"], {"draw": 7}),
         (["--data-root", "DIR"], {"data_root": "DIR"}), (["--device", "cpu"], {"device": "cpu"}),
         (["--device", "cuda"], {"device": "cuda"}), (["--device", "mps"], {"device": "mps"}),
         (["--checkpoint", "best"], {"checkpoint": "best"}), (["--trust"], {"trust": True}),
@@ -118,7 +118,8 @@ def test_help_of_evaluate_names_the_true_defaults(capsys):
         "--until NATS double the samples of each block of up to 100 images until the estimated error of its mean "
         "log p(x), the bias and two standard errors, is below this, as in 0.05. About 95 of 100 blocks are then within "
         "it, unless the Pareto k-hat is high. At most 50,000 samples an image; --samples is the first number",
-        "--images N only the first N test images (default: all)",
+        "--images N only N test images, the first ones (default: all)",
+        "--draw SEED with --images: these are drawn from all test images by this seed",
         "--aggregate-images N images for the aggregate posterior: the time grows with N squared, and the estimated "
         f"mutual information is at most log N (default: {EVALUATE['aggregate_images']})",
         f"--memory GIB about how much memory decoded images may take at once (default: {EVALUATE['memory']:g})",
@@ -239,7 +240,7 @@ def call(stub, **options):
 
 
 def test_evaluate_hands_its_options_on(stub):
-    options = {"samples": 3, "images": 4, "aggregate_images": 5, "memory": 0.5, "seed": 6, "until": 0.2}
+    options = {"samples": 3, "images": 4, "draw": 7, "aggregate_images": 5, "memory": 0.5, "seed": 6, "until": 0.2}
     call(stub, **options, checkpoint="best", device="cpu", data_root="moved", trust=True)
     assert stub.seen == [
         "memory", (stub.folder, True, "best", "cpu"), (stub.folder, True, "moved"), (Settings(**options), "best.ckpt"),

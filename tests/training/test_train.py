@@ -246,7 +246,7 @@ def test_bad_values_name_key_value_and_what_is_allowed(run, override, message):
 
 def test_an_evaluation_has_no_such_key(run):
     with pytest.raises(
-        UserError, match="evaluation: .*chunk.*; it has samples, images, aggregate_images, memory, seed"
+        UserError, match="evaluation: .*chunk.*; it has samples, images, draw, aggregate_images, memory, seed"
     ):
         run("a", "+evaluation.chunk=100")
 
