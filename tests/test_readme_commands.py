@@ -73,10 +73,8 @@ ELSEWHERE = {  # a command that is not run here: why
             "posterior=diagonal_gaussian prior=standard_normal model.latent_dim=2,5,10,20",
         )
     },
-    "python train.py -m data=sprites experiment=beta_vae model=mlp model.latent_dim=10 model.hidden=[400,400] "
-    "model.activation=relu data.source.rotation=8 data.source.x=12 data.source.y=12 data.source.train_size=null "
-    "data.source.test_size=2000 data.image_shape=[1,32,32] trainer.max_epochs=20 seed=0,1,2 "
-    "objective.beta=1,4,16": "nine trainings; that page's other command of sprites is run",
+    "python train.py -m --config-dir benchmarks/factors seed=0,1,2 experiment=glob(factors_*)": "takes two hours; "
+    "tests/test_words.py takes a step of each of its rows",
     "python -m cvae": "how the commands after a run begin",
     "python -m cvae fit-prior": "how that command begins",
 }
