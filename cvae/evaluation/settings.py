@@ -39,9 +39,9 @@ class Settings:
         positive_int("samples", self.samples)
         if self.images is not None:
             positive_int("images", self.images)
-        if self.draw is not None and self.images is None:
-            raise ConfigError("draw", self.draw, "left out where all images are measured: it needs images")
         if self.draw is not None:
+            if self.images is None:
+                raise ConfigError("draw", self.draw, "left out where all images are measured: it needs images")
             seed_number("draw", self.draw)
         positive_int("aggregate_images", self.aggregate_images)
         positive_number("memory", self.memory)

@@ -261,11 +261,12 @@ def test_as_many_images_are_evaluated_as_were_tested(tmp_path, monkeypatch, capl
     vae = torch.nn.Linear(1, 1)
     vae.posterior = SimpleNamespace(deterministic=False)
     module = SimpleNamespace(vae=vae, averages={}, as_evaluated=nullcontext)
-    settings = Settings(samples=4, images=images, seed=2)
+    draw = None if images is None else 5
+    settings = Settings(samples=4, images=images, draw=draw, seed=2)
     assert training.evaluation(training.Parts(data, module, trainer, settings), Run(tmp_path)) == {"nll": 1}
     ((vae, given, run, used, checkpoint, step, weights),) = seen
     assert vae is module.vae and not vae.training and given is data and run.path == tmp_path
-    assert used == Settings(samples=4, images=count, seed=2) and checkpoint == "last.ckpt" and step == 31
+    assert used == Settings(samples=4, images=count, draw=draw, seed=2) and checkpoint == "last.ckpt" and step == 31
     assert weights == RAW
     said = f"Evaluation: 4 importance samples for each of {count} test images"
     assert [record.message for record in caplog.records] == [said]
