@@ -21,7 +21,7 @@ from cvae.checks import is_number
 from cvae.errors import Stopped, UserError
 from cvae.runs import trust
 from cvae.runs.small_files import CONFIG, read_json, read_text, read_yaml, yaml_text
-from cvae.runs.storage import lock, locked, save, unlock
+from cvae.runs.storage import lock, locked, remove_unfinished, save, unlock
 from cvae.version import VERSION
 
 # Checkpoints: the last one, the one before it, and the one of the epoch with the best bound.
@@ -93,8 +93,7 @@ class Run:
 
     def event_files(self) -> list[Path]:
         """All of TensorBoard's files, the oldest of each folder first."""
-        folders = (self.events(), *map(self.events, SPLITS))
-        return [file for folder in folders for file in sorted(folder.glob("events.out.tfevents.*"))]
+        return [file for split in (None, *SPLITS) for file in sorted(self.events(split).glob("events.out.tfevents.*"))]
 
     def image(self, name: str, epoch: int | None = None) -> Path:
         """A grid of images, of an epoch or for the whole run."""
@@ -139,6 +138,7 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         if not lock(self.lock_file):
             raise UserError(f"{self} is being written by another run")
+        remove_unfinished(self.checkpoints)  # of a training that was killed, and nobody else writes there
 
     def release(self) -> None:
         """End `claim`."""

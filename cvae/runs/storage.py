@@ -1,8 +1,10 @@
 """Files that are whole or absent, folders that are new, and locks."""
 
+import glob
 import importlib
 import logging
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +13,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
+LEFT = 3600.0  # seconds: a process that has not written to its file for so long was killed
 HELD: dict[Path, int] = {}  # the locks of this process: file -> descriptor
 READ = os.O_RDONLY | getattr(
     os, "O_NONBLOCK", 0
@@ -23,16 +26,20 @@ def save(path: Path, content: bytes, previous: Path | None = None, check: Callab
     previous: what `path` held before is kept under this name
     check: is given the file before it gets its name; if it raises an error, nothing is saved
 
+    Until then its name is .NAME.….part, another one for each call: two processes that save the same file do not disturb
+    each other, and the last one's content stays. What a killed process left of it is removed after an hour.
+
     Makes its folder if it is missing, but not the folder of that: one that was deleted stays so.
 
     Raises:
         OSError: names `path`.
     """
-    unfinished = path.with_name(f".{path.name}.part")
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(exist_ok=True)
-        unfinished.unlink(missing_ok=True)  # of a process that was killed; or a link, which would lead elsewhere
-        with open(unfinished, "xb") as file:
+        with open(unfinished, "xb") as file:  # x: a link would lead elsewhere
+            now = os.fstat(file.fileno()).st_mtime  # by the disk's clock
+            remove_unfinished(path.parent, glob.escape(path.name), now - LEFT)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # else the new name may reach the disk before the content
@@ -46,6 +53,18 @@ def save(path: Path, content: bytes, previous: Path | None = None, check: Callab
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, name: str = "*", before: float = float("inf")) -> None:
+    """Remove what `save` left in a folder where a process was killed, if the disk allows it.
+
+    name: of the file, as a pattern of `glob`
+    before: what was written to since then (a time as `stat` gives it) stays: a process may be about to save it
+    """
+    with suppress(OSError):
+        for file in folder.glob(f".{name}.*part"):
+            if file.lstat().st_mtime < before:
+                file.unlink(missing_ok=True)
 
 
 def new_folder(path: Path) -> Path:

@@ -125,6 +125,23 @@ def test_a_run_directory_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def test_a_training_begins_without_the_half_of_a_checkpoint_that_a_killed_one_left(tmp_path, monkeypatch):
+    """What another process may be about to save in the folders beside stays, and all while another run writes."""
+    run, left = Run(tmp_path / "run"), []
+    for folder in (run.checkpoints, run.evaluations):
+        folder.mkdir(parents=True)
+        left += [folder / ".last.ckpt.1a2b3c4d.part", folder / "last.ckpt"]
+        for file in left[-2:]:
+            file.write_text("")
+    monkeypatch.setattr(cvae.runs.directory, "lock", lambda file: False)
+    with pytest.raises(UserError):
+        run.claim()
+    assert all(file.exists() for file in left)
+    monkeypatch.setattr(cvae.runs.directory, "lock", lambda file: True)
+    run.claim()
+    assert [file.exists() for file in left] == [False, True, True, True]
+
+
 def test_a_claimed_folder_is_another_runs(tmp_path, monkeypatch):
     run = Run(tmp_path / "deep" / "run")
     assert not run.locked()

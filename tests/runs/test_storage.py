@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -74,8 +75,9 @@ def test_what_a_check_refuses_is_not_saved_and_what_was_before_is_kept(tmp_path,
     save(path, b"two", previous, check)
     with pytest.raises(ValueError, match="bad"):
         save(path, b"bad", previous, check)
-    given = [(".a.part", b"one", False), (".a.part", b"two", b"one"), (".a.part", b"bad", b"two")]
-    assert seen == [3, given[0], 3, given[1], 3, given[2]]
+    assert seen[::2] == [3, 3, 3]
+    assert [given[1:] for given in seen[1::2]] == [(b"one", False), (b"two", b"one"), (b"bad", b"two")]
+    assert all(re.fullmatch(r"\.a\.[0-9a-f]{8}\.part", given[0]) for given in seen[1::2])
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a": b"two", "before": b"one"}
 
 
@@ -169,14 +171,56 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     assert not locked(tmp_path / "lock")
 
 
-def test_a_link_does_not_lead_what_is_saved_elsewhere(tmp_path):
+def test_a_link_does_not_lead_what_is_saved_elsewhere(tmp_path, monkeypatch):
     """Neither the file's own name, nor the one that it has until it is whole."""
     (tmp_path / "mine").write_text("mine")
-    for name in (".a.part", "a"):
-        (tmp_path / name).symlink_to(tmp_path / "mine")
+    (tmp_path / "a").symlink_to(tmp_path / "mine")
     save(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_text() == "new" and not (tmp_path / "a").is_symlink()
-    assert (tmp_path / "mine").read_text() == "mine" and sorted(p.name for p in tmp_path.iterdir()) == ["a", "mine"]
+    monkeypatch.setattr(storage.secrets, "token_hex", lambda bytes: "guessed")
+    (tmp_path / ".a.guessed.part").symlink_to(tmp_path / "mine")
+    with pytest.raises(FileExistsError):
+        save(tmp_path / "a", b"newer")
+    assert (tmp_path / "mine").read_text() == "mine" and (tmp_path / "a").read_text() == "new"
+
+
+def test_two_calls_that_save_the_same_file_do_not_disturb_each_other(tmp_path):
+    """The second comes when the first has written, and is not yet done with it."""
+    path = tmp_path / "a"
+    save(path, b"first", check=lambda part: (save(path, b"second"), part.read_bytes() == b"first" or 1 / 0))
+    assert path.read_bytes() == b"first" and os.listdir(tmp_path) == ["a"]
+
+
+def test_two_processes_that_save_the_same_file_at_once(tmp_path):
+    """Each as often as it can for a while; a reader finds one content or the other, whole."""
+    path, long = tmp_path / "a", 200_000
+    code = (
+        "import sys; from pathlib import Path; from cvae.runs.storage import save; "
+        f"[save(Path(sys.argv[1]), sys.argv[2].encode() * {long}) for _ in range(50)]"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, path, letter], cwd=ROOT) for letter in "xy"]
+    found = set()
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            content = path.read_bytes()
+            found |= {(content[:1], content == content[:1] * long)}
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert found <= {(b"x", True), (b"y", True)} and os.listdir(tmp_path) == ["a"]
+
+
+def test_what_a_killed_process_left_goes_after_an_hour(tmp_path):
+    """Of the file that is saved alone, by the time that the disk has, also under the name of earlier versions."""
+    hour = ["a.11111111", "a", "a*.33333333", "b.22222222", "ab.11111111"]
+    for name in [*hour, "a.22222222", "a.33333333"]:
+        (tmp_path / f".{name}.part").write_bytes(b"half")
+    now = (tmp_path / ".b.22222222.part").stat().st_mtime
+    for name, seconds in [*((name, 3700) for name in hour), ("a.22222222", 3000)]:
+        os.utime(tmp_path / f".{name}.part", (now, now - seconds))
+    save(tmp_path / "a", b"whole")
+    left = {".a.22222222.part", ".a.33333333.part", ".a*.33333333.part", ".b.22222222.part", ".ab.11111111.part"}
+    assert set(os.listdir(tmp_path)) == {"a", *left}
+    save(tmp_path / "a*", b"whole")
+    assert set(os.listdir(tmp_path)) == {"a", "a*", *left} - {".a*.33333333.part"}
 
 
 def test_one_process_after_the_other(tmp_path, caplog):
