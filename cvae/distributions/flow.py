@@ -1,7 +1,7 @@
 """zuko's flows with a mean, stable at the start and in half precision, whose tensors are freed after use."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -137,12 +137,13 @@ def in_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def scratch(transforms: Iterable[Any]) -> int:
+def scratch(transforms: Sequence[Any]) -> int:
     """About how many floats of 4 bytes log_prob of one z keeps for the backward pass, with what is in force now.
 
     transforms: zuko's lazy ones, prepared by `stable`, of which z goes through the inverses
     """
-    return max(1, round(sum(map(_scratch, transforms))))
+    above = 2 * next(transforms[0].parameters()).element_size() / 4  # what a Gaussian base keeps, and a mixture
+    return round(above + sum(map(_scratch, transforms)))
 
 
 def _scratch(lazy: Any) -> float:
@@ -151,7 +152,7 @@ def _scratch(lazy: Any) -> float:
     device, size = weight.device.type, weight.element_size() / 4
     each, besides = getattr(lazy.univariate, "func", lazy.univariate).kept
     if not isinstance(lazy, MaskedAutoregressiveTransform):  # one dimension: no parameter depends on z
-        return 2 * size * besides
+        return size * max(1, 2 * besides)
     dims, layers = len(lazy.order), linear(lazy.hyper)
     univariate = size * dims * (each * lazy.total + besides)  # also under autocast, see `stable`
     hidden = sum(layer.out_features for layer in layers[:-1])

@@ -91,6 +91,8 @@ FLOWS = {
     "affine": FlowPosterior(8, "affine", transforms=3, hidden=32, context=8),
     "spline": FlowPosterior(8, "spline", transforms=2, hidden=32, context=8),
     "spline of many bins": FlowPosterior(4, "spline", transforms=2, hidden=4, context=4, bins=32),
+    "iaf of one dimension": IAF(1, transforms=6, hidden=8, context=8),
+    "affine of one dimension": FlowPosterior(1, "affine", transforms=3, hidden=8, context=8),
     "spline of one dimension": FlowPosterior(1, "spline", transforms=3, hidden=8, context=8, bins=4),
 }
 
