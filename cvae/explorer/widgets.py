@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
-from nicegui import events, ui
+from nicegui import app, events, ui
 from torch import Tensor
 
 from cvae.explorer import render
@@ -13,12 +13,13 @@ Changed = Callable[[], Awaitable[None]]
 
 
 def dress() -> None:
-    """The style and the script of a page."""
+    """The style and the script of a page, and what it says of a fault."""
     folder = files("cvae.explorer")
     style, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     ui.add_css(style)
     ui.add_body_html(f"<script>{script}</script>")
     ui.colors(primary="#37474f")
+    ui.on_exception(lambda error: complain(f"{type(error).__name__}: {error}"))
 
 
 class Latest:
@@ -35,7 +36,12 @@ class Latest:
         try:
             while self.outdated:
                 self.outdated = False
-                await self.work()
+                try:
+                    await self.work()
+                except Exception as error:
+                    if not self.outdated:
+                        raise
+                    app.handle_exception(error)  # and go on: who called meanwhile has gone
         finally:
             self.busy = False
 

@@ -1,7 +1,5 @@
 """The page for codes, by NiceGUI's simulated user: which place is chosen, which code it has, what is decoded."""
 
-import asyncio
-import gc
 from types import SimpleNamespace
 
 import imageio.v3 as imageio
@@ -14,9 +12,9 @@ from test_space import close, parts
 from cvae.explorer.codes import CodeSpace
 
 pytest.importorskip("nicegui", reason="needs NiceGUI: pip install -e '.[explore]'")
-from test_page_by_value import pixels, shows
+import visit
+from visit import pixels, settled, shows
 
-from cvae.explorer import codes_page as module
 from cvae.explorer.codes_page import CodesPage, frames
 
 FSQ = ["posterior=fsq", "prior=uniform", "data.image_shape=[1,8,8]"]
@@ -30,26 +28,13 @@ def of_codes(*words):
 
 def visiting(tmp_path, monkeypatch, act, *words):
     """Run `act(page, space)` on the page of a space."""
-    from nicegui.testing.user_simulation import user_simulation
+    found = of_codes(*words)
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module.ui, "timer", lambda *_, **__: None)
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # NiceGUI's simulation calls it twice, a second each
-    found, pages = of_codes(*words), []
+    async def looked(page):
+        await page.look_at()
+        await act(page, found)
 
-    async def visit():
-        async with user_simulation(lambda: pages.append(CodesPage(found, "a title"))) as user:
-            await user.open("/")
-            with user.client:
-                await pages[0].look_at()
-                await act(pages[0], found)
-
-    asyncio.run(visit())
-
-
-async def settled(page):
-    while page.decode.busy or page.decode.outdated:
-        await asyncio.sleep(0.005)
+    visit.visiting(lambda: CodesPage(found, "a title"), tmp_path, monkeypatch, looked)
 
 
 def test_codes_of_a_test_image():
@@ -82,7 +67,7 @@ def test_a_place_gets_another_code(tmp_path, monkeypatch):
         assert page.place == (0, 0, 1) and page.slider.value == int(own[1])
         code = (int(own[1]) + 1) % space.num_codes
         await page.change(code)
-        await settled(page)
+        await settled(page.decode)
         wanted = own.clone()
         wanted[1] = code
         assert torch.equal(page.codes, wanted) and page.slider.value == code
@@ -99,7 +84,7 @@ def test_a_place_gets_another_code(tmp_path, monkeypatch):
         await page.change(-1)  # before the first comes the last
         assert page.codes[5] == space.num_codes - 1 and torch.equal(page.codes[:5], own[:5])
         await page.reset()
-        await settled(page)
+        await settled(page.decode)
         shows(page.decoded.shown, space.decode(own, label))
 
     visiting(tmp_path, monkeypatch, act)
@@ -126,7 +111,7 @@ def test_another_test_image(tmp_path, monkeypatch):
         page.image.value = 7
         await page.choose_image()
         x, label = space.original(7)
-        await settled(page)
+        await settled(page.decode)
         assert page.what.text == f"Test image 7, class {label}" and page.label == label
         assert torch.equal(page.codes, space.codes_of(7))
         shows(page.original.shown, x)

@@ -1,8 +1,6 @@
 """The page without a browser, by NiceGUI's simulated user: what each event shows, by value."""
 
 import asyncio
-import base64
-import gc
 from functools import cache
 from types import SimpleNamespace
 
@@ -17,7 +15,9 @@ from cvae.explorer.overlay import Mark, overlay, pointer
 from cvae.explorer.plane import nearest
 
 pytest.importorskip("nicegui", reason="needs NiceGUI: pip install -e '.[explore]'")
+import visit
 from nicegui import ElementFilter
+from visit import pixels, settled, shows
 
 from cvae.explorer import map as map_module
 from cvae.explorer import page as module
@@ -43,36 +43,18 @@ def of_kind(kind):
 
 def visiting(kind, tmp_path, monkeypatch, act):
     """Run `act(page, found)` on the page of a space."""
-    from nicegui.testing.user_simulation import user_simulation
+    found = of_kind(kind)
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module.ui, "timer", lambda *_, **__: None)  # decodes at its own time
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # NiceGUI's simulation calls it twice, a second each
-    found, pages = of_kind(kind), []
+    async def shown(page):
+        await page.show()
+        await act(page, found)
 
-    async def visit():
-        async with user_simulation(lambda: pages.append(Page(found, "a <b>title</b>"))) as user:
-            await user.open("/")
-            with user.client:
-                await pages[0].show()
-                await act(pages[0], found)
-            assert list(tmp_path.iterdir()) == []
-
-    asyncio.run(visit())
-
-
-def pixels(widget):
-    return imageio.imread(base64.b64decode(widget.source.partition(",")[2]))
-
-
-def shows(widget, image):
-    np.testing.assert_array_equal(pixels(widget), imageio.imread(render.image_png(image)))
+    return visit.visiting(lambda: Page(found, "a <b>title</b>"), tmp_path, monkeypatch, shown)
 
 
 async def decodes(page, image):
-    """What is decoded in the end: a widget whose value is set calls its handler at its own time."""
-    while page.show.busy or page.show.outdated:
-        await asyncio.sleep(0.005)
+    """What is decoded in the end."""
+    await settled(page.show)
     shows(page.decoded.shown, image)
 
 
