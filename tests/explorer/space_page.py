@@ -14,7 +14,7 @@ from cvae.explorer.page import Page
 WORDS = {
     "two": ["model.latent_dim=2"],
     "classes": ["model.latent_dim=3", "conditional=true", "data.num_classes=4"],
-    "many": ["model.latent_dim=35"],
+    "many": ["model.latent_dim=70"],
     "one": ["model.latent_dim=1"],
     "ladder": ["model=ladder", "model.latent_dim=3", "model.groups=[2x1,4x1]", "model.width=4"],
 }

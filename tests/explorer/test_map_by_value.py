@@ -10,12 +10,10 @@ from cvae.explorer import render
 from cvae.explorer.plane import nearest
 
 pytest.importorskip("nicegui", reason="needs NiceGUI: pip install -e '.[explore]'")
-from nicegui import ElementFilter
 from space_page import decodes, drawn, event, visiting
-from visit import shows
+from visit import button, emit, shows, until
 
 from cvae.explorer import map as map_module
-from cvae.explorer import page as module
 
 
 def test_another_plane(tmp_path, monkeypatch):
@@ -43,7 +41,7 @@ def test_the_plane_of_the_principal_components(tmp_path, monkeypatch):
         page.kind.value = "principal components"
         await page.choose_kind()
         assert page.map.plane == found.principal_plane() and not page.right.visible and not page.up.visible
-        assert list(page.sliders.of) == found.order
+        assert list(page.sliders.of) == found.order[:64]
         before = page.z.clone()
         await page.point(event("mousemove", 0.2, 0.7))
         wanted = found.principal_plane().move(before, 0.2, 0.7)
@@ -95,23 +93,99 @@ def width(plane):
     return plane.high[0] - plane.low[0]
 
 
+def same(plane, wanted):
+    """Up to rounding."""
+    ends = zip((plane.low, plane.high), (wanted.low, wanted.high), strict=True)
+    return all(one == pytest.approx(other) for one, other in ends) and plane[:2] == wanted[:2]
+
+
 def test_buttons_zoom_around_the_middle(tmp_path, monkeypatch):
     async def act(page, found):
         plane = page.map.plane
-        buttons = {button.props.get("aria-label"): button for button in ElementFilter(kind=module.ui.button)}
         for name, wanted in (
             ("Zoom in", plane.zoomed(0.5, 0.5, 0.7)), ("Zoom out", plane),
             ("Zoom out", plane.zoomed(0.5, 0.5, 1 / 0.7)), ("Show all images", plane),
         ):  # fmt: skip
-            (pressed,) = [own for own in buttons[name]._event_listeners.values() if own.type == "click"]
-            before = page.map.plane
-            pressed.handler(None)
-            for _ in range(2000):  # NiceGUI calls it at its own time
-                if page.map.plane != before:
-                    break
-                await asyncio.sleep(0.005)
-            for part in ("low", "high"):
-                assert getattr(page.map.plane, part) == pytest.approx(getattr(wanted, part))
+            emit(button(name), "click")
+            await until(lambda wanted=wanted: same(page.map.plane, wanted))
+
+    visiting("two", tmp_path, monkeypatch, act)
+
+
+def test_what_the_browser_sends(tmp_path, monkeypatch):
+    """The wheel, keys, and another size of the window reach the plane, which says what it is."""
+
+    async def act(page, found):
+        plane, picture = page.map.plane, page.map.picture
+        emit(picture, "zoom", {"across": 0.2, "down": 0.9, "factor": 0.5})
+        await until(lambda: same(page.map.plane, plane.zoomed(0.2, 0.9, 0.5)))
+        emit(picture, "keydown", {"key": "0", "shift": False})
+        await until(lambda: page.map.plane == plane)
+        monkeypatch.setattr(map_module.ui, "run_javascript", measured := Measured(350))
+        emit(picture, "resized")
+        await until(lambda: page.map.scale == 2)
+        assert measured.asked == [(f"getHtmlElement({picture.id}).clientWidth", 20)]
+        assert picture.props["events"] == ["mousemove", "click"] and picture.props["tabindex"] == "0"
+        assert "Wheel or two fingers zoom." in picture.props["aria-label"]
+
+    visiting("two", tmp_path, monkeypatch, act)
+
+
+class Measured:
+    """A browser that says how wide the plane is."""
+
+    def __init__(self, width):
+        self.width, self.asked = width, []
+
+    async def __call__(self, code, timeout):
+        self.asked.append((code, timeout))
+        if isinstance(self.width, Exception):
+            raise self.width
+        return self.width
+
+
+def test_another_plane_is_zoomed_and_shown_as_a_whole(tmp_path, monkeypatch):
+    async def act(page, found):
+        first = found.first_plane()
+        (other,) = set(range(3)) - {first.right, first.up}
+        plane = found.plane(other, first.up)
+        page.map.show(plane)
+        place = page.map.place(page.z)  # which stays where it is
+        for name, factor in (("=", 0.8), ("_", 1.0), ("-", 1.25), ("0", 1.0)):
+            await page.steer(SimpleNamespace(args={"key": name, "shift": True}))
+            assert same(page.map.plane, plane.zoomed(*place, factor)), name
+        assert page.map.plane == plane
+
+    visiting("classes", tmp_path, monkeypatch, act)
+
+
+def test_the_name_of_what_is_near(tmp_path, monkeypatch):
+    """Of the image that is nearest to the point, within 1.2 % of the plane's side."""
+
+    async def act(page, found):
+        plane = page.map.plane.zoomed(*found.places(page.map.plane)[4].tolist(), 0.01)  # no other image is as near
+        page.map.show(plane)
+        across, down = found.places(plane)[4].tolist()
+        for apart, named in ((0.011, True), (-0.011, True), (0.013, False), (-0.013, False)):
+            for place in ((across + apart, down), (across, down + apart)):
+                await page.point(event("mousemove", *place))
+                assert ("image 4, 4</text>" in page.map.picture.content) is named
+
+    visiting("two", tmp_path, monkeypatch, act)
+
+
+def test_the_server_is_about_to_end(tmp_path, monkeypatch):
+    """Nothing is drawn any more, and nothing fails."""
+
+    async def act(page, found):
+        async def ending(*_):
+            return None
+
+        monkeypatch.setattr(map_module.run, "io_bound", ending)
+        source, decoded = page.map.picture.source, page.decoded.shown.source
+        await page.map.zoom_by(0.5, 0.5, 0.5)
+        await page.point(event("mousemove", 0.2, 0.2))
+        assert page.map.picture.source == source and page.decoded.shown.source == decoded
 
     visiting("two", tmp_path, monkeypatch, act)
 
@@ -153,28 +227,17 @@ def test_a_narrow_screen_has_larger_writing(tmp_path, monkeypatch):
         page.index = 3
         closed, busy, hidden = None, TimeoutError("JavaScript did not respond"), 0
         for width, scale in (
-            (closed, 1.0),
-            (busy, 1.0),
-            (hidden, 1.0),
-            (900, 1.0),
-            (600, 1.0),
-            (400, 1.75),
-            (100, 2.0),
-            (hidden, 2.0),
-            (900, 1.0),
-            (350, 2.0),
-        ):
-
-            async def measured(_, timeout, width=width):
-                if width is busy:
-                    raise width
-                return width
-
-            monkeypatch.setattr(map_module.ui, "run_javascript", measured)
+            (closed, 1.0), (busy, 1.0), (hidden, 1.0), (900, 1.0), (600, 1.0), (570, 700 / 570), (400, 1.75),
+            (100, 2.0), (hidden, 2.0), (900, 1.0), (350, 2.0),
+        ):  # fmt: skip
+            monkeypatch.setattr(map_module.ui, "run_javascript", Measured(width))
             await page.begin()
             assert page.map.scale == scale
             assert f"h{24 * scale:g}M" in page.map.picture.content
             assert f'r="{11 * scale:g}" fill="none"' in page.map.picture.content
             assert page.map.picture.source == render.url(render.plane_png(found, page.map.plane, scale))
+        other = found.plane(1, 0)
+        page.map.show(other)
+        assert page.map.picture.source == render.url(render.plane_png(found, other, 2.0))
 
     visiting("two", tmp_path, monkeypatch, act)

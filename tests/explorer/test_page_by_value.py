@@ -14,7 +14,7 @@ from cvae.explorer.overlay import Mark
 
 pytest.importorskip("nicegui", reason="needs NiceGUI: pip install -e '.[explore]'")
 from space_page import decodes, drawn, event, visiting
-from visit import pixels, shows
+from visit import button, emit, pixels, shows, until
 
 from cvae.explorer import page as module
 from cvae.explorer.page import LOOK, A, B
@@ -168,8 +168,8 @@ def test_an_image_of_ones_own(tmp_path, monkeypatch):
 
 def test_sliders(tmp_path, monkeypatch):
     async def act(page, found):
-        assert list(page.sliders.of) == found.order[2:]  # that of the highest rate first
-        assert page.sliders.title.text == "Other dimensions, by rate"
+        assert list(page.sliders.of) == found.order[2:66]  # that of the highest rate first
+        assert page.sliders.title.text == "Other dimensions, by rate: 64 of 68"
         dim = found.order[4]
         slider = page.sliders.of[dim]
         assert slider.props["aria-label"] == f"z[{dim}], {found.rate[dim]:.2f} nats"
@@ -177,17 +177,21 @@ def test_sliders(tmp_path, monkeypatch):
         assert slider.props["min"] == pytest.approx(found.low[dim].item())
         assert slider.props["max"] == pytest.approx(found.high[dim].item())
         before = page.z.clone()
-        await page.turn(dim, 0.25)
+        emit(slider, "update:modelValue", 0.25)
+        await until(lambda: page.z[dim] == 0.25)
         moved = before.clone()
         moved[dim] = 0.25
         torch.testing.assert_close(page.z, moved)
         await decodes(page, found.decode(moved[None], 0)[0])
         await page.point(event("mousemove", 0.2, 0.3))
-        await page.reset()
+        emit(button("Reset"), "click")
+        await until(lambda: page.z[dim] != 0.25)
         assert torch.equal(page.z, page.map.plane.move(before, 0.2, 0.3))  # the sliders' dimensions as at first
         assert slider.value == pytest.approx(before[dim].item())
         page.sliders.show(found.order, page.z, 5)
-        assert list(page.sliders.of) == found.order[:5] and page.sliders.title.text == "Dimensions, by rate: 5 of 35"
+        assert list(page.sliders.of) == found.order[:5] and page.sliders.title.text == "Dimensions, by rate: 5 of 70"
+        page.sliders.show(found.order[:3], page.z, 5)
+        assert page.sliders.title.text == "Other dimensions, by rate"
 
     visiting("many", tmp_path, monkeypatch, act)
 
@@ -208,12 +212,14 @@ def test_groups_of_a_ladder(tmp_path, monkeypatch):
         of_image = found.noise_of(x, z, 0)
         shows(page.reconstruction.shown, found.decode(z[None], 0, of_image)[0])
         await decodes(page, found.decode(z[None], 0, of_image)[0])
-        await page.draw_group(1)
+        emit(button("Redraw, group 3"), "click")
+        await until(lambda: page.noise[1] is not page.noise_at_home[1])
         assert torch.equal(page.noise[0], of_image[0]) and not torch.equal(page.noise[1], of_image[1])
         assert page.noise[1].std() == pytest.approx(1, abs=0.3)
         await decodes(page, found.decode(z[None], 0, page.noise)[0])
-        await page.draw_group(0, 0.0)
-        assert not page.noise[0].any()
+        emit(button("Mean, group 2"), "click")
+        await until(lambda: not page.noise[0].any())
+        assert page.noise[1].any()
         for end, place in (("A", 0.2), ("B", 0.8)):
             page.z = torch.full_like(page.z, place)
             page.set_end(end)
@@ -247,7 +253,7 @@ def test_what_is_saved(tmp_path, monkeypatch):
         page.set_end("B")
         await page.point(event("click", 0.5, 0.5))
         monkeypatch.setattr(module.ui, "download", SimpleNamespace(content=lambda *a: saved.append(a)))
-        page.save()
+        emit(button("Save PNG"), "click")
         ((of, plane, marks, images, strip),) = drawn
         assert saved == [(b"picture", "latent_space.png")] and of is found and plane == page.map.plane
         assert [mark.name for mark in marks] == ["A", "B", "z"] and torch.equal(marks[2].z, page.z)

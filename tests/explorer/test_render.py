@@ -108,8 +108,9 @@ def test_many_points_are_small(places, size, monkeypatch):
     found.places = lambda _: torch.full((places, 2), 0.5)
     found.of_class = torch.zeros(places, dtype=torch.long)
     axes = render.Figure().add_subplot()
-    render.points(axes, found, plane)
-    assert axes.collections[0].get_sizes().tolist() == [size]
+    for scale in (1.0, 1.5):
+        render.points(axes, found, plane, scale)
+        assert axes.collections[-1].get_sizes().tolist() == [size * scale]
 
 
 def test_no_class_lies_above_the_others():

@@ -6,7 +6,7 @@ import gc
 
 import imageio.v3 as imageio
 import numpy as np
-from nicegui import app, ui
+from nicegui import ElementFilter, app, ui
 from nicegui.testing.user_simulation import user_simulation
 
 from cvae.explorer import render
@@ -65,6 +65,28 @@ async def settled(latest):
     """All is done that was asked for: a widget whose value is set calls its handler at its own time."""
     while latest.busy or latest.outdated:
         await asyncio.sleep(0.005)
+
+
+def emit(element, kind, args=None):
+    """An event of an element, as the browser sends it: what waits is handled at NiceGUI's own time."""
+    listeners = [own for own in element._event_listeners.values() if own.type == kind]
+    assert listeners, f"nobody listens to {kind}"
+    for own in listeners:
+        element._handle_event({"listener_id": own.id, "args": args})
+
+
+async def until(true):
+    for _ in range(2000):
+        if true():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("not in time")
+
+
+def button(name):
+    """The button with this aria-label or text."""
+    (found,) = [own for own in ElementFilter(kind=ui.button) if name in (own.props.get("aria-label"), own.text)]
+    return found
 
 
 def pixels(widget):
