@@ -57,7 +57,7 @@ def overrides_of(images: str | Path, overrides: list[str]) -> list[str]:
 
 def paced(images: Path, run_dir: Path, overrides: list[str]) -> list[str]:
     """python train.py, an epoch a turn: with its progress bar and curves, without pictures, evaluation, checkpoints."""
-    endless = ["trainer.max_epochs=100000", "+trainer.check_val_every_n_epoch=100000"]
+    endless = ["trainer.max_epochs=100000", "trainer.check_val_every_n_epoch=100000"]
     without = ["~callbacks.pictures", "~callbacks.checkpoint"]
     turns = "+callbacks.turns._target_=benchmarks.callbacks.Pace"
     train = [sys.executable, "train.py", *overrides_of(images, overrides), *endless, *without]

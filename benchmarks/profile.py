@@ -105,7 +105,7 @@ def trained(images: Path, overrides: list[str], folder: Path) -> Epochs:
     from cvae.training.train import assemble, quiet_libraries, try_a_step
 
     quiet_libraries()
-    off = ["~callbacks.pictures", "~callbacks.checkpoint", "+trainer.check_val_every_n_epoch=100"]
+    off = ["~callbacks.pictures", "~callbacks.checkpoint", "trainer.check_val_every_n_epoch=100"]
     cfg = config([*overrides_of(images, overrides), *off, "trainer.max_epochs=5", f"run_dir={folder}"])
     data, module, trainer, _ = assemble(cfg)
     try_a_step(cfg, module, data)

@@ -11,7 +11,7 @@ from benchmarks.ours import DATA, mnist
 
 DEFAULT = "float32:"
 ALONE = "~callbacks.pictures ~callbacks.checkpoint ~logger.tensorboard evaluation.samples=0 \
-+trainer.check_val_every_n_epoch=100000".split()
+trainer.check_val_every_n_epoch=100000".split()
 LIBRARIES = "import torch, pytorch_lightning, torchvision"
 
 

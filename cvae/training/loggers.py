@@ -25,8 +25,9 @@ HIDDEN = {
     "callbacks", "logger", "run_dir", "evaluation", "experiment", "name", "tags", "optimizer.fused",
     "data.root", "data.image_shape", "data.num_classes", "data.eval_batch_size",
     *(f"trainer.{key}" for key in (
-        "_target_", "accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "compile", "cuda_graphs",
-        "num_sanity_val_steps", "enable_progress_bar", "enable_model_summary", "plugins", "use_distributed_sampler",
+        "_target_", "accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "check_val_every_n_epoch",
+        "compile", "cuda_graphs", "num_sanity_val_steps", "enable_progress_bar", "enable_model_summary", "plugins",
+        "use_distributed_sampler",
     )),
 }  # fmt: skip
 

@@ -206,7 +206,7 @@ def require_batches(cfg: DictConfig, data: ImageData, processes: int = 1) -> Non
     limit, interval = cfg.trainer.get("limit_train_batches"), cfg.trainer.get("val_check_interval")
     most = min(most, limit) if type(limit) is int else int(most * limit) if limit else most
     if type(interval) is int and interval > most and cfg.trainer.get("check_val_every_n_epoch", 1):
-        allowed = f"at most {most}, the minibatches of an epoch, unless +trainer.check_val_every_n_epoch=null"
+        allowed = f"at most {most}, the minibatches of an epoch, unless trainer.check_val_every_n_epoch=null"
         raise ConfigError("trainer.val_check_interval", interval, allowed)
 
 

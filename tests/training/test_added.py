@@ -50,9 +50,9 @@ CALLBACKS = {  # name: [(keys of the callback, other words, None where it works,
         ({"monitor": "val_loss", "strict": "false"}, [], None),
         ({"monitor": "test/elbo"}, ["data.validation_size=3"], "callbacks.own.monitor=test/elbo: must be one of sel"),
         ({"monitor": "train_epoch/elbo", "check_on_train_epoch_end": "false"}, [], f"callbacks.own.mon.*{FIGURES}"),
-        ({"monitor": "test/elbo"}, ["+trainer.check_val_every_n_epoch=2"], None),
+        ({"monitor": "test/elbo"}, ["trainer.check_val_every_n_epoch=2"], None),
         (
-            {"monitor": "test/elbo", "check_on_train_epoch_end": "true"}, ["+trainer.check_val_every_n_epoch=2"],
+            {"monitor": "test/elbo", "check_on_train_epoch_end": "true"}, ["trainer.check_val_every_n_epoch=2"],
             "callbacks.own.monitor=test/elbo: must be one of train_epoch/elbo, ",
         ),
     ],
@@ -97,7 +97,7 @@ def test_every_callback_of_lightnings_is_in_the_table():
 def test_a_callback_works_or_is_refused_by_a_line(kind, keys, words, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quiet = words if words is TENSORBOARD else [*QUIET, *words]
-    epochs = [] if "+trainer.check_val_every_n_epoch=2" in words else ["trainer.max_epochs=1"]
+    epochs = [] if "trainer.check_val_every_n_epoch=2" in words else ["trainer.max_epochs=1"]
     cfg = tiny(tmp_path / "run", *quiet, *epochs, *added(kind, **keys))
     if said is None:
         train(cfg)

@@ -63,7 +63,7 @@ CHOICES = {
         "+trainer.val_check_interval=3", "callbacks.checkpoint.keep_best=2", "callbacks.early_stopping.patience=9",
         "logger=[tensorboard,csv]",
     ],
-    "evaluated every other epoch": ["+trainer.check_val_every_n_epoch=2", "logger=[tensorboard,csv]"],
+    "evaluated every other epoch": ["trainer.check_val_every_n_epoch=2", "logger=[tensorboard,csv]"],
 }  # fmt: skip
 FAST = ("elbo", "averages", "a long training", "warm-up, cosine, a flow, drawn images", "training images changed")
 

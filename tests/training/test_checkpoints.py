@@ -93,7 +93,7 @@ def test_last_is_written_after_each_epoch(tmp_path, monkeypatch):
         save(self, checkpoint, path, *rest, **more)
 
     monkeypatch.setattr(WholeCheckpoints, "save_checkpoint", noted)
-    trained(tmp_path, *QUIET, "+trainer.check_val_every_n_epoch=2")
+    trained(tmp_path, *QUIET, "trainer.check_val_every_n_epoch=2")
     assert [step for name, step in saved if name == "last.ckpt"] == [3, 6]
 
 
@@ -254,7 +254,7 @@ def test_weights_that_are_not_finite_replace_no_good_ones(tmp_path, breaks):
 def test_a_callback_of_the_users_saves_no_weights_that_are_not_finite(when, ours, tmp_path, breaks):
     """In an epoch without an evaluation, before which they would be seen."""
     own = f"{{_target_: {LIGHTNINGS}.ModelCheckpoint, save_top_k: -1, filename: '{{step}}', {when}}}"
-    words = [*ours, f"+callbacks.own={own}", "+trainer.check_val_every_n_epoch=5", "trainer.max_epochs=5"]
+    words = [*ours, f"+callbacks.own={own}", "trainer.check_val_every_n_epoch=5", "trainer.max_epochs=5"]
     with pytest.raises(NotFinite, match="^training, epoch 2, step 6, .*: a gradient is nan"):
         trained(tmp_path, *QUIET, *words)
     kept = {file.name: torch.load(file, weights_only=True) for file in tmp_path.glob("checkpoints/step=*")}

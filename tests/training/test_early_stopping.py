@@ -81,7 +81,7 @@ def test_it_ends_after_so_many_evaluations_without_a_better_one(number, epochs, 
 
 
 def test_evaluations_are_counted_not_epochs(tmp_path):
-    metrics = fit(tmp_path, patience(1), "+trainer.check_val_every_n_epoch=2")
+    metrics = fit(tmp_path, patience(1), "trainer.check_val_every_n_epoch=2")
     assert metrics["epochs"] == 4  # evaluated after 2 and 4, which are alike
 
 
@@ -166,7 +166,7 @@ def test_files_are_deleted_once_no_checkpoint_lists_them(tmp_path, monkeypatch):
 
 def test_an_epoch_that_is_not_evaluated_is_kept_without_a_figure(tmp_path):
     fit(tmp_path, "callbacks.checkpoint.keep_every=1", "callbacks.checkpoint.keep_best=1", "trainer.max_epochs=4",
-        "+trainer.check_val_every_n_epoch=2")  # fmt: skip
+        "trainer.check_val_every_n_epoch=2")  # fmt: skip
     assert kept(tmp_path) == [
         "epoch=1.ckpt", "epoch=2_bound=-7.00.ckpt", "epoch=3.ckpt", "epoch=4_bound=-7.00.ckpt"
     ]  # fmt: skip

@@ -24,7 +24,7 @@ SAME = {
     "schedules by step and by epoch": ["scheduler=cosine", "objective/beta=linear"],
     "whole minibatches": ["data.source.train_size=8"],
     "accumulated": ["+trainer.accumulate_grad_batches=2"],
-    "an epoch without evaluation": ["+trainer.check_val_every_n_epoch=2"],
+    "an epoch without evaluation": ["trainer.check_val_every_n_epoch=2"],
     "clipped by norm": ["trainer.gradient_clip_val=5"],
     "clipped by value, in bfloat16": [
         "trainer.gradient_clip_val=0.1", "+trainer.gradient_clip_algorithm=value", "trainer.precision=bf16-mixed"
@@ -95,7 +95,7 @@ def test_every_hook_of_a_minibatch_is_known(hook):
     [
         ([], 10),
         (["trainer.precision=bf16-mixed", "+trainer.limit_val_batches=1", "+trainer.deterministic=true"], 10),
-        (["+trainer.limit_test_batches=1", "+trainer.check_val_every_n_epoch=2", "+trainer.benchmark=true"], 10),
+        (["+trainer.limit_test_batches=1", "trainer.check_val_every_n_epoch=2", "+trainer.benchmark=true"], 10),
         (["trainer.gradient_clip_val=0.25", "+trainer.accumulate_grad_batches=2", "+trainer.detect_anomaly=true"], 10),
         (["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1"], 10),
         (["+trainer.limit_train_batches=2"], 1),

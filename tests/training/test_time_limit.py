@@ -45,7 +45,7 @@ CHOICES = {  # words -> where the time is over (seconds, optimizer steps then), 
         18,
     ),
     "evaluated across epochs": (
-        [PLAIN, "+trainer.val_check_interval=4", "+trainer.check_val_every_n_epoch=null"],
+        [PLAIN, "+trainer.val_check_interval=4", "trainer.check_val_every_n_epoch=null"],
         [(2, 2), (4, 5), (8, 9), (14, 14)],
         18,
     ),

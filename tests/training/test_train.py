@@ -108,7 +108,7 @@ def test_seed_makes_two_runs_equal_and_load_gives_the_model_back(run):
 
 def test_evaluation_does_not_move_the_training(run):
     often, _ = run("often")
-    once, _ = run("once", "+trainer.check_val_every_n_epoch=2", "callbacks.pictures.num=4")
+    once, _ = run("once", "trainer.check_val_every_n_epoch=2", "callbacks.pictures.num=4")
     assert torch.equal(cvae.load(often).decoder[0].weight, cvae.load(once).decoder[0].weight)
 
 
@@ -125,7 +125,7 @@ def test_the_last_line_says_that_the_test_images_were_trained_on(run, caplog):
     assert "nats per image; the test images were trained on, too (data.train_on=all). The run is in" in caplog.text
 
 
-@pytest.mark.parametrize("extra", [[], ["+trainer.check_val_every_n_epoch=5"]], ids=["each epoch", "at the end"])
+@pytest.mark.parametrize("extra", [[], ["trainer.check_val_every_n_epoch=5"]], ids=["each epoch", "at the end"])
 def test_an_importance_weighted_run_is_chosen_by_its_own_bound(run, extra):
     folder, result = run("a", "objective=iwae", "objective.samples=20", *extra)
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -137,7 +137,7 @@ def test_an_importance_weighted_run_is_chosen_by_its_own_bound(run, extra):
 
 
 def test_a_run_that_ends_between_evaluations(run):
-    folder, _ = run("a", "+trainer.check_val_every_n_epoch=5")
+    folder, _ = run("a", "trainer.check_val_every_n_epoch=5")
     metrics = json.loads((folder / "metrics.json").read_text())
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert metrics["steps"] == last["global_step"] == 12 and "test/elbo" in metrics
