@@ -108,7 +108,7 @@ class Map:
 
     def mark(self, marks: list[Mark], way: Tensor | None, index: int | None, z: Tensor) -> None:
         """Show marks, a path (K, D), a ring around a test image, a cross at z (D,) with the name of what is there."""
-        ring = None if index is None else self.places[index]
+        ring = None if index is None or index >= len(self.places) else self.places[index]
         near, distance = nearest(self.places, *self.place(z))
         said = self.space.short(near) if distance < CLOSE else ""
         content = overlay(self.plane, marks, way, ring, self.scale) + pointer(self.plane, z, said, self.scale)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cvae.errors import UserError
 from cvae.explorer import render
+from cvae.explorer.choice import Choice
 from cvae.explorer.codes import CodeSpace
 from cvae.explorer.codes_page import CodesPage
 from cvae.explorer.gate import Gate
@@ -23,7 +24,6 @@ HOST = "127.0.0.1"
 STEPS, COLUMNS = 12, 6  # images of the way from A to B, and of these in a row
 SLIDERS = 64  # at most; further dimensions can be chosen for the plane
 LOOK, A, B = "shows an original", "sets A", "sets B"  # what a click does
-PAIR, PRINCIPAL = "two dimensions", "principal components"  # what the plane shows
 FAR, NEAR = 0.1, 0.02  # of the side, that an arrow moves the point with Shift and without
 ARROWS = {"ArrowLeft": (-1, 0), "ArrowRight": (1, 0), "ArrowUp": (0, -1), "ArrowDown": (0, 1)}  # across, down
 
@@ -81,7 +81,7 @@ class Page:
             ui.button("Save PNG", icon="download", on_click=self.save).props("unelevated no-caps")
         with ui.row().classes("head items-center gap-x-5 gap-y-2"):
             if self.space.dims > 2:
-                self.planes()
+                self.choice = Choice(self.space, self.change_plane)
             if self.space.vae.num_classes:
                 classes = {label: self.space.kind(label) for label in range(self.space.vae.num_classes)}
                 self.classes = ui.select(classes, value=0, label="decode as class", on_change=self.choose_class)
@@ -95,16 +95,6 @@ class Page:
                     with ui.row(wrap=False).classes("items-center gap-1"):
                         ui.element("span").classes("dot").style(f"background: {colour}")
                         ui.label(label).classes("numbers")
-
-    def planes(self) -> None:
-        """What the plane shows, on one line also of a narrow screen."""
-        first, names = self.space.first_plane(), {dim: f"z[{dim}]" for dim in self.space.order}
-        with ui.row(wrap=False).classes("gap-2"):
-            self.kind = ui.select([PAIR, PRINCIPAL], value=PAIR, label="plane", on_change=self.choose_kind)
-            self.right = ui.select(names, value=first.right, label="to the right", on_change=self.choose_plane)
-            self.up = ui.select(names, value=first.up, label="upwards", on_change=self.choose_plane)
-            self.kind.props("dense").classes("w-44")
-            self.right.props("dense").classes("w-24"), self.up.props("dense").classes("w-24")
 
     def images(self) -> None:
         """The decoded image, and an original with its reconstruction: what a click is for."""
@@ -154,16 +144,14 @@ class Page:
     async def steer(self, event: events.GenericEventArguments) -> None:
         """A key on the plane."""
         key, far = event.args["key"], FAR if event.args["shift"] else NEAR
-        across, down = self.map.place(self.z)
         if key in ARROWS:
-            right, below = ARROWS[key]
-            self.z = self.map.plane.move(self.z, across + far * right, down + far * below)
+            self.z = self.map.plane.step(self.z, *ARROWS[key], far)
             await self.show()
         elif key == "Enter":
-            self.clicked(across, down)
+            self.clicked(*self.map.place(self.z))
             await self.show()
         else:
-            await self.map.zoom_by(across, down, ZOOMS.get(key))
+            await self.map.zoom_by(*self.map.place(self.z), ZOOMS.get(key))
 
     async def begin(self) -> None:
         await self.show()
@@ -181,7 +169,7 @@ class Page:
         values = zip(plane.names, plane.coordinates(z).tolist(), strict=False)  # one of a single dimension
         self.where.set_text("    ".join(f"{name} = {value:.2f}" for name, value in values))
         self.draw_marks()
-        if plane.directions:  # which move all dimensions
+        if not plane.dims:  # it moves all dimensions
             self.sliders.move(self.z)
 
     # What is shown of an image
@@ -246,21 +234,6 @@ class Page:
         self.label = self.classes.value
         self.draw_way()
         await self.show()
-
-    async def choose_kind(self) -> None:
-        """The plane of two dimensions, or that of the principal components."""
-        pair, space = self.kind.value == PAIR, self.space
-        for select in (self.right, self.up):
-            select.set_visibility(pair)
-        await self.change_plane(space.plane(self.right.value, self.up.value) if pair else space.principal_plane())
-
-    async def choose_plane(self, event: events.ValueChangeEventArguments) -> None:
-        plane = self.map.plane
-        if self.right.value == self.up.value:  # the two change places
-            other = self.up if event.sender is self.right else self.right
-            other.set_value(plane.up if other is self.right else plane.right)
-            return  # the change of the other one comes here again
-        await self.change_plane(self.space.plane(self.right.value, self.up.value))
 
     async def change_plane(self, plane: Plane) -> None:
         self.map.show(plane)

@@ -9,11 +9,26 @@ GOLDEN = 0.6180339887  # multiples of it, without their integers, are spread eve
 Ends = tuple[float, float]  # along the two axes
 
 
+class Placed:
+    """Points that an algorithm like UMAP has placed in a plane, which knows no way from other places to z.
+
+    z (N, D): of the points; at (N, 2): where they are; names: of the two axes
+    """
+
+    def __init__(self, z: Tensor, at: Tensor, names: tuple[str, str]) -> None:
+        self.z, self.at, self.names = z, at, names
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Which point has the z that is nearest to z (..., D): (...)."""
+        return (z.unsqueeze(-2) - self.z).norm(dim=-1).argmin(-1)
+
+
 class Plane(NamedTuple):
     """Two directions of the latent space: the first grows to the right, the second upwards.
 
     Places in it are fractions (across, down) of its sides, from the upper left corner. With up=None, for a model of one
-    dimension, only `across` has a meaning.
+    dimension, only `across` has a meaning. With `placed` there are no directions: a place means the z of the point that
+    is nearest to it, and any z stands at the point whose own is nearest.
     """
 
     right: int  # a latent dimension; with `directions` the number of a principal component, from 0
@@ -21,17 +36,20 @@ class Plane(NamedTuple):
     low: Ends  # coordinates at the left and at the lower side
     high: Ends  # at the right and at the upper side
     directions: tuple[tuple[float, ...], ...] | None = None  # of the principal components, orthonormal; None: dims
+    placed: Placed | None = None
 
     @property
     def names(self) -> tuple[str, str]:
         """What the axes are called."""
+        if self.placed:
+            return self.placed.names
         name = "z[{}]".format if self.directions is None else (lambda number: f"PC {number + 1}")
         return name(self.right), "class" if self.up is None else name(self.up)
 
     @property
     def dims(self) -> list[int]:
         """The latent dimensions that are its axes."""
-        return [] if self.directions else [dim for dim in (self.right, self.up) if dim is not None]
+        return [] if self.directions or self.placed else [dim for dim in (self.right, self.up) if dim is not None]
 
     def axes(self, like: Tensor) -> Tensor:
         """Unit vectors (1 or 2, D), with the dtype of z (..., D)."""
@@ -41,19 +59,35 @@ class Plane(NamedTuple):
 
     def coordinates(self, z: Tensor) -> Tensor:
         """z (..., D) along the axes: (..., 1 or 2)."""
-        return z @ self.axes(z).T
+        return self.placed.at[self.placed.nearest(z)] if self.placed else z @ self.axes(z).T
 
     def move(self, z: Tensor, across: float, down: float) -> Tensor:
         """z (D,) with other coordinates in this plane, those of a place inside the picture."""
+        if self.placed:
+            return self.placed.z[nearest(self.fractions(self.placed.at), across, down)[0]]
         place = [min(max(part, 0.0), 1.0) for part in (across, 1 - down)]
         ends = zip(place, self.low, self.high, strict=True)
         wanted = torch.tensor([low + part * (high - low) for part, low, high in ends]).to(z)
         axes = self.axes(z)
         return z + (wanted[: len(axes)] - axes @ z) @ axes
 
+    def step(self, z: Tensor, right: int, below: int, far: float) -> Tensor:
+        """z (D,) moved in one of four directions by a part of the side; to the next point there that is so far away."""
+        (here,) = self.places(z[None])
+        if not self.placed:
+            across, down = here.tolist()
+            return self.move(z, across + far * right, down + far * below)
+        apart = self.fractions(self.placed.at) - here
+        ahead, beside = (apart @ torch.tensor(axis).to(apart) for axis in ((right, below), (below, right)))
+        seen = (ahead >= far) & (ahead >= beside.abs())
+        return self.placed.z[apart.norm(dim=1).where(seen, torch.inf).argmin()] if seen.any() else z
+
     def places(self, z: Tensor) -> Tensor:
         """The places (N, 2) of z (N, D); with up=None in the middle."""
-        found = self.coordinates(z)
+        return self.fractions(self.coordinates(z))
+
+    def fractions(self, found: Tensor) -> Tensor:
+        """The places (N, 2) of coordinates (N, 1 or 2)."""
         across = (found[:, 0] - self.low[0]) / (self.high[0] - self.low[0])
         if self.up is None:
             return torch.stack([across, torch.full_like(across, 0.5)], 1)

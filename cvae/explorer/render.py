@@ -37,7 +37,8 @@ def classes(space: Space) -> list[tuple[str, str]]:
 
 def points(axes: Axes, space: Space, plane: Plane, scale: float = 1.0) -> None:
     """The test images on axes that show the plane alone."""
-    places, of_class = space.places(plane).numpy(), np.array(colours(len(space.classes)))[space.of_class.numpy()]
+    places = space.places(plane).numpy()
+    of_class = np.array(colours(len(space.classes)))[space.of_class[: len(places)].numpy()]
     seen = (np.abs(places - 0.5) < 0.52).all(1)
     places, of_class = places[seen], of_class[seen]
     order = np.random.default_rng(0).permutation(len(places))  # no class lies above the others

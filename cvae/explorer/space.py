@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 
 import torch
 from rich.progress import track
@@ -16,7 +17,7 @@ from cvae.data.images import Images
 from cvae.distributions import Unknown
 from cvae.errors import UserError
 from cvae.evaluation.latents import Latents, latents
-from cvae.explorer.plane import Plane, rows_of_classes, window
+from cvae.explorer.plane import Placed, Plane, rows_of_classes, window
 from cvae.models import latent_paths
 from cvae.models.ladder import Ladder
 from cvae.models.vae import VAE
@@ -35,11 +36,13 @@ class Space:
     means (N, D): of q(z|x)
     rate (D,): of each dimension, as `Latents` has it; order: the dimensions, that of the highest rate first
     y (N,): the labels; classes: those among them; of_class (N,): the number in `classes` of each image's label
+    seed: of what places the images by their neighbours
     low, high (D,): from where to where a dimension is moved, all means and 99 % of the prior where there is one
     """
 
-    def __init__(self, vae: VAE, data: ImageData, found: Latents) -> None:
+    def __init__(self, vae: VAE, data: ImageData, found: Latents, seed: int = 0) -> None:
         self.vae, self.data, self.means = vae, data, found.means
+        self.seed, self.placing = seed, Lock()
         self.rate, self.order, self.unit = found.rate, found.order, "" if found.exact is None else " nats"
         means, self.y = found.means, data.test.images.y[: len(found.means)]
         self.classes, self.of_class = self.y.unique(return_inverse=True)
@@ -67,16 +70,32 @@ class Space:
         directions, _ = pictures.principal_directions(self.means)
         return self.around_images(Plane(0, 1, (0.0, 0.0), (1.0, 1.0), tuple(map(tuple, directions.T.tolist()))))
 
+    @cached_property
+    def placed(self) -> Placed:
+        """The first test images placed by UMAP as `callbacks.pictures.plane=umap` does, which takes seconds."""
+        at, (right, up) = pictures.plane(self.means, "umap", self.seed)
+        return Placed(self.means[: len(at)], at, (right, up))
+
+    def neighbour_plane(self) -> Plane:
+        """The plane of UMAP. Several threads may ask for it: it is computed once."""
+        with self.placing:
+            return self.around_images(Plane(0, 1, (0.0, 0.0), (1.0, 1.0), placed=self.placed))
+
+    def coordinates(self, plane: Plane) -> Tensor:
+        """The test images' coordinates in the plane: (N, 1 or 2); of those that it has, (N', 2), if it places them."""
+        return plane.placed.at if plane.placed else plane.coordinates(self.means)
+
     def around_images(self, plane: Plane) -> Plane:
         """A plane that shows where the test images are."""
-        least = float(SMALLEST * (self.high - self.low).max())
-        ends = [window(along, least) for along in plane.coordinates(self.means).T]
+        found = self.coordinates(plane)
+        sides = found.amax(0) - found.amin(0) if plane.placed else self.high - self.low
+        ends = [window(along, float(SMALLEST * sides.max())) for along in found.T]
         (left, right), (low, high) = ends[0], ends[-1]
         return plane._replace(low=(left, low), high=(right, high))
 
     def places(self, plane: Plane) -> Tensor:
-        """The test images' places in the plane: (N, 2)."""
-        places = plane.places(self.means)
+        """The test images' places in the plane: (N, 2), or those that it has, (N', 2)."""
+        places = plane.fractions(self.coordinates(plane))
         return rows_of_classes(places, self.of_class) if plane.up is None else places
 
     def labels(self, label: int, num: int = 1) -> Tensor | None:
@@ -172,4 +191,4 @@ def space_of(vae: VAE, data: ImageData, images: int | None, seed: int) -> Space:
     shown = track(blocks, "Encoding the test images", console=console, transient=True, disable=not console.is_terminal)
     with fixed_noise(seed, torch.device("cpu")):
         batches = (data.batch("test", block) for block in shown)
-        return Space(vae, data, latents(vae, ((x, vae.labels(y)) for x, y in batches)))
+        return Space(vae, data, latents(vae, ((x, vae.labels(y)) for x, y in batches)), seed)

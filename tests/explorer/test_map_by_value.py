@@ -21,14 +21,14 @@ def test_another_plane(tmp_path, monkeypatch):
         first = found.first_plane()
         (other,) = set(range(3)) - {first.right, first.up}
         assert list(page.sliders.of) == [other] and page.sliders.card.visible
-        page.right.value = other
-        await page.choose_plane(SimpleNamespace(sender=page.right))
+        page.choice.right.value = other
+        await page.choice.choose_pair(SimpleNamespace(sender=page.choice.right))
         assert page.map.plane == found.plane(other, first.up) and list(page.sliders.of) == [first.right]
         assert page.map.picture.source == render.url(render.plane_png(found, page.map.plane))
-        page.up.value = other  # that of the other axis: the two change places
-        await page.choose_plane(SimpleNamespace(sender=page.up))
-        await page.choose_plane(SimpleNamespace(sender=page.right))
-        assert (page.right.value, page.up.value) == (first.up, other)
+        page.choice.up.value = other  # that of the other axis: the two change places
+        await page.choice.choose_pair(SimpleNamespace(sender=page.choice.up))
+        await page.choice.choose_pair(SimpleNamespace(sender=page.choice.right))
+        assert (page.choice.right.value, page.choice.up.value) == (first.up, other)
         assert page.map.plane == found.plane(first.up, other)
 
     visiting("classes", tmp_path, monkeypatch, act)
@@ -38,9 +38,11 @@ def test_the_plane_of_the_principal_components(tmp_path, monkeypatch):
     """It moves all dimensions, which all have sliders, and these follow."""
 
     async def act(page, found):
-        page.kind.value = "principal components"
-        await page.choose_kind()
-        assert page.map.plane == found.principal_plane() and not page.right.visible and not page.up.visible
+        page.choice.kind.value = "principal components"
+        await page.choice.choose_kind()
+        assert (
+            page.map.plane == found.principal_plane() and not page.choice.right.visible and not page.choice.up.visible
+        )
         assert list(page.sliders.of) == found.order[:64]
         before = page.z.clone()
         await page.point(event("mousemove", 0.2, 0.7))
@@ -50,9 +52,9 @@ def test_the_plane_of_the_principal_components(tmp_path, monkeypatch):
             assert slider.value == pytest.approx(wanted[dim].item())
         first, second = found.principal_plane().coordinates(wanted).tolist()
         assert page.where.text == f"PC 1 = {first:.2f}    PC 2 = {second:.2f}"
-        page.kind.value = "two dimensions"
-        await page.choose_kind()
-        assert page.map.plane == found.first_plane() and page.right.visible
+        page.choice.kind.value = "two dimensions"
+        await page.choice.choose_kind()
+        assert page.map.plane == found.first_plane() and page.choice.right.visible
 
     visiting("many", tmp_path, monkeypatch, act)
 

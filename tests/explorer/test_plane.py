@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_space import close
 
-from cvae.explorer.plane import Plane, nearest, rows_of_classes, window
+from cvae.explorer.plane import Placed, Plane, nearest, rows_of_classes, window
 
 PLANE = Plane(2, 0, (-1.0, 10.0), (3.0, 20.0))  # z[2] from -1 to 3 to the right, z[0] from 10 to 20 upwards
 
@@ -65,6 +65,44 @@ def test_principal_components():
     assert PLANE.names == ("z[2]", "z[0]") and PLANE.dims == [2, 0]
     one = Plane(0, None, (-2.0, -2.0), (2.0, 2.0))
     assert one.names == ("z[0]", "class") and one.dims == [0]
+
+
+POINTS = Placed(
+    torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 5, 0], [9, 9, 9]]), torch.tensor([[0.0, 0], [4, 0], [0, 2], [4, 6]]),
+    ("UMAP 1", "UMAP 2"),
+)  # fmt: skip
+UMAP = Plane(0, 1, (-1.0, -1.0), (7.0, 7.0), placed=POINTS)
+
+
+def test_points_that_are_placed():
+    """A place means the z of the point that is nearest to it; a z stands at the point whose own is nearest."""
+    z = torch.tensor([7.0, 7, 7])
+    for place, index in (((0.2, 0.8), 0), ((0.2, 0.7), 2), ((0.6, 0.3), 3), ((1.5, 2.0), 1)):
+        assert torch.equal(UMAP.move(z, *place), POINTS.z[index])
+    found = torch.stack([z, *POINTS.z, torch.tensor([0.0, 3, 0])])
+    close(UMAP.coordinates(found), POINTS.at[[3, 0, 1, 2, 3, 2]])
+    close(UMAP.coordinates(z), [4.0, 6.0])
+    close(UMAP.places(found[:3]), [[0.625, 0.125], [0.125, 0.875], [0.625, 0.875]])
+    assert UMAP.names == ("UMAP 1", "UMAP 2") and UMAP.dims == []
+    assert UMAP.zoomed(0.1, 0.1, 0.5).placed is POINTS
+
+
+@pytest.mark.parametrize(
+    ("start", "step", "far", "expected"),
+    [
+        (0, (1, 0), 0.02, 1), (0, (0, -1), 0.02, 2), (0, (0, -1), 0.3, 3), (0, (-1, 0), 0.02, 0), (0, (0, 1), 0.02, 0),
+        (3, (-1, 0), 0.02, 2), (3, (0, 1), 0.02, 2), (1, (0, -1), 0.02, 3), (2, (0, 1), 0.1, 0),
+    ],
+)  # fmt: skip
+def test_a_step_leads_to_the_next_point_there(start, step, far, expected):
+    """Within 45 degrees of the direction, and so far away along it; where there is none one stays."""
+    assert torch.equal(UMAP.step(POINTS.z[start], *step, far), POINTS.z[expected])
+
+
+def test_a_step_in_a_plane_of_dimensions():
+    z = torch.tensor([15.0, 7, 1, 8])
+    close(PLANE.step(z, 1, 0, 0.1), [15.0, 7, 1.4, 8])
+    close(PLANE.step(z, 0, -1, 0.1), [16.0, 7, 1, 8])
 
 
 @pytest.mark.parametrize("factor", [0.5, 3.0])

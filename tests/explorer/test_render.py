@@ -11,7 +11,7 @@ from test_space import space
 
 from cvae.explorer import render
 from cvae.explorer.overlay import Mark, overlay, pointer
-from cvae.explorer.plane import Plane
+from cvae.explorer.plane import Placed, Plane
 from cvae.explorer.render import colours, image_png, plane_png, snapshot, strip_png, url
 
 
@@ -59,6 +59,13 @@ def test_points_outside_of_a_zoomed_plane_are_left_out_and_the_others_keep_their
         0.0, 0.0, 0.74
     )  # its right side is at 0.74 of the first plane: half of the second point is seen
     assert len(drawn(found, edge)) == 2
+
+
+def test_images_without_a_place_are_left_out():
+    found, plane = few()
+    first = plane._replace(placed=Placed(found.means[:2], found.means[:2], ("UMAP 1", "UMAP 2")))
+    shown = drawn(found, first)
+    assert len(shown) == 2 and shown.items() <= drawn(found, plane).items()
 
 
 def test_classes_in_rows_have_no_numbers():

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -136,6 +137,40 @@ def test_the_principal_plane_is_of_the_directions_of_largest_variance():
     close(plane.directions, [[0.6, 0.0, 0.8], [0.0, 1.0, 0.0]])
     z = plane.move(torch.tensor([1.0, 1.0, 1.0]), 0.5, 0.5)
     close(z @ torch.tensor([0.8, 0.0, -0.6]), 0.2)  # across the plane nothing moves
+
+
+def placed(monkeypatch, means, at):
+    """A space whose first images UMAP has placed: (the plane, what it was asked for), by four threads at once."""
+    vae, data = parts("model.latent_dim=3")
+    asked = []
+    monkeypatch.setattr("cvae.pictures.plane", lambda *of: asked.append(of) or (at, ["UMAP 1", "UMAP 2"]))
+    found = Space(vae, data, Latents(means, means, means.var(0), True), 7)
+    assert asked == []
+    with ThreadPoolExecutor(4) as threads:
+        first, *others = threads.map(lambda _: found.neighbour_plane(), range(4))
+    ((asked_means, how, seed),) = asked
+    assert asked_means is means and (how, seed) == ("umap", 7) and others == [first] * 3
+    return found, first
+
+
+def test_the_plane_of_umap(monkeypatch):
+    """As the pictures have it, computed once, around those images that are placed."""
+    means, at = torch.randn(23, 3), torch.rand(20, 2) * torch.tensor([1.0, 5.0])
+    found, plane = placed(monkeypatch, means, at)
+    assert plane.names == ("UMAP 1", "UMAP 2") and torch.equal(plane.placed.z, means[:20])
+    places = found.places(plane)
+    low, high = places.aminmax(dim=0)
+    close(low, [0.05 / 1.1] * 2)
+    close(high, [1.05 / 1.1] * 2)
+    close(places, plane.places(means[:20]))
+    assert found.around_images(plane.zoomed(0.2, 0.3, 0.1)) == plane
+    assert space_of(found.vae, found.data, None, 7).seed == 7
+
+
+def test_the_plane_of_umap_has_its_own_least_width(monkeypatch):
+    at = torch.stack([torch.linspace(-50, 50, 23), torch.full((23,), 0.25)], 1)
+    _, plane = placed(monkeypatch, 1e4 * torch.randn(23, 3), at)
+    close([plane.low[1], plane.high[1]], [0.25 - 1, 0.25 + 1])
 
 
 def test_places_of_the_test_images():
