@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LEGEND = 12  # more rows than these have no legend: it would cover the page
 PARTS = 8  # that are drawn
+MARKED = 30  # a curve of more points than these is a line alone
 
 
 def add(commands: argparse._SubParsersAction, run: argparse.ArgumentParser) -> None:
@@ -152,7 +153,8 @@ def figure_of(found: list[Part], numbers: Sequence[str | None], kind: str) -> by
             axes[2].axis("off")
         if len(part.rows) <= LEGEND:
             handles, labels = axes[0].get_legend_handles_labels()
-            columns = min(len(part.rows), 2 * panels)
+            wide = 0.7 + 0.09 * max(map(len, labels), default=0)  # inches for an entry
+            columns = max(1, min(len(part.rows), 2 * panels, int(5 * panels / wide)))
             frame.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     content = io.BytesIO()
     figure.savefig(content, format=kind, dpi=110)
@@ -167,7 +169,8 @@ def learning_curves(axes: "Axes", table: list[Row], palette: list) -> None:
         drawn = any(curves) or row.values("ELBO")  # a run that is still trained has a curve alone
         for number, points in enumerate(curves):
             label = as_it_is(row.label) if number == 0 and drawn else None
-            axes.plot(*zip(*points, strict=True) if points else ([], []), color=colour, label=label, marker=".", lw=1.2)
+            x, y = zip(*points, strict=True) if points else ((), ())
+            axes.plot(x, y, color=colour, label=label, marker="." if len(x) <= MARKED else "", lw=1.2)
             shown += [value for _, value in points[len(points) // 4 :]]
     if shown and max(shown) > min(shown):  # the first steps would flatten the rest
         margin = 0.15 * (max(shown) - min(shown))

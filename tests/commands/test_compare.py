@@ -175,6 +175,32 @@ def test_many_rows_have_no_legend(tmp_path, figures, count, legends):
     assert len(figures[0][0].subfigs[0].legends) == legends
 
 
+@pytest.mark.parametrize(("name", "columns"), [("a", 4), ("experiment=factors_dip_vae", 3), ("a long name " * 9, 1)])
+def test_the_legend_lies_within_the_figure(tmp_path, figures, name, columns):
+    """As many entries beside each other as fit, and two for each panel at most."""
+    for number in range(12):
+        make(tmp_path / f"{name}{number:02}", elbo=-1.0 - number)
+    figure_of(parts(read(find([tmp_path])), each=True), [None], "png")
+    figure = figures[0][0]
+    figure.draw_without_rendering()
+    (legend,) = figure.subfigs[0].legends
+    entries = [text.get_window_extent() for text in legend.get_texts()]
+    assert len({round(entry.x0) for entry in entries}) == columns
+    left, right = min(entry.x0 for entry in entries), max(entry.x1 for entry in entries)
+    assert left > 0 and right < figure.bbox.width
+
+
+@pytest.mark.parametrize(("points", "marker"), [(30, "."), (31, "")])
+def test_a_long_curve_is_a_line_alone(tmp_path, axes, points, marker):
+    run = make(tmp_path / "a", elbo=-1.0)
+    board = TensorBoard(str(run))
+    for step in range(points):
+        board.log_metrics({"test/elbo": -10.0 + step, "test/rate": 0.0}, step)
+    board.close("success")
+    learning_curves(axes, rows(read(find([run]))), ["red"])
+    assert [(len(line.get_xdata()), line.get_marker()) for line in axes.lines] == [(points, marker)]
+
+
 def test_one_row_is_drawn(tmp_path, figures):
     make(tmp_path / "a", elbo=-1.0)
     figure_of(parts(read(find([tmp_path]))), [None], "png")
