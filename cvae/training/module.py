@@ -94,7 +94,6 @@ class VAEModule(L.LightningModule):
         """One optimizer; a second parameter group where the objective has parameters of its own (a critic)."""
         groups = [list(self.vae.parameters()), list(self.objective.parameters())]
         optimizer = self.make_optimizer([{"params": parameters} for parameters in groups if parameters])
-        optimizer.param_groups[-1]["lr"] *= self.objective.lr_share  # of the objective's own, and 1 where it has none
         if self.decay is not None:  # here the model is on its device, also where no step is left
             self.averages = Averages(self.vae, self.decay, self.averaged)
         interval = "step" if self.by_step or self.warmup_steps else "epoch"  # when LearningRateMonitor looks
@@ -247,7 +246,8 @@ class VAEModule(L.LightningModule):
         self.guard.prepare(optimizer)
         self.sum = sum_over_processes(self.trainer.strategy)
         self.step = Graphed(self.optimize, optimizer, self.device, self) if self.graphs else self.optimize
-        self.rates = Rates(self.trainer.lr_scheduler_configs[0].scheduler, self.by_step, self.warmup_steps)
+        schedule = self.trainer.lr_scheduler_configs[0].scheduler
+        self.rates = Rates(schedule, self.by_step, self.warmup_steps, self.objective.lr_share)
         self.rates.write(self.global_step)
         self.learning_rate = optimizer.param_groups[0]["lr"]
         self.begun = True

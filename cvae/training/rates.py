@@ -22,28 +22,30 @@ REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError)
 class Rates:
     """The learning rates in an optimizer: schedule(n) * min(1, (step + 1) / warmup_steps) for a step, counted from 0.
 
-    n is the step, or the epochs before it. They depend on the step alone, so a resumed run has those of one that was
-    never stopped. A linear warm-up is from Goyal et al. 2017.
+    n is the step, or the epochs before it; a critic's rate is this times `share`. They depend on the step alone, so a
+    resumed run has those of one that was never stopped. A linear warm-up is from Goyal et al. 2017.
 
     Args:
-        scheduler: counts epochs, or steps if `by_step`; it never sees the warm-up, since torch's are computed from the
-            rates that are in the optimizer
+        scheduler: counts epochs, or steps if `by_step`; it sees neither the warm-up nor the share, since torch's are
+            computed from the rates that are in the optimizer
         warmup_steps: 0 for none
+        share: of the rate of the last parameter group
     """
 
-    def __init__(self, scheduler: LRScheduler, by_step: bool, warmup_steps: int) -> None:
-        self.scheduler, self.by_step, self.warmup_steps = scheduler, by_step, warmup_steps
+    def __init__(self, scheduler: LRScheduler, by_step: bool, warmup_steps: int, share: float = 1.0) -> None:
+        self.scheduler, self.by_step, self.warmup_steps, self.share = scheduler, by_step, warmup_steps, share
 
     def write(self, step: int) -> None:
         """Put the rates of step `step` into the optimizer."""
-        if step <= self.warmup_steps:
-            self.put(min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0)
+        part = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        self.put(part, part * self.share)
 
     def after_step(self, step: int) -> None:
         """`step` is now the next one."""
         if self.by_step:
             self.advance()
-        self.write(step)
+        if self.change(step):
+            self.write(step)
 
     def after_epoch(self, step: int) -> None:
         """An epoch is over, whose last step came before `step`."""
@@ -52,12 +54,14 @@ class Rates:
             self.write(step)
 
     def advance(self) -> None:
-        self.put(1.0)
+        self.put(1.0, 1.0)
         self.scheduler.step()
 
-    def put(self, part: float) -> None:
-        for group, rate in zip(self.scheduler.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
-            group["lr"] = rate * part
+    def put(self, part: float, of_last: float) -> None:
+        groups, rates = self.scheduler.optimizer.param_groups, self.scheduler.get_last_lr()
+        parts = [*[part] * (len(groups) - 1), of_last]
+        for group, rate, own in zip(groups, rates, parts, strict=True):
+            group["lr"] = rate * own
 
     def change(self, step: int) -> bool:
         """Whether they differ from step to step here."""
@@ -80,13 +84,10 @@ def of_length(scheduler: Callable, optimizer: Optimizer, length: Callable[[], in
     Raises:
         UserError: torch refuses a schedule of this length, or it ends before the training.
     """
-    keywords, rates = getattr(scheduler, "keywords", {}), [group["lr"] for group in optimizer.param_groups]
+    keywords = getattr(scheduler, "keywords", {})
     left_open = [key for key in LENGTHS if keywords.get(key, 0) is None]
-    given: dict[str, Any] = dict.fromkeys(left_open, length() if left_open else 0)
+    given = dict.fromkeys(left_open, length() if left_open else 0)
     try:
-        # A critic's rate stays the same share of the model's.
-        if isinstance(keywords.get("max_lr"), int | float) and len(set(rates)) > 1:
-            given["max_lr"] = [keywords["max_lr"] * rate / rates[0] for rate in rates]
         made = scheduler(optimizer, **given)
     except REFUSALS as error:
         kind = getattr(scheduler, "func", scheduler)

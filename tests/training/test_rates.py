@@ -136,35 +136,35 @@ def test_a_longer_run_goes_on_by_its_new_length(interval, seen, tmp_path):
     assert state["T_max"] == state["last_epoch"] == {"epoch": 4, "step": 24}[interval]
 
 
-def test_two_groups_with_rates_of_their_own():
-    """The scheduler's own recursion never sees the warm-up."""
-    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (0.4, 0.02)]
-    optimizer = torch.optim.SGD(groups)
-    scheduler = of_length(schedule(config(*words("cosine")))[0], optimizer, lambda: 12)
-    rates, found = Rates(scheduler, True, 5), []
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+@pytest.mark.parametrize("name", CLOSED)
+def test_a_critic_has_the_same_share_of_every_rate(name, interval):
+    """Whatever the schedule, which sees neither that nor the warm-up: its own recursion reads the optimizer's rates."""
+    optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in range(3)], lr=0.04)
+    scheduler = of_length(schedule(config(*words(name)))[0], optimizer, lambda: 12 if interval == "step" else 4)
+    rates, found = Rates(scheduler, interval == "step", 5, 0.05), []
     rates.write(0)
     for step in range(12):
         found.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         rates.after_step(step + 1)
-        rates.after_epoch(step + 1)  # which this schedule does not count
-    for number, rate in enumerate((0.4, 0.02)):
-        assert [pair[number] for pair in found] == pytest.approx(expected("cosine", 12, warmup=5, rate=rate))
-    assert [rates.change(step) for step in (0, 5, 6)] == [True] * 3
-    assert [Rates(scheduler, False, 5).change(step) for step in (0, 5, 6)] == [True, True, False]
+        if step % 3 == 2:
+            rates.after_epoch(step + 1)
+    for number, share in enumerate((1, 1, 0.05)):
+        own = [share * rate for rate in expected(name, 12, interval, 5, epochs=4)]
+        assert [group[number] for group in found] == pytest.approx(own)
+    assert [rates.change(step) for step in (0, 5, 6)] == [True, True, interval == "step"]
 
 
-def test_one_cycle_keeps_the_share_of_a_critic():
-    """torch would give all groups the same highest rate."""
-    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr": rate} for rate in (0.4, 0.02)])
-    scheduler = of_length(schedule(config(*words("one_cycle", "optimizer.lr=0.4")))[0], optimizer, lambda: 12)
-    found = []
-    for _ in range(12):
-        found.append(scheduler.get_last_lr())
-        optimizer.step()
-        scheduler.step()
-    for number, rate in enumerate((0.4, 0.02)):
-        assert [pair[number] for pair in found] == pytest.approx([one_cycle(n, 12, rate) for n in range(12)])
+@pytest.mark.parametrize(("name", "interval"), [("cosine", "epoch"), ("one_cycle", "step")])
+def test_the_critics_share_in_a_training_that_is_resumed_and_longer(name, interval, seen, tmp_path):
+    aae = ["objective=aae", "objective.hidden=4", "objective.critic_lr=0.2", f"scheduler.interval={interval}"]
+    many = ["~callbacks.pictures", "~logger.tensorboard", *words(name, *aae)]
+    run(tmp_path, *many, "trainer.max_epochs=2")
+    run(tmp_path, *many, "trainer.max_epochs=4", resume=True)
+    rates = expected(name, 12, interval, epochs=2) + expected(name, 24, interval, epochs=4)[12:]
+    assert [max(found) for found in seen.values()] == pytest.approx(rates)
+    assert [min(found) for found in seen.values()] == pytest.approx([0.2 * rate for rate in rates])
 
 
 @pytest.mark.parametrize(("more", "kind", "said"), [
