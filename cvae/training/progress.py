@@ -74,25 +74,29 @@ class ProgressBar(Callback):
 
 
 class EpochLines(Callback):
-    """One line per epoch, as the tutorial prints it, and the seconds of its training, without those of evaluation."""
+    """One line per epoch, as the tutorial prints it, and the seconds of its training, without those of evaluations."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
-        self.started, self.trained = 0.0, 0.0
+        self.started, self.paused = 0.0, 0.0
+        self.evaluated = False  # whether there was an evaluation in this epoch
 
     def on_train_epoch_start(self, trainer: Trainer, module: VAEModule) -> None:
-        self.started, self.trained = time.perf_counter(), 0.0  # when its training and its evaluation began; 0: not yet
+        self.started, self.evaluated = time.perf_counter(), False
 
     def on_validation_start(self, trainer: Trainer, module: VAEModule) -> None:
-        self.trained = time.perf_counter()
+        self.paused, self.evaluated = time.perf_counter(), True
+
+    def on_validation_end(self, trainer: Trainer, module: VAEModule) -> None:
+        self.started += time.perf_counter() - self.paused
 
     def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
-        self.seconds.append((self.trained or time.perf_counter()) - self.started)
+        self.seconds.append(time.perf_counter() - self.started)
         images = trainer.world_size * (module.epoch.count + module.window.count)
         module.draw_curves({"train/images_per_second": images / self.seconds[-1]})
         for split in ("validation", "test"):
             figures: dict[str, Any] = {name: module.figures.get(f"{split}/{name}") for name in SHOWN}
-            if not self.trained or figures["distortion"] is None:
+            if not self.evaluated or figures["distortion"] is None:
                 continue
             if figures["elbo"] is None:
                 text = "distortion {distortion:.2f}".format(**figures)
@@ -106,7 +110,7 @@ class EpochLines(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = list(state_dict["seconds"])
-        self.started, self.trained = time.perf_counter() - state_dict["of_this_epoch"], 0.0
+        self.started = time.perf_counter() - state_dict["of_this_epoch"]
 
 
 def say_what_came_of_it(metrics: dict, run: Run, said: list[str]) -> None:

@@ -4,8 +4,11 @@ import io
 import json
 import math
 
+import imageio.v3 as imageio
+import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Callback
 from same_run import last
 from test_waits import NoWaiting
 from tiny import QUIET, tiny
@@ -19,6 +22,7 @@ from cvae.runs.comparison import read
 from cvae.runs.directory import Run
 from cvae.training.averages import Averages
 from cvae.training.module import VAEModule
+from cvae.training.own_pictures import OwnImages
 from cvae.training.pictures import Pictures
 from cvae.training.step_state import Operators
 from cvae.training.train import train
@@ -172,6 +176,43 @@ def test_a_picture_is_of_them_and_training_goes_on_with_the_others(tmp_path, mon
     monkeypatch.setattr(Pictures, "_epoch", watched)
     train(tiny(tmp_path, DECAY))
     torch.testing.assert_close(seen[-1], list(last(tmp_path)["cvae"]["averages"].values()), rtol=0, atol=0)
+
+
+class Saves(Callback):
+    """A checkpoint in the middle of an evaluation."""
+
+    def on_validation_epoch_end(self, trainer, module):
+        trainer.save_checkpoint(Run(module.trainer.default_root_dir).checkpoints / "within.ckpt")
+
+
+def test_what_a_callback_saves_in_an_evaluation_has_the_weights_and_the_averages(tmp_path):
+    train(tiny(tmp_path, *QUIET, DECAY, "+callbacks.saves._target_=test_averages.Saves"))
+    within, after = last(tmp_path, "within.ckpt"), last(tmp_path)
+    assert within["global_step"] == after["global_step"]
+    torch.testing.assert_close(within["state_dict"], after["state_dict"], rtol=0, atol=0)
+    torch.testing.assert_close(within["cvae"]["averages"], after["cvae"]["averages"], rtol=0, atol=0)
+
+
+def test_own_images_are_reconstructed_with_them(tmp_path, monkeypatch):
+    seen, drawn = [], OwnImages.drawn
+
+    def watched(self, module, *given):
+        reconstruct = module.vae.reconstruct
+
+        def looks(*images):
+            seen.append([parameter.detach().clone() for parameter in module.vae.parameters()])
+            return reconstruct(*images)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module.vae, "reconstruct", looks)
+            return drawn(self, module, *given)
+
+    (tmp_path / "mine").mkdir()
+    imageio.imwrite(tmp_path / "mine" / "a.png", np.zeros((8, 8), np.uint8))
+    monkeypatch.setattr(OwnImages, "drawn", watched)
+    train(tiny(tmp_path / "run", DECAY, f"callbacks.pictures.own={tmp_path / 'mine'}"))
+    averages = last(tmp_path / "run")["cvae"]["averages"].values()
+    torch.testing.assert_close(seen[-1], list(averages), rtol=0, atol=0)
 
 
 def test_the_pictures_at_the_end_are_of_them(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from cvae.runs.modelled import remarks
 from cvae.training.checkpoints import Checkpoints
 from cvae.training.early_stopping import EarlyStopping
 from cvae.training.module import VAEModule
-from cvae.training.signals import Stopped
+from cvae.training.signals import Stopped, signals
 from cvae.training.train import train
 
 BOUNDS = [-9.0, -7.0, -8.0, -7.0, -7.5, -6.0, -6.5, -6.5, -6.5, -6.5]  # of the epochs
@@ -171,6 +171,30 @@ def test_an_epoch_that_is_not_evaluated_is_kept_without_a_figure(tmp_path):
         "epoch=1.ckpt", "epoch=2_bound=-7.00.ckpt", "epoch=3.ckpt", "epoch=4_bound=-7.00.ckpt"
     ]  # fmt: skip
     assert last(tmp_path)["callbacks"]["Checkpoints"]["ranked"] == [["epoch=2_bound=-7.00.ckpt", -7.0]]
+
+
+@pytest.mark.parametrize(("monitor", "figure", "said"), [
+    ("selection/bound", "selection/bound", "bound"),
+    ("selection/bound", "selection/minus_loss", "minus_loss"),
+    ("train_epoch/elbo", "train_epoch/elbo", "elbo"),  # which there is without an evaluation, too
+])  # fmt: skip
+def test_a_kept_file_is_named_by_its_epoch_and_figure(monitor, figure, said, tmp_path, monkeypatch):
+    """Of epochs 8 to 21 every tenth stays, and the best two."""
+    files, checkpoints = tmp_path / "checkpoints", Checkpoints(str(tmp_path), monitor, keep_every=10, keep_best=2)
+    files.mkdir()
+    monkeypatch.setattr(signals, "received", 0)  # another test may have left one
+    trainer = SimpleNamespace(
+        global_step=0, world_size=1, is_global_zero=True, is_last_batch=True, callbacks=[],
+        save_checkpoint=lambda file: file.touch(),
+    )  # fmt: skip
+    for epoch in range(8, 22):
+        trainer.current_epoch, checkpoints.evaluated = epoch - 1, monitor == "selection/bound"
+        module = SimpleNamespace(figures={figure: -abs(12.5 - epoch)})
+        checkpoints.on_train_epoch_end(trainer, module)
+    best = [f"epoch={epoch}_{said}=-0.50.ckpt" for epoch in (12, 13)]
+    assert kept(tmp_path) == sorted([f"epoch=10_{said}=-2.50.ckpt", f"epoch=20_{said}=-7.50.ckpt", *best])
+    assert [name for name, _ in checkpoints.ranked] == best
+    Checkpoints(str(tmp_path)).load_state_dict(checkpoints.state_dict())
 
 
 @pytest.mark.parametrize("name", ["../a.ckpt", "/a.ckpt", "last.ckpt", "epoch=1/../../a.ckpt", "epoch=1_bound=x.ckpt"])

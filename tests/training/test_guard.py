@@ -242,6 +242,23 @@ def test_a_norm_at_the_limit_is_small_enough(norm, taken):
     assert guard.counted() == {"train/skipped_steps": 0 if taken else 1} and Guard(None).counted() == {}
 
 
+@pytest.mark.parametrize("limit", [4.9, 5.0])
+def test_a_critic_has_a_part_in_the_norm_and_stays_as_it_was_too(limit):
+    """It is the second group of the optimizer's parameters."""
+    weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer, guard = torch.optim.SGD([{"params": [weight]} for weight in weights], lr=1.0, momentum=0.5), Guard(limit)
+    guard.prepare(optimizer)
+    for weight, gradient in zip(weights, (-3.0, -4.0), strict=True):
+        weight.grad = torch.full((1,), gradient)
+    guard.measure(optimizer)
+    with guard.watching(optimizer, ()):
+        optimizer.step()
+    taken = limit >= 5
+    assert guard.norm == 5 and [weight.item() for weight in weights] == ([3, 4] if taken else [0, 0])
+    momenta = [optimizer.state[weight]["momentum_buffer"].item() for weight in weights]
+    assert momenta == ([-3, -4] if taken else [0, 0])
+
+
 class Views(torch.optim.Optimizer):
     """Decays by `p.data`, another view of the same numbers at each use, as many optimizers of one's own do."""
 

@@ -132,12 +132,17 @@ def test_seconds_count_training_alone_and_a_line_says_the_figures(clock, caplog)
     lines.on_train_epoch_start(trainer(), None)
     clock.value += 3
     lines.on_validation_start(trainer(), None)
-    clock.value += 50  # the evaluation and the pictures
+    clock.value += 50
+    lines.on_validation_end(trainer(), None)
     lines.on_train_epoch_end(trainer(current_epoch=0), figures("test"))
     clock.value += 500
     lines.on_train_epoch_start(trainer(), None)
-    clock.value += 4.26
-    lines.on_validation_start(trainer(), None)
+    for seconds in (3, 1):  # an evaluation in the middle, another near the end
+        clock.value += seconds
+        lines.on_validation_start(trainer(), None)
+        clock.value += 70
+        lines.on_validation_end(trainer(), None)
+    clock.value += 0.26
     module = figures("validation")
     lines.on_train_epoch_end(trainer(current_epoch=1), module)
     assert module.drawn == {"train/images_per_second": pytest.approx(240 / 4.26)}
@@ -158,6 +163,7 @@ def test_an_epoch_that_is_not_evaluated_has_seconds_and_no_line(clock, caplog):
         if evaluated:
             lines.on_validation_start(trainer(), None)
             clock.value += 10
+            lines.on_validation_end(trainer(), None)
         lines.on_train_epoch_end(trainer(), figures("test"))
     assert lines.seconds == [2, 2] and len(caplog.records) == 1
 
@@ -170,12 +176,14 @@ def test_seconds_go_on_after_a_stop(clock):
     lines.on_train_epoch_end(trainer(), module_of({}))
     lines.on_train_epoch_start(trainer(), None)
     clock.value += 4
+    lines.on_validation_start(trainer(), None)
+    clock.value += 30
+    lines.on_validation_end(trainer(), None)
     state = lines.state_dict()
     clock.value += 1000
     after = EpochLines()
     after.load_state_dict(state)
     clock.value += 5
-    after.on_validation_start(trainer(), None)
     after.on_train_epoch_end(trainer(), module_of({}))
     assert after.seconds == pytest.approx([3, 9])
 

@@ -106,6 +106,11 @@ def saved(monkeypatch):
     return steps
 
 
+def test_a_training_whose_time_is_over_with_its_last_step_has_not_ended_early(tmp_path):
+    run(tmp_path, PLAIN, limit(18))
+    assert metrics(tmp_path)["steps"] == 18 and "stopped_early" not in metrics(tmp_path)
+
+
 def test_a_least_number_of_epochs_comes_before_the_time(tmp_path, saved):
     run(tmp_path, PLAIN, "+trainer.min_epochs=2", "callbacks.checkpoint.every_n_steps=100", limit(2))
     assert saved == [6, 12]
