@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 
 import imageio.v3 as imageio
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 from same_run import last
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_waits import NoWaiting
 from tiny import QUIET, tiny
 from torch.optim.swa_utils import AveragedModel
@@ -176,6 +178,35 @@ def test_a_picture_is_of_them_and_training_goes_on_with_the_others(tmp_path, mon
     monkeypatch.setattr(Pictures, "_epoch", watched)
     train(tiny(tmp_path, DECAY))
     torch.testing.assert_close(seen[-1], list(last(tmp_path)["cvae"]["averages"].values()), rtol=0, atol=0)
+
+
+def test_curves_have_figures_of_them_alone(folder, tmp_path, call):
+    """TensorBoard's charts have one point a step; the evaluation of the other weights is in a file alone."""
+    run = shutil.copytree(folder, tmp_path / "run")
+    for words, points in (["--weights", "raw"], 0), ([], 1):
+        code, text = call("evaluate", run, "--samples", "3", *words)
+        assert code == 0, text
+        events = EventAccumulator(str(run)).Reload()
+        assert "bound/NLL" in events.Tags()["scalars"] if points else not events.Tags()["scalars"]
+
+
+def test_a_prior_is_fitted_to_the_weights_that_draw(folder, tmp_path, call, monkeypatch):
+    """And kept under a name of its own, so that the others never draw by it."""
+    seen = []
+
+    def fitted(kind, args, vae, step, weights):
+        seen.append((weights, next(vae.parameters()).detach().clone()))
+        return vae.prior
+
+    monkeypatch.setattr("cvae.commands.sample.fitted", fitted)
+    for words in ([], ["--weights", "raw"]):
+        code, text = call("sample", folder, "--prior", "gmm", "--num", "2", "--out", tmp_path / "a.png", *words)
+        assert code == 0, text
+    assert [weights for weights, _ in seen] == ["averaged", "raw"]
+    for weights, parameter in seen:
+        assert torch.equal(parameter, next(cvae.load(folder, weights=weights).parameters()))
+    files = [Run(folder).fitted_prior("gmm", "last.ckpt", 6, weights).name for weights, _ in seen]
+    assert files == ["gmm_last_step=6_averaged.pt", "gmm_last_step=6.pt"]
 
 
 class Saves(Callback):
