@@ -11,8 +11,8 @@ from cvae.explorer.space import Space
 PAIR, PRINCIPAL, UMAP = "two dimensions", "principal components", "UMAP"
 COMPUTING = "UMAP places the test images: some seconds."
 SAID = (
-    "UMAP keeps neighbours close; distances between groups mean little. Here are {} test images, and nothing between "
-    "them: the pointer takes the z of the nearest image. What is no test image is marked at the one whose z is nearest."
+    "The pointer takes the z of the nearest image, of {}: between them there is nothing. Other marks stand at the "
+    "image whose z is nearest."
 )
 
 

@@ -13,7 +13,8 @@ from cvae.explorer import render
 from cvae.explorer.overlay import Mark
 
 pytest.importorskip("nicegui", reason="needs NiceGUI: pip install -e '.[explore]'")
-from space_page import decodes, drawn, event, visiting
+from nicegui import ElementFilter
+from space_page import decodes, drawn, event, of_kind, visiting
 from visit import button, emit, pixels, shows, until
 
 from cvae.explorer import page as module
@@ -79,6 +80,21 @@ def test_a_click_stands_at_the_nearest_test_image(tmp_path, monkeypatch):
         assert page.map.picture.content == drawn(page, index=6) and "image 6, 2</text>" in page.map.picture.content
         ((dim, slider),) = page.sliders.of.items()
         assert slider.value == pytest.approx(found.means[6, dim].item())
+
+    visiting("classes", tmp_path, monkeypatch, act)
+
+
+def test_the_names_of_classes(tmp_path, monkeypatch):
+    """In the list of what is decoded, and in the legend in the colours of the points."""
+    monkeypatch.setattr(of_kind("classes"), "kind", "ant bee cat dog".split().__getitem__)
+
+    async def act(page, found):
+        assert page.classes.options == {0: "ant", 1: "bee", 2: "cat", 3: "dog"} and page.classes.value == 0
+        said = [own.text for own in ElementFilter(kind=module.ui.label)]
+        assert said[:2] == ["Latent space", "a <b>title</b>"]
+        assert [text for text in said if text in ("ant", "bee", "cat", "dog")] == ["ant", "bee", "cat", "dog"]
+        dots = [own for own in ElementFilter(kind=module.ui.element) if "dot" in own.classes]
+        assert [own.style["background"] for own in dots] == render.colours(4)
 
     visiting("classes", tmp_path, monkeypatch, act)
 

@@ -87,6 +87,7 @@ def test_points_that_are_placed():
     assert UMAP.zoomed(0.1, 0.1, 0.5).placed is POINTS
 
 
+@pytest.mark.parametrize("side", [1, -1])
 @pytest.mark.parametrize(
     ("start", "step", "far", "expected"),
     [
@@ -94,9 +95,11 @@ def test_points_that_are_placed():
         (3, (-1, 0), 0.02, 2), (3, (0, 1), 0.02, 2), (1, (0, -1), 0.02, 3), (2, (0, 1), 0.1, 0),
     ],
 )  # fmt: skip
-def test_a_step_leads_to_the_next_point_there(start, step, far, expected):
-    """Within 45 degrees of the direction, and so far away along it; where there is none one stays."""
-    assert torch.equal(UMAP.step(POINTS.z[start], *step, far), POINTS.z[expected])
+def test_a_step_leads_to_the_next_point_there(start, step, far, expected, side):
+    """Within 45 degrees of the direction, and so far away along it; where there is none one stays. Also mirrored."""
+    mirrored = Placed(POINTS.z, POINTS.at * torch.tensor([side, 1.0]), POINTS.names)
+    plane = Plane(0, 1, (3.0 * side - 4, -1.0), (3.0 * side + 4, 7.0), placed=mirrored)
+    assert torch.equal(plane.step(POINTS.z[start], side * step[0], step[1], far), POINTS.z[expected])
 
 
 def test_a_step_in_a_plane_of_dimensions():

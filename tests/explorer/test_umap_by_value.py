@@ -48,8 +48,7 @@ def test_the_pointer_takes_the_z_of_the_nearest_image(tmp_path, monkeypatch, pla
         await until(lambda: page.map.plane.placed)
         plane = page.map.plane
         assert plane == found.neighbour_plane() and list(page.sliders.of) == found.order
-        assert page.choice.note.text.startswith("UMAP keeps neighbours close")
-        assert "Here are the first 20 test images, and nothing between them" in page.choice.note.text
+        assert "takes the z of the nearest image, of the first 20: between" in page.choice.note.text
         assert page.map.picture.source == render.url(render.plane_png(found, plane))
         places = plane.fractions(AT)
         for across, down in ((0.3, 0.6), (0.8, 0.2)):
