@@ -30,6 +30,9 @@ def test_another_plane(tmp_path, monkeypatch):
         await page.choice.choose_pair(SimpleNamespace(sender=page.choice.right))
         assert (page.choice.right.value, page.choice.up.value) == (first.up, other)
         assert page.map.plane == found.plane(first.up, other)
+        for kind, plane in (("principal components", found.principal_plane()), ("two dimensions", page.map.plane)):
+            page.choice.kind.value = kind
+            await until(lambda plane=plane: page.map.plane == plane)  # the two that were chosen
 
     visiting("classes", tmp_path, monkeypatch, act)
 
