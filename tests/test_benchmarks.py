@@ -13,10 +13,12 @@ import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import driver, goals, gpu, limits, memory, processes, reading, scaling, steps
+from benchmarks import driver, goals, gpu, limits, memory, processes, reading, scaling, scores, steps
 from benchmarks.callbacks import Pace, Seconds
 from benchmarks.ours import bare, config, overrides_of, paced
 from benchmarks.turns import FD
+from cvae.evaluation.known_factors import Measured
+from cvae.evaluation.measure import Figure
 from cvae.training.train import assemble
 
 SMALL = ["trainer=cpu", "model=mlp", "model.hidden=[4]", "data.batch_size=8"]
@@ -344,3 +346,36 @@ def test_the_seconds_of_the_last_epoch(monkeypatch, tmp_path):
         seconds.on_train_epoch_start(None, None)
         seconds.on_train_epoch_end(None, None)
     assert float((tmp_path / "seconds").read_text()) == 2.5
+
+
+def test_codes_of_known_scores():
+    """A grid's factors with noise, as they are, turned by 45 degrees, twice, or beside a constant; and noise."""
+    z, factors = scores.codes("factors")
+    assert (
+        z.shape == (360, 60, 4) and len(np.unique(factors, axis=0)) == 360 and factors.max(0).tolist() == [3, 4, 5, 2]
+    )
+    exact = (factors - factors.mean(0)) / factors.std(0)
+    assert z.mean(1) == pytest.approx(exact, abs=0.07) and (z - exact[:, None]).std() == pytest.approx(0.1, rel=0.02)
+    turned = scores.codes("rotated")[0]
+    assert turned[..., 0] == pytest.approx((z[..., 0] + z[..., 1]) / 2**0.5) and (turned[..., 2:] == z[..., 2:]).all()
+    doubled, constant = scores.codes("doubled")[0], scores.codes("constant")[0]
+    assert (doubled[..., :4] == z).all() and 0.13 < (doubled[..., 4:] - z).std() < 0.15
+    assert (constant[..., :4] == z).all() and (constant[..., 4] == 0).all()
+    assert np.abs(scores.codes("noise")[0].mean(1)).max() < 0.7 and scores.codes("mixed")[0].shape == (360, 60, 6)
+
+
+def test_scores_beside_each_other(monkeypatch, tmp_path, capsys):
+    """The peer's mean and deviation, and how many errors ours is above; ours has 2,000 of the images it is of."""
+    seen, file = [], tmp_path / "scores.json"
+    figures = {"mig": Figure(0.5, 0.03, "", "MIG"), "sap": Figure(0.25, 0.01, "", "SAP")}
+    monkeypatch.setattr(scores, "measure", lambda known, seed: seen.append(known) or Measured(figures, None))
+    monkeypatch.setattr(scores, "theirs", lambda python, z, seeds, images: {"mig": [0.1, 0.2, 0.3, 0.4]})
+    scores.main(["--cases", "factors", "--disent", sys.executable, "--json", str(file)])
+    correlation = np.corrcoef(seen[0].z.T, seen[0].factors.T)[:4, 4:]
+    assert len(seen[0].z) == 2000 and np.diag(correlation).min() > 0.99
+    apart = (0.5 - 0.25) / np.hypot(0.03, np.std([0.1, 0.2, 0.3, 0.4], ddof=1) / 2)
+    printed = capsys.readouterr().out
+    assert "0.500 ± 0.030" in printed and "0.250 ± 0.129" in printed and f"{apart:.1f}" in printed
+    assert json.loads(file.read_text())["scores"]["factors"]["ours"] == {"mig": [0.5, 0.03], "sap": [0.25, 0.01]}
+    scores.main(["--cases", "noise", "--disent", "nowhere"])
+    assert "disent: left out, there is no nowhere" in capsys.readouterr().out
