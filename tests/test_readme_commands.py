@@ -32,6 +32,7 @@ ELSEWHERE = {  # a command that is not run here: why
     "python tests/two_machines.py": "needs root; tests/test_ends.py makes two machines of groups of processes",
     "python tests/soak.py": "takes an hour; tests/test_kills.py runs its trainings with fewer kills",
     "python -m benchmarks.processes": "needs MNIST and an idle machine; tests/test_benchmarks.py runs its parts",
+    "python -m benchmarks.scores": "needs disent and disentanglement_lib; tests/test_benchmarks.py runs its parts",
     "python -m benchmarks.reading": "how the commands of that benchmark begin",
     "python -m benchmarks.steps": "needs MNIST and an idle machine; tests/test_benchmarks.py runs what it is made of",
     "python -m benchmarks.runs": "takes half an hour of an idle machine",

@@ -322,7 +322,9 @@ def test_dci_by_hand(monkeypatch):
     expected = predicted.concentration(importance), predicted.concentration(importance.T)
     found = {1: (first, 0.5), 2: (second, 0.75)}
     monkeypatch.setattr("sklearn.ensemble.GradientBoostingClassifier", lambda **how: Fitted(seen, found, **how))
-    train, test = ((np.zeros((5000, 3)), np.tile(numbers, (5000, 1))) for numbers in ([1, 2], [3, 4]))
+    train, test = (
+        (np.zeros((5000, 3)), np.tile(numbers, (2500, 1))) for numbers in ([[1, 2], [0, 0]], [[3, 4], [0, 0]])
+    )
     assert predicted.dci_trees(train, test, 6) == pytest.approx((*expected, 0.625))
     assert {"random_state": 6} in seen and sorted(part for part in seen if type(part) is tuple) == [
         (1000, 3), (1000, 4), (2000, 1), (2000, 2),
@@ -348,6 +350,20 @@ def test_explicitness_of_values_that_the_test_points_lack():
     pytest.importorskip("sklearn", reason="needs scikit-learn: pip install -e '.[measures]'")
     z, factor = np.arange(30.0)[:, None] / 10, np.repeat([0, 1, 2], 10)[:, None]
     assert predicted.explicitness((z, factor), (z[:20], factor[:20])) == 1
+
+
+def test_a_draw_may_lack_all_but_one_value_of_a_factor():
+    """To learn from, or to test with: such a factor counts as one of which nothing is known."""
+    pytest.importorskip("sklearn", reason="needs scikit-learn: pip install -e '.[measures]'")
+    z, factors = np.tile([[-1.0, 0.5], [1.0, 0.5]], (40, 1)), np.tile([[0, 0], [1, 0]], (40, 1))
+    rare = factors.copy()
+    rare[:20, 1] = 1
+    assert predicted.sap((z, factors), (z, rare)) == pytest.approx(0.5 / 2)
+    assert predicted.dci_trees((z, factors), (z, rare), 0) == pytest.approx((1, 1, (1 + 0.75) / 2))
+    assert predicted.explicitness((z, factors), (z, rare)) == pytest.approx(0.75)
+    assert predicted.explicitness((z, rare), (z, factors)) == pytest.approx(0.75)
+    one = np.tile([[0], [1]], (40, 1))
+    assert predicted.beta_vae((z, one), (z, one), np.random.default_rng(0)) == 1  # there is one factor to be named
 
 
 def test_concentration_by_hand():
