@@ -23,6 +23,7 @@ ELSEWHERE = {  # a command that is not run here: why
     "pytest": ".ci/run runs it",
     "pip install -c constraints.txt -e .[sweep]": ".ci/run installs all extras at once",
     "pip install -c constraints.txt -e .[explore]": ".ci/run installs all extras at once",
+    "pip install -c constraints.txt -e .[explore,maps]": ".ci/run installs all extras at once",
     "pip install -c constraints.txt -e .[psis]": ".ci/run installs all extras at once",
     "pip install -c constraints.txt -e .[hdf5]": ".ci/run installs all extras at once",
     "python train.py data=shapes3d experiment=own_images": "tests/data/test_published.py reads a file of this form",
