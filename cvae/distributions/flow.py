@@ -1,7 +1,6 @@
 """zuko's flows with a mean, stable at the start and in half precision, whose tensors are freed after use."""
 
 import itertools
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -137,7 +136,7 @@ def in_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def scratch(transforms: Sequence[Any]) -> int:
+def scratch(transforms: nn.ModuleList) -> int:
     """About how many floats of 4 bytes log_prob of one z keeps for the backward pass, with what is in force now.
 
     transforms: zuko's lazy ones, prepared by `stable`, of which z goes through the inverses
