@@ -21,7 +21,7 @@ TINY = 1e-11  # of a share, so that none is 0
 def learned(model: Any, z: np.ndarray, factor: np.ndarray) -> Any:
     """A classifier of scikit-learn's that has learned; one that always says the same if there is one value to learn.
 
-    Of 10,000 images 2,000 of a draw may lack a value that 10 of them have, and scikit-learn refuses a single value.
+    A draw may lack the rare values of a factor, of 10 images each, and scikit-learn refuses to learn a single value.
     """
     from sklearn.dummy import DummyClassifier
 

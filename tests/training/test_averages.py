@@ -4,6 +4,7 @@ import io
 import json
 import math
 import shutil
+from contextlib import contextmanager
 
 import imageio.v3 as imageio
 import numpy as np
@@ -161,18 +162,25 @@ def test_each_evaluation_says_what_it_is_of(folder, call):
     assert sorted(kept) == ["last_averaged_samples=3_images=7_seed=0.json", "last_samples=3_images=7_seed=0.json"]
 
 
+@contextmanager
+def noting_weights(vae, seen):
+    """Each reconstruction in this block adds a copy of the parameters that make it to `seen`."""
+    reconstruct = vae.reconstruct
+
+    def looks(*given):
+        seen.append([parameter.detach().clone() for parameter in vae.parameters()])
+        return reconstruct(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vae, "reconstruct", looks)
+        yield
+
+
 def test_a_picture_is_of_them_and_training_goes_on_with_the_others(tmp_path, monkeypatch):
     seen, draw = [], Pictures._epoch
 
     def watched(self, trainer, module, epoch):
-        reconstruct = module.vae.reconstruct
-
-        def looks(*given):
-            seen.append([parameter.detach().clone() for parameter in module.vae.parameters()])
-            return reconstruct(*given)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module.vae, "reconstruct", looks)
+        with noting_weights(module.vae, seen):
             draw(self, trainer, module, epoch)
 
     monkeypatch.setattr(Pictures, "_epoch", watched)
@@ -229,14 +237,7 @@ def test_own_images_are_reconstructed_with_them(tmp_path, monkeypatch):
     seen, drawn = [], OwnImages.drawn
 
     def watched(self, module, *given):
-        reconstruct = module.vae.reconstruct
-
-        def looks(*images):
-            seen.append([parameter.detach().clone() for parameter in module.vae.parameters()])
-            return reconstruct(*images)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module.vae, "reconstruct", looks)
+        with noting_weights(module.vae, seen):
             return drawn(self, module, *given)
 
     (tmp_path / "mine").mkdir()
