@@ -22,19 +22,21 @@ def mlp(
 
     Args:
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse order; [] makes both linear
-        activation: after each hidden layer: "relu" or "tanh"
+        activation: of each hidden layer: "relu", "tanh", or "gated": half of twice the width, times the sigmoid of the
+            other half (gated linear units, Dauphin et al. 2017), as in Tomczak and Welling 2018
 
     Raises:
-        ConfigError: `hidden` is not a list of positive integers, or `activation` is neither of the two.
+        ConfigError: `hidden` is not a list of positive integers, or `activation` is none of the three.
     """
     channels, height, width = image_shape
     if not isinstance(hidden, Sequence) or isinstance(hidden, str) or not all(is_int(n) and n > 0 for n in hidden):
         raise ConfigError("hidden", hidden, "a list of positive integers, like [200,200]; [] for a linear network")
-    nonlinear = {"relu": nn.ReLU, "tanh": nn.Tanh}[one_of("activation", activation, ("relu", "tanh"))]
+    kinds: dict[str, tuple[int, type[nn.Module]]] = {"relu": (1, nn.ReLU), "tanh": (1, nn.Tanh), "gated": (2, nn.GLU)}
+    times, nonlinear = kinds[one_of("activation", activation, tuple(kinds))]
 
     def layers(*widths: int) -> Iterator[nn.Module]:
         for before, after in pairwise(widths[:-1]):
-            yield from (nn.Linear(before, after), nonlinear())
+            yield from (nn.Linear(before, times * after), nonlinear())
         yield nn.Linear(widths[-2], widths[-1])
 
     encoder = nn.Sequential(FlattenHWC(), *layers(channels * height * width, *hidden, num_features))

@@ -170,6 +170,18 @@ def test_mlp_is_what_it_says():
     torch.testing.assert_close(linear((a + b) / 2), (linear(a) + linear(b)) / 2)
 
 
+def test_gated_layers_are_a_product():
+    """Each hidden layer is W x + b times the sigmoid of V x + c (Dauphin et al. 2017, eq. 1); the last one is linear."""
+    encoder, _ = build("mlp", (1, 4, 4), hidden=[9, 8], activation="gated")
+    x = torch.rand(3, 1, 4, 4)
+    h = x.flatten(1)  # one channel: TensorFlow's order is torch's
+    *hidden, last = [layer for layer in encoder if isinstance(layer, nn.Linear)]
+    for layer, width in zip(hidden, (9, 8), strict=True):
+        (w, v), (b, c) = layer.weight.split(width), layer.bias.split(width)
+        h = (h @ w.T + b) * (h @ v.T + c).sigmoid()
+    torch.testing.assert_close(encoder(x), last(h))
+
+
 def on_a_map(latents, num_features, **options):
     return build("resnet", (1, 8, 12), num_features, 2, latents, width=6, depth=1, latent_map=True, **options)
 
