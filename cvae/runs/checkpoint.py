@@ -37,9 +37,7 @@ KINDS = {  # of the values that cvae itself uses; a tuple has alternatives, a li
     "callbacks": {
         "EpochLines": {"seconds": [(int, float)], "of_this_epoch": (int, float)},
         "Pictures": {"history": {str: [[(int, float)]]}, "chosen": ([int], None)},
-        "Checkpoints": {
-            "best": (float, None), "step": int, "ranked": [[(str, float)]], "dropped": [str], "evaluated": bool,
-        },
+        "Checkpoints": {"best": (float, None), "step": int, "ranked": [[(str, float)]], "dropped": [str]},
         "EarlyStopping": {"best": (float, None), "epoch": int, "since": int, "ended": bool},
     },
     "cvae": {

@@ -1,5 +1,6 @@
-"""Check the Lightning callbacks that a user adds: those that cannot work here are refused before training."""
+"""Lightning's callbacks that a user adds: where they write; those that cannot work here are refused before training."""
 
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -8,10 +9,13 @@ from contextlib import contextmanager
 import pytorch_lightning as L
 from omegaconf import DictConfig
 from pytorch_lightning import callbacks as lightnings
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from cvae.errors import ConfigError, UserError
 from cvae.evaluation.units import OF_CODES
+from cvae.runs.directory import BEST, LAST, PREVIOUS, Run
+from cvae.training.checkpoints import Checkpoints
 from cvae.training.means import named, of_training, selection
 from cvae.training.module import VAEModule
 
@@ -46,6 +50,31 @@ def require_launcher(cfg: DictConfig, trainer: L.Trainer) -> None:
     """Raise ConfigError if the strategy forks or spawns: this process would never get the trained weights."""
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise ConfigError("trainer.strategy", cfg.trainer.strategy, "one that starts processes of their own, as ddp")
+
+
+def into_run(callbacks: dict[str, Callback], run: Run) -> list[Callback]:
+    """The callbacks. Lightning's ModelCheckpoint writes into the run's checkpoints, unless it is told another folder.
+
+    Ours come last, so that what they save has all that the others did in that step or epoch.
+
+    Raises:
+        ConfigError: it would write a file that `Checkpoints` writes, too.
+    """
+    ours = any(isinstance(part, Checkpoints) for part in callbacks.values())
+    for name, part in callbacks.items():
+        if not isinstance(part, ModelCheckpoint):
+            continue
+        folder = os.path.realpath(run.checkpoints)
+        part.dirpath = part.dirpath or folder
+        if part.dirpath != folder or not ours:
+            continue
+        if part.save_last:
+            allowed = f"false: callbacks.checkpoint writes {LAST}"
+            raise ConfigError(f"callbacks.{name}.save_last", part.save_last, allowed)
+        if f"{part.filename}.ckpt" in (LAST, PREVIOUS, BEST):
+            allowed = "another name: callbacks.checkpoint writes a file of this one"
+            raise ConfigError(f"callbacks.{name}.filename", part.filename, allowed)
+    return sorted(callbacks.values(), key=lambda part: isinstance(part, Checkpoints))
 
 
 def require_figures(cfg: DictConfig, trainer: L.Trainer, module: VAEModule, split: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytorch_lightning as L
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
 from cvae.checks import one_of, positive_int
@@ -37,7 +37,8 @@ KEPT = r"epoch=\d+(_(bound|minus_loss|elbo)=-?\d+\.\d\d)?\.ckpt"
 class Checkpoints(Checkpoint):
     """last.ckpt after each epoch and every `every_n_steps` in it; best.ckpt of the epoch with the highest `monitor`.
 
-    For selection/bound, that of an objective without a bound has the highest selection/minus_loss.
+    For selection/bound, that of an objective without a bound has the highest selection/minus_loss. Evaluations within
+    epochs (trainer.val_check_interval) count like those at their ends: best.ckpt has the weights that were evaluated.
 
     Once a signal has arrived, it saves and ends the training after the step.
 
@@ -46,7 +47,7 @@ class Checkpoints(Checkpoint):
         monitor: selection/bound or train_epoch/elbo
         every_n_steps: optimizer steps
         keep_every: files of the epochs that are multiples of it stay, too; None: of no epoch
-        keep_best: and so many files of the epochs with the highest `monitor`
+        keep_best: and so many files of the epochs with the highest `monitor`, if it was measured at their end
 
     Raises:
         ConfigError: `monitor` is nothing that a run measures and that is better when higher, or one of the others is no
@@ -70,14 +71,16 @@ class Checkpoints(Checkpoint):
         self.step = 0  # optimizer steps made at last.ckpt
         self.ranked: list[list[Any]] = []  # [file, figure] of the best that are kept, the best first
         self.dropped: list[str] = []  # files that are no longer among them, deleted once last.ckpt does not list them
-        self.evaluated = False  # whether there was an evaluation in this epoch
+        self.evaluated = -1  # optimizer steps made at the last evaluation
 
     def on_train_start(self, trainer: Trainer, module: VAEModule) -> None:
         self.drop(trainer)  # a kill may have come before
         signals.wait_for_steps()
 
     def on_validation_end(self, trainer: Trainer, module: VAEModule) -> None:
-        self.evaluated = True
+        self.evaluated = trainer.global_step
+        if not (trainer.is_last_batch or trainer.sanity_checking):  # within the epoch
+            self.save_best(trainer, self.figure(module)[1])
 
     def on_train_batch_end(
         self, trainer: Trainer, module: VAEModule, outputs: object, batch: object, batch_idx: int
@@ -92,14 +95,9 @@ class Checkpoints(Checkpoint):
             raise Stopped(stop, after_step=True)
 
     def on_train_epoch_end(self, trainer: Trainer, module: VAEModule) -> None:
-        figure = MINUS_LOSS if self.monitor == SELECTION and MINUS_LOSS in module.figures else self.monitor
-        score = module.figures.get(figure)
-        # A run that is given more time goes on from last.ckpt within this epoch, whose end then comes again.
-        within = out_of_time(trainer) and self.step == trainer.global_step and not trainer.is_last_batch
-        if score is not None and (self.best is None or (score > self.best and not within)):
-            self.best = score
-            trainer.save_checkpoint(self.folder / BEST)
-        if not within:
+        figure, score = self.figure(module)
+        self.save_best(trainer, score)
+        if not self.within(trainer):
             if self.keep_every or self.keep_best:
                 self.keep(trainer, figure, score)
             self.save_last(trainer)
@@ -108,11 +106,25 @@ class Checkpoints(Checkpoint):
             self.read_back(trainer)
             raise Stopped(stop, after_step=True)
 
+    def figure(self, module: VAEModule) -> tuple[str, float | None]:
+        """What epochs are chosen by: its name, and its latest value if there is one."""
+        name = MINUS_LOSS if self.monitor == SELECTION and MINUS_LOSS in module.figures else self.monitor
+        return name, module.figures.get(name)
+
+    def within(self, trainer: Trainer) -> bool:
+        """Whether the time is over within an epoch: with more of it the run goes on from there, to the same end."""
+        return out_of_time(trainer) and self.step == trainer.global_step and not trainer.is_last_batch
+
+    def save_best(self, trainer: Trainer, score: float | None) -> None:
+        if score is not None and (self.best is None or (score > self.best and not self.within(trainer))):
+            self.best = score
+            trainer.save_checkpoint(self.folder / BEST)
+
     def keep(self, trainer: Trainer, figure: str, score: float | None) -> None:
         """Save this epoch beside last.ckpt if it is to stay, and note which file need not stay any more."""
-        new = self.monitor != SELECTION or self.evaluated
+        new = self.monitor != SELECTION or self.evaluated == trainer.global_step
         value = f"_{figure.rpartition('/')[2]}={score:.2f}" if new and score is not None else ""
-        name, self.evaluated = f"epoch={trainer.current_epoch + 1}{value}.ckpt", False
+        name = f"epoch={trainer.current_epoch + 1}{value}.ckpt"
         if self.keep_best and value:
             ranked = sorted([*self.ranked, [name, score]], key=lambda pair: -pair[1])  # of equal ones the first
             self.ranked, rest = ranked[: self.keep_best], [file for file, _ in ranked[self.keep_best :]]
@@ -148,7 +160,7 @@ class Checkpoints(Checkpoint):
         signals.waits = False
 
     def state_dict(self) -> dict[str, Any]:
-        ours = ("best", "step", "ranked", "dropped", "evaluated")
+        ours = ("best", "step", "ranked", "dropped")
         return {name: getattr(self, name) for name in ours}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -156,7 +168,6 @@ class Checkpoints(Checkpoint):
         self.best, self.step = state_dict["best"], state_dict["step"]
         self.ranked = [list(pair) for pair in state_dict.get("ranked", [])]
         self.dropped = list(state_dict.get("dropped", []))
-        self.evaluated = state_dict.get("evaluated", False)
         if not all(len(pair) == 2 and isinstance(pair[1], float) and isfinite(pair[1]) for pair in self.ranked):
             raise UserError(f"the checkpoint's callbacks rank {self.ranked!r:.200}, which are no files with figures")
         for name in [*(pair[0] for pair in self.ranked), *self.dropped]:
@@ -193,31 +204,6 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         return read_checkpoint(Path(path))
-
-
-def into_run(callbacks: dict[str, Callback], run: Run) -> list[Callback]:
-    """The callbacks. Lightning's ModelCheckpoint writes into the run's checkpoints, unless it is told another folder.
-
-    Ours come last, so that what they save has all that the others did in that step or epoch.
-
-    Raises:
-        ConfigError: it would write a file that `Checkpoints` writes, too.
-    """
-    ours = any(isinstance(part, Checkpoints) for part in callbacks.values())
-    for name, part in callbacks.items():
-        if not isinstance(part, ModelCheckpoint):
-            continue
-        folder = os.path.realpath(run.checkpoints)
-        part.dirpath = part.dirpath or folder
-        if part.dirpath != folder or not ours:
-            continue
-        if part.save_last:
-            allowed = f"false: callbacks.checkpoint writes {LAST}"
-            raise ConfigError(f"callbacks.{name}.save_last", part.save_last, allowed)
-        if f"{part.filename}.ckpt" in (LAST, PREVIOUS, BEST):
-            allowed = "another name: callbacks.checkpoint writes a file of this one"
-            raise ConfigError(f"callbacks.{name}.filename", part.filename, allowed)
-    return sorted(callbacks.values(), key=lambda part: isinstance(part, Checkpoints))
 
 
 def require_data(file: Path) -> None:

@@ -23,8 +23,8 @@ from cvae.runs.small_files import read_config
 from cvae.runtime.console import how_to_resume, quiet_libraries
 from cvae.runtime.devices import keep_freed_memory, tell_torch_of_no_gpu
 from cvae.runtime.noise import fixed_noise
-from cvae.training.added import lightnings_errors, require_callbacks, require_figures, require_launcher
-from cvae.training.checkpoints import epochs_of, into_run, last_good, last_saved, require_bound
+from cvae.training.added import into_run, lightnings_errors, require_callbacks, require_figures, require_launcher
+from cvae.training.checkpoints import epochs_of, last_good, last_saved, require_bound
 from cvae.training.compatible import require_fit, require_objective
 from cvae.training.early_stopping import why_early
 from cvae.training.engine import (

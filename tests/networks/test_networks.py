@@ -171,7 +171,7 @@ def test_mlp_is_what_it_says():
 
 
 def test_gated_layers_are_a_product():
-    """Each hidden layer is W x + b times the sigmoid of V x + c (Dauphin et al. 2017, eq. 1); the last one is linear."""
+    """Each hidden layer is W x + b times the sigmoid of V x + c (Dauphin et al. 2017); the last one is linear."""
     encoder, _ = build("mlp", (1, 4, 4), hidden=[9, 8], activation="gated")
     x = torch.rand(3, 1, 4, 4)
     h = x.flatten(1)  # one channel: TensorFlow's order is torch's

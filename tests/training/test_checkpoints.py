@@ -44,13 +44,13 @@ class Told(Objective):
         return Terms(loss, BOUNDS[epoch] * ones, 0 * ones, -ELBOS[epoch] * ones, {})
 
 
-def fitted(folder, *overrides):
+def fitted(folder, *overrides, **of_trainer):
     cfg = tiny(folder, *QUIET, *overrides)
     module = VAEModule(build_vae(cfg), Told(), make(cfg, "optimizer"), schedule(cfg)[0])
     callbacks = list(make(cfg, "callbacks").values())
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=3, callbacks=callbacks, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, plugins=[WholeCheckpoints()],
+        enable_model_summary=False, num_sanity_val_steps=0, plugins=[WholeCheckpoints()], **of_trainer,
     )  # fmt: skip
     trainer.fit(module, datamodule=build_data(cfg))
     return {path.name: torch.load(path, weights_only=True) for path in (folder / "checkpoints").iterdir()}
@@ -62,6 +62,21 @@ def test_best_is_the_epoch_with_the_highest_figure(tmp_path, monitor, steps):
     saved = fitted(tmp_path, *monitor)
     assert sorted(saved) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
     assert saved["best.ckpt"]["global_step"] == steps
+
+
+def test_best_has_the_weights_that_were_evaluated(tmp_path):
+    """After 2, 5 and 8 steps, the last the best, and not those of the end of its epoch; no epoch's end has a figure."""
+    keep = ["callbacks.checkpoint.keep_every=1", "callbacks.checkpoint.keep_best=1"]
+    saved = fitted(tmp_path, *keep, val_check_interval=2)
+    assert saved["best.ckpt"]["global_step"] == 8
+    assert [saved[f"epoch={number}.ckpt"]["global_step"] for number in (1, 2, 3)] == [3, 6, 9]
+
+
+def test_the_evaluation_before_a_training_is_none_to_choose_by(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path))
+    trainer = SimpleNamespace(global_step=0, sanity_checking=True, is_last_batch=False)
+    checkpoints.on_validation_end(trainer, SimpleNamespace(figures={"selection/bound": 1.0}))
+    assert checkpoints.best is None
 
 
 def test_of_two_epochs_with_the_same_figure_the_first_is_best(tmp_path, monkeypatch):

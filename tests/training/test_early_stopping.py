@@ -188,7 +188,7 @@ def test_a_kept_file_is_named_by_its_epoch_and_figure(monitor, figure, said, tmp
         save_checkpoint=lambda file: file.touch(),
     )  # fmt: skip
     for epoch in range(8, 22):
-        trainer.current_epoch, checkpoints.evaluated = epoch - 1, monitor == "selection/bound"
+        trainer.current_epoch, checkpoints.evaluated = epoch - 1, 0 if monitor == "selection/bound" else -1
         module = SimpleNamespace(figures={figure: -abs(12.5 - epoch)})
         checkpoints.on_train_epoch_end(trainer, module)
     best = [f"epoch={epoch}_{said}=-0.50.ckpt" for epoch in (12, 13)]
