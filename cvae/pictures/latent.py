@@ -152,9 +152,9 @@ def plane(means: Tensor, how: str, seed: int) -> tuple[Tensor, list[str]]:
     """Points (N', 2) of a plane for means (N, D), and what its axes are called.
 
     pca: the two directions in which the means vary most. tsne, umap: the first 2,000 points, placed so that neighbours
-    stay neighbours; distances between groups mean little.
+    stay neighbours; distances between groups mean little. Fewer than 4 points, too few for UMAP, are shown as by pca.
     """
-    if how == "pca":
+    if how == "pca" or len(means) < 4:
         return principal_components(means)
     few = means[:NEIGHBOURS].numpy()
     if how == "tsne":

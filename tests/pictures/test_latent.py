@@ -110,6 +110,15 @@ def test_planes_by_neighbours_are_asked_for(monkeypatch, how, name):
     )
 
 
+@pytest.mark.parametrize("how", ["tsne", "umap"])
+def test_three_points_have_no_neighbours_to_speak_of(how):
+    means = torch.randn(3, 5)
+    points, names = pictures.plane(means, how, 0)
+    wanted, names_of_pca = pictures.plane(means, "pca", 0)
+    assert torch.equal(points, wanted) and names == names_of_pca
+    assert pictures.plane(means[:1], how, 0)[0].tolist() == [[0, 0]]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["tsne", "umap"])
 def test_planes_by_neighbours_keep_groups_together(how):
@@ -117,6 +126,7 @@ def test_planes_by_neighbours_keep_groups_together(how):
     labels = torch.arange(90) % 3
     means = 20 * torch.eye(3, 5)[labels] + torch.randn(90, 5)
     points, _ = pictures.plane(means, how, 0)
+    assert pictures.plane(means[:4], how, 0)[0].shape == (4, 2)  # the fewest
     again, _ = pictures.plane(means, how, 0)
     assert torch.equal(points, again)
     nearest = torch.cdist(points, points).fill_diagonal_(torch.inf).argmin(1)
