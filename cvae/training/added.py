@@ -1,4 +1,4 @@
-"""Lightning's callbacks that a user adds: where they write; those that cannot work here are refused before training."""
+"""Lightning's callbacks that a user adds: they write into the run, and those that cannot work here are refused."""
 
 import os
 import sys
@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import pytorch_lightning as L
 from omegaconf import DictConfig
 from pytorch_lightning import callbacks as lightnings
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from cvae.errors import ConfigError, UserError
@@ -52,7 +51,7 @@ def require_launcher(cfg: DictConfig, trainer: L.Trainer) -> None:
         raise ConfigError("trainer.strategy", cfg.trainer.strategy, "one that starts processes of their own, as ddp")
 
 
-def into_run(callbacks: dict[str, Callback], run: Run) -> list[Callback]:
+def into_run(callbacks: dict[str, L.Callback], run: Run) -> list[L.Callback]:
     """The callbacks. Lightning's ModelCheckpoint writes into the run's checkpoints, unless it is told another folder.
 
     Ours come last, so that what they save has all that the others did in that step or epoch.
@@ -62,7 +61,7 @@ def into_run(callbacks: dict[str, Callback], run: Run) -> list[Callback]:
     """
     ours = any(isinstance(part, Checkpoints) for part in callbacks.values())
     for name, part in callbacks.items():
-        if not isinstance(part, ModelCheckpoint):
+        if not isinstance(part, lightnings.ModelCheckpoint):
             continue
         folder = os.path.realpath(run.checkpoints)
         part.dirpath = part.dirpath or folder

@@ -107,7 +107,7 @@ class Checkpoints(Checkpoint):
             raise Stopped(stop, after_step=True)
 
     def figure(self, module: VAEModule) -> tuple[str, float | None]:
-        """What epochs are chosen by: its name, and its latest value if there is one."""
+        """The name of the figure that epochs are chosen by, and its latest value if there is one."""
         name = MINUS_LOSS if self.monitor == SELECTION and MINUS_LOSS in module.figures else self.monitor
         return name, module.figures.get(name)
 
